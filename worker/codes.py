@@ -1,0 +1,164 @@
+"""The catalogue of reasons: every code a message can be rejected, retried or dead-lettered with.
+
+The enum is the source. Headers, logs, metrics, `validate` and the documentation take codes, stages and
+sentences from here, and nowhere else. A code, once released, keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where in the pipeline a problem was found."""
+
+    DECODE = "decode"
+    VALIDATE = "validate"
+    TRANSLATE = "translate"
+    ROUTE = "route"
+    PUBLISH = "publish"
+    STORE = "store"
+    BROKER = "broker"
+
+
+class FailureClass(StrEnum):
+    """What a failure means for the message, and so what happens next."""
+
+    INVALID = "invalid"
+    """The bytes are wrong and do not improve with age: dead at once."""
+    CONFLICT = "conflict"
+    """Same id, other payload: dead at once, nothing is overwritten."""
+    PERMANENT = "permanent"
+    """The store or the broker says never: dead at once."""
+    TRANSIENT = "transient"
+    """This message failed but may succeed later: retried while attempts are left."""
+    OPERATOR = "operator"
+    """Credentials, permissions or topology: nobody's message is at fault; stop and say so."""
+    OUTAGE = "outage"
+    """A dependency is away: wait, spend no attempts, dead-letter nothing."""
+    UNKNOWN = "unknown"
+    """A bug until proven otherwise: retried with the same cap, then dead."""
+
+
+class Code(StrEnum):
+    """Stable reason codes. `Code.spec` tells class, stage and a sentence for each."""
+
+    # The bytes.
+    MESSAGE_TOO_LARGE = "message_too_large"
+    INVALID_UTF8 = "invalid_utf8"
+    MALFORMED_JSON = "malformed_json"
+    NOT_AN_OBJECT = "not_an_object"
+    DUPLICATE_KEY = "duplicate_key"
+    NUMBER_NOT_FINITE = "number_not_finite"
+    INTEGER_OUT_OF_RANGE = "integer_out_of_range"
+    NESTING_TOO_DEEP = "nesting_too_deep"
+    INVALID_UNICODE = "invalid_unicode"
+
+    # The message.
+    MISSING_SENDER = "missing_sender"
+    MISSING_SENDER_ID = "missing_sender_id"
+    MISSING_SENDER_TYPE = "missing_sender_type"
+    MISSING_BODY = "missing_body"
+    MISSING_BODY_TYPE = "missing_body_type"
+    MISSING_ANCHOR = "missing_anchor"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    INVALID_VALUE = "invalid_value"
+    INVALID_TIMESTAMP = "invalid_timestamp"
+    ID_TOO_LONG = "id_too_long"
+    SENDER_NOT_ALLOWED = "sender_not_allowed"
+
+    # What happened to it on the way.
+    PAYLOAD_CONFLICT = "payload_conflict"
+    STORE_REJECTED = "store_rejected"
+    DOCUMENT_TOO_LARGE = "document_too_large"
+    NOT_ENCODABLE = "not_encodable"
+    PUBLISH_REJECTED = "publish_rejected"
+    STORE_WRITE_UNCERTAIN = "store_write_uncertain"
+    UNEXPECTED_ERROR = "unexpected_error"
+
+    # Letters that reached the dead-letter queue by other hands.
+    DELIVERY_LIMIT = "delivery_limit"
+    BROKER_EXPIRED = "broker_expired"
+    BROKER_MAXLEN = "broker_maxlen"
+    BROKER_REJECTED = "broker_rejected"
+    FOREIGN_LETTER = "foreign_letter"
+
+    @property
+    def spec(self) -> CodeSpec:
+        """Return class, stage and explanation of this code."""
+        return _SPECS[self]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSpec:
+    """What is promised about a code."""
+
+    failure_class: FailureClass
+    stage: Stage
+    meaning: str
+    """One sentence for the publisher or the developer on call: what was expected, or what to do."""
+
+
+def _invalid(stage: Stage, meaning: str) -> CodeSpec:
+    return CodeSpec(FailureClass.INVALID, stage, meaning)
+
+
+_SPECS: dict[Code, CodeSpec] = {
+    Code.MESSAGE_TOO_LARGE: _invalid(Stage.DECODE, "The body is larger than the configured limit; send a link instead of the content."),
+    Code.INVALID_UTF8: _invalid(Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8 without a byte order mark."),
+    Code.MALFORMED_JSON: _invalid(Stage.DECODE, "The body is not JSON."),
+    Code.NOT_AN_OBJECT: _invalid(Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."),
+    Code.DUPLICATE_KEY: _invalid(Stage.DECODE, "An object names the same key twice; readers would disagree on which one counts."),
+    Code.NUMBER_NOT_FINITE: _invalid(Stage.DECODE, "NaN, Infinity or a number too large for a double; JSON has only finite numbers."),
+    Code.INTEGER_OUT_OF_RANGE: _invalid(Stage.DECODE, "An integer does not fit 64 bits; send it as a string."),
+    Code.NESTING_TOO_DEEP: _invalid(Stage.DECODE, "Objects and arrays are nested deeper than 64 levels."),
+    Code.INVALID_UNICODE: _invalid(Stage.DECODE, "A string holds half of a surrogate pair, which no Unicode text can contain."),
+    Code.MISSING_SENDER: _invalid(Stage.VALIDATE, "header.sender is mandatory: an object with id and type."),
+    Code.MISSING_SENDER_ID: _invalid(Stage.VALIDATE, "header.sender.id is mandatory: a non-blank string."),
+    Code.MISSING_SENDER_TYPE: _invalid(Stage.VALIDATE, "header.sender.type is mandatory: a string such as APP, AGENT, BOT, CONNECTOR or IVR."),
+    Code.MISSING_BODY: _invalid(Stage.VALIDATE, "body is mandatory: an object with a type."),
+    Code.MISSING_BODY_TYPE: _invalid(Stage.VALIDATE, "body.type is mandatory: a non-blank string."),
+    Code.MISSING_ANCHOR: _invalid(
+        Stage.VALIDATE,
+        "The header names no place: give at least one of customer._id, channelSessionId or conversationId (null and empty count as absent).",
+    ),
+    Code.MISSING_FIELD: _invalid(Stage.VALIDATE, "A field that this body type requires is missing."),
+    Code.WRONG_TYPE: _invalid(Stage.VALIDATE, "A known field has the wrong JSON type."),
+    Code.INVALID_VALUE: _invalid(Stage.VALIDATE, "A known field has a value outside the ones it can take."),
+    Code.INVALID_TIMESTAMP: _invalid(Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."),
+    Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is too long to name a place: 242 bytes of UTF-8 at most."),
+    Code.SENDER_NOT_ALLOWED: _invalid(Stage.VALIDATE, "The broker user that published this message may not send in the name of this sender."),
+    Code.PAYLOAD_CONFLICT: CodeSpec(
+        FailureClass.CONFLICT,
+        Stage.STORE,
+        "Another payload is already stored under this sender id and message id; it was not overwritten. Use a new message id for new content.",
+    ),
+    Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document for good."),
+    Code.DOCUMENT_TOO_LARGE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."),
+    Code.NOT_ENCODABLE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The message holds something the store cannot encode, such as a key with a NUL character."),
+    Code.PUBLISH_REJECTED: CodeSpec(FailureClass.TRANSIENT, Stage.PUBLISH, "The broker refused to take responsibility for the event (negative confirm)."),
+    Code.STORE_WRITE_UNCERTAIN: CodeSpec(FailureClass.TRANSIENT, Stage.STORE, "The store applied the write but could not confirm it on a majority."),
+    Code.UNEXPECTED_ERROR: CodeSpec(FailureClass.UNKNOWN, Stage.TRANSLATE, "The worker failed in a way nobody foresaw; the fingerprint groups the same failure."),
+    Code.DELIVERY_LIMIT: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.BROKER,
+        "The broker gave the message up after handing it out too often: it probably kills the process that reads it.",
+    ),
+    Code.BROKER_EXPIRED: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before anybody took it."),
+    Code.BROKER_MAXLEN: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A full queue pushed the message out."),
+    Code.BROKER_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A consumer rejected the message without giving a reason."),
+    Code.FOREIGN_LETTER: CodeSpec(FailureClass.UNKNOWN, Stage.BROKER, "Somebody put this into the dead-letter queue without any reason headers."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a message. Holds no part of the payload, so it may travel in headers and logs."""
+
+    code: Code
+    pointer: str
+    """JSON pointer (RFC 6901) to the field; empty for the whole document."""
+    expected: str
+    """What was expected there, in one sentence."""
