@@ -1,0 +1,200 @@
+"""The one frozen settings object, read from `CIM_…` environment variables and checked at start.
+
+This is the only module that reads the environment. Every field has a type, a default, its unit in the name or
+in the text, and a sentence; `cim-worker settings` and the README table are made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "CIM_"
+_MIB = 1024 * 1024
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong. The text names the variable and what to do, and never the value of a secret."""
+
+
+class Settings(BaseSettings):
+    """All there is to configure. Durations are in the unit their name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    rabbitmq_url: SecretStr = Field(
+        default=SecretStr("amqp://guest:guest@localhost:5672/"),
+        description="Broker address, amqp:// or amqps://, with user, password and virtual host.",
+    )
+    rabbitmq_ca_file: str | None = Field(
+        default=None, description="PEM file with the authorities to trust for amqps:// (default: the system's)."
+    )
+    rabbitmq_heartbeat_seconds: int = Field(
+        default=20, ge=2, le=300, description="AMQP heartbeat; a silent broker is noticed after about this long."
+    )
+    mongodb_uri: SecretStr = Field(
+        default=SecretStr("mongodb://localhost:27017/"), description="Store address, mongodb:// or mongodb+srv://."
+    )
+    mongodb_database: str = Field(default="conversation-manager_db", min_length=1, description="Database name.")
+    mongodb_ca_file: str | None = Field(
+        default=None, description="PEM file with the authorities to trust for MongoDB over TLS (default: the system's)."
+    )
+    mongodb_timeout_ms: int = Field(
+        default=10_000, ge=100, le=300_000, description="Longest any one store operation may take, all attempts together."
+    )
+
+    batch_size: int = Field(default=200, ge=1, le=2000, description="Most deliveries handled as one batch.")
+    batch_linger_ms: int = Field(
+        default=5, ge=0, le=1000, description="Longest a delivery waits for company while other batches are in work."
+    )
+    batches_in_flight: int = Field(default=4, ge=1, le=64, description="Most batches in work at once in one process.")
+    prefetch: int = Field(
+        default=1000, ge=1, le=2000, description="Most unacknowledged deliveries one process holds (quorum queues stop at 2000)."
+    )
+    max_bytes_in_flight: int = Field(
+        default=32 * _MIB, ge=_MIB, description="Most bytes of message bodies one process works on at once."
+    )
+    confirm_timeout_ms: int = Field(
+        default=30_000, ge=100, description="A publish not confirmed within this is of unknown effect: the connection is renewed and it is done again."
+    )
+    max_message_bytes: int = Field(
+        default=_MIB, ge=1024, le=15 * _MIB, description="Larger messages are rejected as message_too_large."
+    )
+    registry_cache_ms: int = Field(
+        default=10_000,
+        ge=0,
+        description="How long a process may reuse what it knows of an active conversation; 0 asks the store every time. Closed ones are never reused.",
+    )
+    registry_cache_size: int = Field(default=20_000, ge=0, description="Most conversations one process remembers.")
+
+    retry_delays: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("1s", "10s", "1m", "10m"),
+        min_length=1,
+        description="Retry tiers, comma separated, each a number and s, m or h; one queue each.",
+    )
+    max_attempts: int = Field(default=5, ge=1, le=1000, description="Tries a message gets before it is dead, the first included.")
+    retries_per_second: int = Field(
+        default=200, ge=1, description="Most retries one process starts per second, so that failures cannot drown live traffic."
+    )
+    delivery_limit: int = Field(
+        default=20, ge=1, le=1000, description="Hand-outs after which the broker itself dead-letters a message (it kills its reader)."
+    )
+
+    conversation_events: bool = Field(
+        default=True, description="Whether this process keeps the registry and the conversation exchanges from conversation events."
+    )
+    conversation_grace_ms: int = Field(
+        default=60_000, ge=0, description="How long the exchange of a closed conversation stays, unbound, before it is deleted."
+    )
+    record_dead_letters: bool = Field(
+        default=True, description="Whether this process moves dead letters from the queue to the dead_letters collection."
+    )
+    sender_users: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
+        default_factory=dict,
+        description="Which broker user may send as which sender id: 'user=sender-1|sender-2,other=sender-3'; empty: not checked.",
+    )
+
+    processes: int = Field(default=1, ge=1, le=256, description="Worker processes started by `cim-worker run`.")
+    drain_grace_ms: int = Field(default=25_000, ge=0, description="Longest a stopping process finishes what it has in hand.")
+    health_port: int | None = Field(default=None, ge=0, le=65535, description="Port for /health/live, /health/ready and /metrics (default: off).")
+    health_host: str = Field(default="127.0.0.1", description="Address the health port listens on.")
+    log_format: str = Field(default="auto", pattern="^(auto|console|json)$", description="auto, console or json; auto is console on a terminal.")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _amqp_url(cls, value: SecretStr) -> SecretStr:
+        return _checked_url(value, ("amqp", "amqps"))
+
+    @field_validator("mongodb_uri")
+    @classmethod
+    def _mongodb_uri(cls, value: SecretStr) -> SecretStr:
+        return _checked_url(value, ("mongodb", "mongodb+srv"))
+
+    @field_validator("retry_delays", mode="before")
+    @classmethod
+    def _split_delays(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("retry_delays")
+    @classmethod
+    def _known_units(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        seconds = [delay_seconds(delay) for delay in value]
+        if seconds != sorted(set(seconds)):
+            msg = "delays must grow from tier to tier, for example 1s,10s,1m,10m"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("sender_users", mode="before")
+    @classmethod
+    def _split_sender_users(cls, value: object) -> object:
+        return _parse_sender_users(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _window_holds_a_batch(self) -> Self:
+        if self.prefetch < self.batch_size:
+            msg = "CIM_PREFETCH must be at least CIM_BATCH_SIZE, or no batch can ever fill"
+            raise ValueError(msg)
+        return self
+
+
+def delay_seconds(delay: str) -> int:
+    """Return the seconds of a delay such as `10s`, `1m` or `2h`. Raises ValueError otherwise."""
+    number, unit = delay[:-1], delay[-1:]
+    factor = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    if factor is None or not number.isdecimal() or int(number) < 1:
+        msg = "a delay is a whole number and s, m or h, for example 10s"
+        raise ValueError(msg)
+    return int(number) * factor
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - values of any field, checked by pydantic
+    """Read the settings from the environment; *overrides* win (for flags and tests).
+
+    Raises `ConfigurationError` with one line for every wrong variable.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_problem_lines(error))) from None
+
+
+def address(url: SecretStr | str) -> str:
+    """Return host and port of a URL, never user or password: for people and logs."""
+    parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
+    return parts.netloc.rpartition("@")[2] or parts.netloc
+
+
+def _problem_lines(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        name = ENV_PREFIX + str(item["loc"][0]).upper() if item["loc"] else "settings"
+        lines.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+def _checked_url(value: SecretStr, schemes: tuple[str, ...]) -> SecretStr:
+    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(value.get_secret_value())
+        host, _ = parts.hostname, None if "mongodb" in schemes else parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if parts.scheme not in schemes or not host:
+        msg = f"must be a URL that starts with {wanted} and names a host"
+        raise ValueError(msg)
+    return value
+
+
+def _parse_sender_users(text: str) -> dict[str, frozenset[str]]:
+    table: dict[str, frozenset[str]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        user, separator, senders = entry.partition("=")
+        if not separator or not user or not senders:
+            msg = "each entry is user=sender or user=sender-1|sender-2"
+            raise ValueError(msg)
+        table[user] = frozenset(senders.split("|"))
+    return table
