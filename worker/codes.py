@@ -78,6 +78,14 @@ class Code(StrEnum):
     STORE_WRITE_UNCERTAIN = "store_write_uncertain"
     UNEXPECTED_ERROR = "unexpected_error"
 
+    # Nobody's message: why the work waits. In logs and metrics, never on a dead letter.
+    STORE_UNAVAILABLE = "store_unavailable"
+    STORE_ACCESS_REFUSED = "store_access_refused"
+    BROKER_UNAVAILABLE = "broker_unavailable"
+    BROKER_BLOCKED = "broker_blocked"
+    BROKER_ACCESS_REFUSED = "broker_access_refused"
+    TOPOLOGY_MISMATCH = "topology_mismatch"
+
     # Letters that reached the dead-letter queue by other hands.
     DELIVERY_LIMIT = "delivery_limit"
     BROKER_EXPIRED = "broker_expired"
@@ -139,8 +147,22 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.DOCUMENT_TOO_LARGE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."),
     Code.NOT_ENCODABLE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The message holds something the store cannot encode, such as a key with a NUL character."),
     Code.PUBLISH_REJECTED: CodeSpec(FailureClass.TRANSIENT, Stage.PUBLISH, "The broker refused to take responsibility for the event (negative confirm)."),
-    Code.STORE_WRITE_UNCERTAIN: CodeSpec(FailureClass.TRANSIENT, Stage.STORE, "The store applied the write but could not confirm it on a majority."),
+    Code.STORE_WRITE_UNCERTAIN: CodeSpec(FailureClass.OUTAGE, Stage.STORE, "The store applied the write but could not confirm it on a majority."),
     Code.UNEXPECTED_ERROR: CodeSpec(FailureClass.UNKNOWN, Stage.TRANSLATE, "The worker failed in a way nobody foresaw; the fingerprint groups the same failure."),
+    Code.STORE_UNAVAILABLE: CodeSpec(FailureClass.OUTAGE, Stage.STORE, "The store does not answer, or the effect of a write is not known; the work waits and is done again."),
+    Code.STORE_ACCESS_REFUSED: CodeSpec(
+        FailureClass.OPERATOR, Stage.STORE, "The store refuses our credentials, permissions or options; correct the configuration or the user's rights."
+    ),
+    Code.BROKER_UNAVAILABLE: CodeSpec(
+        FailureClass.OUTAGE, Stage.BROKER, "The broker does not answer, or the effect of a publish is not known; the work waits and is done again."
+    ),
+    Code.BROKER_BLOCKED: CodeSpec(FailureClass.OUTAGE, Stage.BROKER, "The broker takes no messages while its memory or disk alarm is on; the work waits."),
+    Code.BROKER_ACCESS_REFUSED: CodeSpec(
+        FailureClass.OPERATOR, Stage.BROKER, "The broker refuses our credentials, virtual host or permissions; correct the configuration or the user's rights."
+    ),
+    Code.TOPOLOGY_MISMATCH: CodeSpec(
+        FailureClass.OPERATOR, Stage.BROKER, "A queue or exchange is missing or has other arguments than ours; see `cim-worker topology check`."
+    ),
     Code.DELIVERY_LIMIT: CodeSpec(
         FailureClass.PERMANENT,
         Stage.BROKER,

@@ -1,0 +1,1 @@
+"""Dead letters: the letter as a value, and what is done with many of them. Pure."""

@@ -1,0 +1,164 @@
+"""The Conversations store: one document per activity, written once, never overwritten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from bson.datetime_ms import DatetimeMS
+from bson.objectid import ObjectId
+from pymongo import ASCENDING
+
+from worker.failure import Failure, classify_write_error
+from worker.mongo.bulk import Encoded, Inserted, encode_alone, insert_each
+from worker.mongo.client import Document, Store, translated
+from worker.store_result import Refused, StoreResult, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from worker.activity import Activity
+
+COLLECTION: Final = "ConversationActivities"
+_READ_BACK_IDS: Final = 500
+_DUPLICATE_KEY: Final = 11000
+
+_Held = str | Failure | None
+"""The digest the store holds under an event id, or why it holds none."""
+
+
+class ActivityStore:
+    """Writes activities to `ConversationActivities`. Idempotent: the event id is the `_id`."""
+
+    def __init__(self, store: Store) -> None:
+        """Write through *store*."""
+        self._collection = store.collection(COLLECTION)
+
+    async def store(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        """Store *activities* and return what became of each, in the same order.
+
+        A result is given only for what is known to be on a majority. The same event twice in one call is stored once;
+        the second is a duplicate, or a conflict if its payload differs.
+
+        Args:
+            activities: any number of them; the calls to the server are kept bounded in count and bytes.
+            now_ms: epoch milliseconds, written as `recordCreationTime`.
+
+        Raises:
+            StoreUnavailable: the store is away or the effect of a write is unknown. Store all of them again later.
+            OperatorFault: credentials, permissions or configuration.
+        """
+        results: list[StoreResult | None] = [None] * len(activities)
+        open_indexes: Collection[int] = range(len(activities))
+        while open_indexes:
+            leaders: dict[str, int] = {}
+            for index in open_indexes:
+                leaders.setdefault(activities[index].event_id, index)
+            answers = await self._store_distinct([activities[index] for index in leaders.values()], now_ms)
+            open_indexes = _settle(activities, open_indexes, leaders, dict(zip(leaders, answers, strict=True)), results)
+        return [result for result in results if result is not None]
+
+    async def ensure_indexes(self) -> None:
+        """Create the one index we add to the platform's collection: the activities of a conversation, in time.
+
+        Raises `StoreUnavailable` or `OperatorFault`.
+        """
+        with translated():
+            await self._collection.create_index([("conversationId", ASCENDING), ("timestamp", ASCENDING)])
+
+    async def get(self, event_id: str) -> Document | None:
+        """Return the stored document of an event, or None. Raises `StoreUnavailable` or `OperatorFault`."""
+        with translated():
+            return await self._collection.find_one({"_id": ObjectId(event_id)})
+
+    async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[tuple[StoreResult, _Held]]:
+        """Store activities of different event ids; return each result and what the store holds now."""
+        created = DatetimeMS(now_ms)
+        encoded = [encode_alone(activity_document(activity, created)) for activity in activities]
+        good = [item for item in encoded if isinstance(item, Encoded)]
+        answers = iter(await insert_each(self._collection, good))
+        inserted = [next(answers) if isinstance(item, Encoded) else item for item in encoded]
+        taken = [a.event_id for a, answer in zip(activities, inserted, strict=True) if answer is Inserted.KEY_TAKEN]
+        held = await self._digests(taken)
+        return [_result(a, answer, held) for a, answer in zip(activities, inserted, strict=True)]
+
+    async def _digests(self, event_ids: Sequence[str]) -> dict[str, str | None]:
+        """Return the digests stored under *event_ids*; an id that is not there is missing, one without a digest is None."""
+        found: dict[str, str | None] = {}
+        for start in range(0, len(event_ids), _READ_BACK_IDS):
+            ids = [ObjectId(event_id) for event_id in event_ids[start : start + _READ_BACK_IDS]]
+            with translated():
+                async for document in self._collection.find({"_id": {"$in": ids}}, {"payloadDigest": 1}):
+                    found[str(document["_id"])] = document.get("payloadDigest")
+        return found
+
+
+def activity_document(activity: Activity, created: DatetimeMS) -> Document:
+    """Return the platform's document for *activity*.
+
+    `timestamp` repeats the event's own time, as in the records the platform writes, so that both sort and search alike;
+    `recordCreationTime` says when this document came to be, which is later when the store was away.
+    The platform's reports read `activity._id`, `activity.channelSession._id` and `activity.roomInfo._id`,
+    while everything under `activity.data` stays as the publisher sent it.
+    """
+    event = activity.event
+    timestamp = DatetimeMS(event["timestamp"])
+    nested = {"_id": event["id"], **event, "timestamp": timestamp}
+    del nested["id"]
+    for name in ("channelSession", "roomInfo"):
+        nested_object = nested.get(name)
+        if isinstance(nested_object, dict) and "id" in nested_object:
+            nested[name] = _id_as_underscore_id(nested_object)
+    return {
+        "_id": ObjectId(activity.event_id),
+        "customerId": activity.customer_id,
+        "conversationId": activity.conversation_id,
+        "channelSessionId": activity.channel_session_id,
+        "roomId": activity.room_id,
+        "activity": nested,
+        "timestamp": timestamp,
+        "recordCreationTime": created,
+        "payloadDigest": activity.digest,
+    }
+
+
+def _id_as_underscore_id(value: Mapping[str, Any]) -> Document:
+    return {"_id" if key == "id" else key: item for key, item in value.items()}
+
+
+def _settle(
+    activities: Sequence[Activity],
+    open_indexes: Collection[int],
+    leaders: Mapping[str, int],
+    answers: Mapping[str, tuple[StoreResult, _Held]],
+    results: list[StoreResult | None],
+) -> list[int]:
+    """Write down all results that are known now; return the indexes to try again, because their leader was refused."""
+    again: list[int] = []
+    for index in open_indexes:
+        activity = activities[index]
+        result, held = answers[activity.event_id]
+        if leaders[activity.event_id] == index:
+            results[index] = result
+        elif isinstance(result, Refused):
+            again.append(index)
+        else:
+            results[index] = _compare(activity, held)
+    return again
+
+
+def _result(
+    activity: Activity, answer: Inserted | Failure, held: Mapping[str, str | None]
+) -> tuple[StoreResult, _Held]:
+    if isinstance(answer, Failure):
+        return Refused(answer), answer
+    if answer is Inserted.NEW:
+        return Written.STORED, activity.digest
+    if activity.event_id not in held:
+        # The key that is taken is not the _id, so it is an index of somebody else's that says no.
+        return Refused(classify_write_error(_DUPLICATE_KEY)), None
+    digest = held[activity.event_id]
+    return _compare(activity, digest), digest
+
+
+def _compare(activity: Activity, held: _Held) -> Written:
+    return Written.DUPLICATE if held == activity.digest else Written.CONFLICT

@@ -1,0 +1,154 @@
+"""The registry: the `conversations` collection, shared by all workers, changed without undoing each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pymongo import ASCENDING
+from pymongo.errors import DuplicateKeyError
+
+from worker.failure import StoreRefused, StoreUnavailable, store_too_busy
+from worker.lifecycle import CLOSED_STATES, ConversationRecord, merge
+from worker.mongo.bulk import Encoded, encode_alone
+from worker.mongo.client import Document, Store, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from worker.lifecycle import ConversationChange
+
+COLLECTION: Final = "conversations"
+_IDS_PER_QUERY: Final = 500
+_MAX_RACES: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What the registry knows about the ids asked for; an id it does not know is missing."""
+
+    by_conversation: Mapping[str, ConversationRecord]
+    by_session: Mapping[str, ConversationRecord]
+
+
+class Registry:
+    """Which conversations exist, their state, sessions, customer and room."""
+
+    def __init__(self, store: Store) -> None:
+        """Keep the registry in *store*."""
+        self._collection = store.collection(COLLECTION)
+
+    async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
+        """Return the records for these conversation ids and channel session ids: one query per set, read from the primary.
+
+        A session that two conversations claim belongs to the active one, or else to the one changed last.
+
+        Raises:
+            StoreUnavailable: the store is away.
+            OperatorFault: credentials, permissions or configuration.
+        """
+        wanted = set(session_ids)
+        by_conversation = {record.id: record for record in await self._find("_id", conversation_ids)}
+        by_session: dict[str, ConversationRecord] = {}
+        for record in await self._find("channelSessionIds", wanted):
+            for session_id in wanted.intersection(record.channel_session_ids):
+                by_session[session_id] = _owner(by_session.get(session_id), record)
+        return Lookup(by_conversation, by_session)
+
+    async def apply(self, change: ConversationChange) -> ConversationRecord:
+        """Merge *change* into its conversation and return the record as it is afterwards, changed or not.
+
+        Read, merge, write only if nobody wrote in between, else again: workers cannot undo each other.
+
+        Raises:
+            StoreUnavailable: the store is away, the effect is unknown, or others kept winning. Apply it again later.
+            OperatorFault: credentials, permissions or configuration.
+            StoreRefused: the changed record can never be stored.
+        """
+        for _ in range(_MAX_RACES):
+            document = await self._document(change.conversation_id)
+            before = None if document is None else ConversationRecord.from_document(document)
+            after = merge(before, change)
+            if after == before or await self._replace(after, document):
+                return after
+        raise StoreUnavailable(store_too_busy())
+
+    async def get(self, conversation_id: str) -> ConversationRecord | None:
+        """Return what is known of one conversation, or None. Raises `StoreUnavailable` or `OperatorFault`."""
+        document = await self._document(conversation_id)
+        return None if document is None else ConversationRecord.from_document(document)
+
+    async def list(
+        self, *, state: str | None = None, active: bool | None = None, limit: int = 100, after: str | None = None
+    ) -> list[ConversationRecord]:
+        """Return at most *limit* records in the order of their ids, starting behind the id *after*.
+
+        Args:
+            state: only conversations in this state.
+            active: only active (True) or only not active ones (False).
+            limit: page size.
+            after: the last id of the page before.
+
+        Raises `StoreUnavailable` or `OperatorFault`.
+        """
+        with translated():
+            cursor = (
+                self._collection.find(_filter(state, active=active, after=after)).sort("_id", ASCENDING).limit(limit)
+            )
+            return [ConversationRecord.from_document(document) async for document in cursor]
+
+    async def ensure_indexes(self) -> None:
+        """Create the index that lookups by channel session need. Raises `StoreUnavailable` or `OperatorFault`."""
+        with translated():
+            await self._collection.create_index([("channelSessionIds", ASCENDING)])
+
+    async def _find(self, field: str, ids: Collection[str]) -> list[ConversationRecord]:
+        records: list[ConversationRecord] = []
+        for some in _slices(ids):
+            with translated():
+                cursor = self._collection.find({field: {"$in": some}})
+                records += [ConversationRecord.from_document(document) async for document in cursor]
+        return records
+
+    async def _document(self, conversation_id: str) -> Document | None:
+        with translated():
+            return await self._collection.find_one({"_id": conversation_id})
+
+    async def _replace(self, record: ConversationRecord, read: Document | None) -> bool:
+        """Write *record* over the document that was read; return whether nobody else has written since."""
+        revision = None if read is None else read.get("revision")
+        encoded = encode_alone({**record.to_document(), "revision": (revision or 0) + 1})
+        if not isinstance(encoded, Encoded):
+            raise StoreRefused(encoded)
+        with translated():
+            if read is not None:
+                unchanged = {"_id": record.id, "revision": revision}
+                return (await self._collection.replace_one(unchanged, encoded.document)).matched_count == 1
+            try:
+                await self._collection.insert_one(encoded.document)
+            except DuplicateKeyError:
+                return False
+        return True
+
+
+def _slices(ids: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(set(ids))
+    for start in range(0, len(ordered), _IDS_PER_QUERY):
+        yield ordered[start : start + _IDS_PER_QUERY]
+
+
+def _owner(known: ConversationRecord | None, other: ConversationRecord) -> ConversationRecord:
+    if known is None:
+        return other
+    return max(known, other, key=lambda record: (record.active, record.updated_at, record.id))
+
+
+def _filter(state: str | None, *, active: bool | None, after: str | None) -> Document:
+    query: dict[str, Any] = {}
+    if active is not None:
+        query["state"] = {"$nin" if active else "$in": sorted(CLOSED_STATES)}
+    if state is not None:
+        query["state"] = {**query.get("state", {}), "$eq": state}
+    if after is not None:
+        query["_id"] = {"$gt": after}
+    return query
