@@ -1,0 +1,155 @@
+"""What is wrong with a JSON object as a CIM message: everything at once, in the order of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from worker.cim.bodies import BODY_MODELS
+from worker.cim.models import MAX_ID_BYTES, Body, Message
+from worker.cim.pointer import pointer
+from worker.cim.timestamps import to_epoch_ms
+from worker.codes import Code, Problem
+
+_Path = tuple[str | int, ...]
+
+ANCHORS: tuple[_Path, ...] = (
+    ("header", "channelSessionId"),
+    ("header", "conversationId"),
+    ("header", "customer", "_id"),
+)
+PLACE_IDS: tuple[_Path, ...] = (*ANCHORS, ("header", "roomId"))
+
+_MANDATORY: dict[_Path, tuple[Code, _Path]] = {
+    ("header",): (Code.MISSING_SENDER, ("header", "sender")),
+    ("header", "sender"): (Code.MISSING_SENDER, ("header", "sender")),
+    ("header", "sender", "id"): (Code.MISSING_SENDER_ID, ("header", "sender", "id")),
+    ("header", "sender", "type"): (Code.MISSING_SENDER_TYPE, ("header", "sender", "type")),
+    ("body",): (Code.MISSING_BODY, ("body",)),
+    ("body", "type"): (Code.MISSING_BODY_TYPE, ("body", "type")),
+}
+_TYPE_NAMES = {
+    "string_type": "a string",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "list_type": "an array",
+}
+_check_message = Message.__pydantic_validator__.validate_python
+_check_open_body = Body.__pydantic_validator__.validate_python
+_CHECK_BODY = {name: model.__pydantic_validator__.validate_python for name, model in BODY_MODELS.items()}
+
+
+def find_problems(document: dict[str, Any]) -> list[Problem]:
+    """Return everything in `document` that breaks the contract of a CIM message; empty when it is one."""
+    problems: list[Problem] = []
+    try:
+        _check_message(document)
+    except ValidationError as error:
+        problems += _explain(error, document, ())
+    header = document.get("header")
+    if header is None:
+        problems.append(_missing_anchor())
+    elif type(header) is dict:
+        _check_header_values(header, problems)
+    body = document.get("body")
+    if body is not None:
+        problems += _check_body(body, document)
+    return problems
+
+
+def text_at(document: object, path: Sequence[str | int]) -> str | None:
+    """Return the non-blank string at `path`, or None when there is none (null, blank, absent, another type)."""
+    for part in path:
+        if type(document) is not dict:
+            return None
+        document = document.get(part)
+    return document if type(document) is str and document.strip() else None
+
+
+def _check_body(body: object, document: dict[str, Any]) -> list[Problem]:
+    body_type = body.get("type") if type(body) is dict else None
+    check = _CHECK_BODY.get(body_type, _check_open_body) if type(body_type) is str else _check_open_body
+    try:
+        check(body)
+    except ValidationError as error:
+        return _explain(error, document, ("body",))
+    return []
+
+
+def _check_header_values(header: dict[str, Any], problems: list[Problem]) -> None:
+    timestamp = header.get("timestamp")
+    if timestamp is not None and to_epoch_ms(timestamp) is None:
+        problems.append(Problem(Code.INVALID_TIMESTAMP, "/header/timestamp", Code.INVALID_TIMESTAMP.spec.meaning))
+    if not _names_a_place(header):
+        problems.append(_missing_anchor())
+    document = {"header": header}
+    for path in PLACE_IDS:
+        text = text_at(document, path)
+        if text is not None and len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
+            problems.append(Problem(Code.ID_TOO_LONG, pointer(path), Code.ID_TOO_LONG.spec.meaning))
+
+
+def _names_a_place(header: dict[str, Any]) -> bool:
+    # An anchor of the wrong type is reported as such; calling it missing as well would mislead.
+    customer = header.get("customer")
+    customer_id = customer.get("_id") if type(customer) is dict else customer
+    candidates = (header.get("channelSessionId"), header.get("conversationId"), customer_id)
+    return any(value is not None and (type(value) is not str or value.strip()) for value in candidates)
+
+
+def _missing_anchor() -> Problem:
+    return Problem(Code.MISSING_ANCHOR, "/header", Code.MISSING_ANCHOR.spec.meaning)
+
+
+def _explain(error: ValidationError, document: dict[str, Any], prefix: _Path) -> list[Problem]:
+    found: dict[_Path, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        found.setdefault(_real_path(document, (*prefix, *detail["loc"])), []).append(detail)
+    return [_problem(path, details, document) for path, details in found.items()]
+
+
+def _real_path(document: object, location: _Path) -> _Path:
+    # pydantic adds the branch of a union to the location; the document does not have that step.
+    path: list[str | int] = []
+    for part in location:
+        if isinstance(document, dict):
+            document = document.get(part)
+        elif isinstance(document, list) and isinstance(part, int):
+            document = document[part]
+        else:
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _problem(path: _Path, details: list[ErrorDetails], document: dict[str, Any]) -> Problem:
+    kind = details[0]["type"]
+    absent = kind in {"missing", "string_pattern_mismatch"} or _is_null_member(document, path)
+    if absent and path in _MANDATORY:
+        code, place = _MANDATORY[path]
+        return Problem(code, pointer(place), code.spec.meaning)
+    if absent:
+        return Problem(
+            Code.MISSING_FIELD, pointer(path), f"Required here{_of_body_type(document)}; null counts as missing."
+        )
+    if kind == "literal_error":
+        return Problem(Code.INVALID_VALUE, pointer(path), f"One of {details[0]['ctx']['expected']}.")
+    expected = " or ".join(_TYPE_NAMES.get(detail["type"], "another value") for detail in details)
+    return Problem(Code.WRONG_TYPE, pointer(path), f"{expected[0].upper()}{expected[1:]}.")
+
+
+def _is_null_member(document: object, path: _Path) -> bool:
+    for part in path:
+        document = document[part]  # type: ignore[index] - `_real_path` has walked this way
+    return document is None and isinstance(path[-1], str)
+
+
+def _of_body_type(document: dict[str, Any]) -> str:
+    body_type = text_at(document, ("body", "type"))
+    return f" by body type {body_type}" if body_type in BODY_MODELS else ""

@@ -1,0 +1,138 @@
+"""Bytes to a JSON object, strictly: one accepted reading of a body, or the reasons why there is none.
+
+Two paths that agree: a fast one that only says yes, and a slow one (`flaws.py`) that runs when the fast one
+said no and finds out where and why.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+from json import JSONDecodeError, JSONDecoder
+from math import isfinite
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from worker.cim.flaws import INT64_DIGITS, INT64_MAX, INT64_MIN, find_flaws
+from worker.codes import Code, Problem
+
+DEFAULT_MAX_BYTES = 1_048_576
+DEFAULT_MAX_DEPTH = 64
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A body that is not an acceptable JSON object."""
+
+    problems: tuple[Problem, ...]
+    """In document order, at least one."""
+    remains: dict[str, Any] | None = None
+    """What could be read nevertheless, for naming the sender of a dead letter; flawed values are null."""
+
+
+class _Suspicious(Exception):
+    """Breaks off the fast path; never leaves this module."""
+
+
+def decode(
+    body: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = DEFAULT_MAX_DEPTH
+) -> dict[str, Any] | Undecodable:
+    """Return the JSON object in `body`, or why it cannot be taken. Raises nothing, whatever the bytes.
+
+    `max_bytes` limits the body, `max_depth` how deep objects and arrays may be nested (the outermost counts as one).
+    """
+    if len(body) > max_bytes:
+        return _undecodable(Code.MESSAGE_TOO_LARGE, f"At most {max_bytes} bytes; send a link instead of the content.")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return _undecodable(Code.INVALID_UTF8)
+    if text.startswith("\ufeff"):
+        return _undecodable(Code.INVALID_UTF8)
+    if body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth:
+        return _too_deep(max_depth)
+    try:
+        return _decode_text(text, body)
+    except JSONDecodeError as error:
+        return _undecodable(Code.MALFORMED_JSON, f"JSON; at line {error.lineno}, column {error.colno}: {error.msg}.")
+    except RecursionError:
+        return _too_deep(max_depth)
+
+
+def depth(body: bytes) -> int:
+    """Return how deep objects and arrays are nested in `body`, brackets inside strings not counted."""
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def _decode_text(text: str, body: bytes) -> dict[str, Any] | Undecodable:
+    try:
+        document = _DECODER.decode(text)
+    except _Suspicious:
+        return _flawed(text)
+    if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(document):
+        return _flawed(text)
+    if type(document) is not dict:
+        return _undecodable(Code.NOT_AN_OBJECT)
+    return document
+
+
+def _flawed(text: str) -> Undecodable:
+    remains, problems = find_flaws(text)
+    if isinstance(remains, dict):
+        return Undecodable(tuple(problems), remains)
+    return Undecodable((Problem(Code.NOT_AN_OBJECT, "", Code.NOT_AN_OBJECT.spec.meaning), *problems))
+
+
+def _undecodable(code: Code, expected: str | None = None) -> Undecodable:
+    return Undecodable((Problem(code, "", expected or code.spec.meaning),))
+
+
+def _too_deep(max_depth: int) -> Undecodable:
+    return _undecodable(Code.NESTING_TOO_DEEP, f"Objects and arrays nested at most {max_depth} levels deep.")
+
+
+def _is_unicode(document: object) -> bool:
+    # The serialiser refuses half surrogate pairs; it is the quickest exact check there is.
+    try:
+        to_json(document)
+    except PydanticSerializationError:
+        return False
+    return True
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _Suspicious
+    return members
+
+
+def _int64(digits: str) -> int:
+    # Short ones first; int() refuses thousands of digits with an error of its own, so length comes before value.
+    if len(digits) < INT64_DIGITS:
+        return int(digits)
+    if len(digits) > INT64_DIGITS + 1 or not INT64_MIN <= int(digits) <= INT64_MAX:
+        raise _Suspicious
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not isfinite(number):
+        raise _Suspicious
+    return number
+
+
+def _constant(_name: str) -> None:
+    raise _Suspicious
+
+
+_DECODER = JSONDecoder(object_pairs_hook=_unique, parse_int=_int64, parse_float=_finite, parse_constant=_constant)

@@ -1,0 +1,148 @@
+"""From the bytes of a delivery to a CIM message, or to the reasons why it is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from pydantic_core import to_json
+
+from worker.cim.check import find_problems, text_at
+from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Undecodable, decode
+from worker.cim.timestamps import to_epoch_ms
+from worker.codes import Problem
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CimMessage:
+    """A valid CIM message: what the worker needs to know of it, and what travels on."""
+
+    id: str
+    """The publisher's id, or 24 hex digits derived from the bytes when it gave none."""
+    sender: dict[str, Any]
+    sender_id: str
+    sender_name: str | None
+    conversation_id: str | None
+    channel_session_id: str | None
+    customer_id: str | None
+    room_id: str | None
+    body_type: str
+    timestamp: int
+    """When the publisher says it happened (else when it was received), in epoch milliseconds."""
+    wire: dict[str, Any]
+    """The message as sent, apart from the documented normalisations; the `data` of the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A body that is no valid CIM message. Says why, and who sent it as far as that can be read."""
+
+    problems: tuple[Problem, ...]
+    """One to twenty: those of the bytes first, then those of the contract in its order."""
+    sender_id: str | None = None
+    sender_name: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
+
+    @property
+    def first(self) -> Problem:
+        """The problem that names the rejection in headers, logs and metrics."""
+        return self.problems[0]
+
+
+def parse(
+    body: bytes,
+    *,
+    received_at: int,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_depth: int = DEFAULT_MAX_DEPTH,
+) -> CimMessage | Rejected:
+    """Return the CIM message in `body`, or why it is none. Raises nothing, whatever the bytes.
+
+    `received_at` (epoch ms) stands in for a missing `header.timestamp`; `max_bytes` and `max_depth` bound the body.
+    """
+    document = decode(body, max_bytes=max_bytes, max_depth=max_depth)
+    if isinstance(document, Undecodable):
+        return _reject_undecodable(document)
+    problems = find_problems(document)
+    if problems:
+        return _reject(tuple(problems), document)
+    return _accept(document, body, received_at)
+
+
+def derived_id(body: bytes) -> str:
+    """Return the id of a message that brings none: 24 hex digits that depend on its bytes alone."""
+    return sha256(body).hexdigest()[:24]
+
+
+def _accept(document: dict[str, Any], body: bytes, received_at: int) -> CimMessage:
+    message_id = document.get("id")
+    if not message_id or not message_id.strip():
+        message_id = derived_id(body)
+        document = {"id": message_id, **document, "id": message_id}  # noqa: F601 - first for the place, last for the value
+    header = document["header"]
+    sender = header["sender"]
+    timestamp = _normalise_timestamp(header, received_at)
+    _normalise_channel_data(header)
+    return CimMessage(
+        message_id,
+        sender,
+        sender["id"],
+        sender.get("senderName") or None,
+        _present(header.get("conversationId")),
+        _present(header.get("channelSessionId")),
+        _present((header.get("customer") or {}).get("_id")),
+        _present(header.get("roomId")),
+        document["body"]["type"],
+        timestamp,
+        document,
+    )
+
+
+def _present(text: str | None) -> str | None:
+    return text if text and text.strip() else None
+
+
+def _normalise_timestamp(header: dict[str, Any], received_at: int) -> int:
+    timestamp = to_epoch_ms(header.get("timestamp"))
+    if timestamp is None:
+        timestamp = received_at
+    header["timestamp"] = timestamp
+    return timestamp
+
+
+def _normalise_channel_data(header: dict[str, Any]) -> None:
+    # Agent desks read the array and call string methods on the values without looking.
+    channel_data = header.get("channelData")
+    if channel_data is None:
+        channel_data = header["channelData"] = {}
+    attributes = channel_data.get("additionalAttributes")
+    if attributes is None:
+        channel_data["additionalAttributes"] = []
+        return
+    for attribute in attributes:
+        value = attribute.get("value")
+        if type(value) is not str:
+            attribute["value"] = "" if value is None else to_json(value).decode()
+
+
+def _reject_undecodable(undecodable: Undecodable) -> Rejected:
+    remains = undecodable.remains
+    if remains is None:
+        return Rejected(undecodable.problems[:MAX_PROBLEMS])
+    known = {problem.pointer for problem in undecodable.problems}
+    further = [problem for problem in find_problems(remains) if problem.pointer not in known]
+    return _reject((*undecodable.problems, *further), remains)
+
+
+def _reject(problems: tuple[Problem, ...], document: dict[str, Any]) -> Rejected:
+    return Rejected(
+        problems[:MAX_PROBLEMS],
+        sender_id=text_at(document, ("header", "sender", "id")),
+        sender_name=text_at(document, ("header", "sender", "senderName")),
+        message_id=text_at(document, ("id",)),
+        conversation_id=text_at(document, ("header", "conversationId")),
+    )

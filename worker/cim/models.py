@@ -1,0 +1,105 @@
+"""The CIM Message as a contract: header, sender, channel data and customer. Bodies are in `bodies.py`.
+
+The models check types strictly and keep what they do not know. They judge a message; what travels on is the
+message as it was sent, not a dump of these models.
+"""
+
+# ruff: noqa: N815 - fields carry the wire's own names.
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, StringConstraints
+
+MAX_ID_BYTES = 242
+"""Longest id, in UTF-8 bytes: `conversation.<id>` has to fit into an AMQP short string of 255 bytes."""
+
+NonBlank = Annotated[str, StringConstraints(pattern=r"\S")]
+PlaceId = Annotated[str, Field(json_schema_extra={"maxLength": MAX_ID_BYTES})]
+Number = float
+"""Any JSON number; strict, so neither text nor true and false."""
+JsonObject = dict[str, Any]
+
+
+class CimModel(BaseModel):
+    """A CIM object: strict about the types of known fields, open for unknown ones."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, populate_by_name=False)
+
+
+class Sender(CimModel):
+    """Who submits the activity. `type` is an open set: APP, AGENT, BOT, CONNECTOR, IVR and whatever comes."""
+
+    id: NonBlank
+    type: str
+    senderName: str | None = None
+    additionalDetail: JsonObject | None = None
+
+
+class AdditionalAttribute(CimModel):
+    """A key and a value about the channel. The value is made into text on the way, as agent desks need it."""
+
+    key: str | None = None
+    type: str | None = None
+    value: Any = None
+
+
+class ChannelData(CimModel):
+    """Over which channel; every string may be empty on this path."""
+
+    channelCustomerIdentifier: str | None = None
+    serviceIdentifier: str | None = None
+    requestPriority: int | None = None
+    customerFirstName: str | None = None
+    customerLastName: str | None = None
+    additionalAttributes: list[AdditionalAttribute] | None = None
+
+
+class Customer(CimModel):
+    """The customer; only the id matters, and only when it is the anchor. Everything else is a free profile."""
+
+    id: PlaceId | None = Field(default=None, alias="_id")
+    firstName: str | None = None
+    phoneNumber: list[str | None] | None = None
+    isAnonymous: bool | None = None
+    version: int | None = Field(default=None, alias="__v")
+
+
+class Header(CimModel):
+    """Who, when and where: the sender and at least one anchor are mandatory."""
+
+    sender: Sender
+    channelData: ChannelData | None = None
+    language: JsonObject | None = None
+    timestamp: SkipValidation[int | float | str | None] = None
+    securityInfo: JsonObject | None = None
+    stamps: list[str | None] | None = None
+    intent: str | None = None
+    entities: JsonObject | None = None
+    channelSessionId: PlaceId | None = None
+    conversationId: PlaceId | None = None
+    customer: Customer | None = None
+    schedulingMetaData: JsonObject | None = None
+    originalMessageId: str | None = None
+    replyToMessageId: str | None = None
+    providerMessageId: str | None = None
+    roomId: PlaceId | None = None
+    additionalData: JsonObject | None = None
+
+
+class Body(CimModel):
+    """What every body has, and all that is checked of a body whose type we do not know."""
+
+    type: NonBlank
+    markdownText: str | None = None
+
+
+class Message(CimModel):
+    """One CIM Message. The body is checked by the model of its type, see `bodies.BODY_MODELS`."""
+
+    model_config = ConfigDict(title="CimMessage")
+
+    id: str | None = None
+    header: Header
+    body: SkipValidation[Body]

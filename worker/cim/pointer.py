@@ -1,0 +1,26 @@
+"""JSON pointers (RFC 6901): how a problem names the field it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_POINTER = 256
+"""Longest pointer, in characters: pointers travel in headers, and keys come from strangers."""
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """Return the pointer to `path`, or to the nearest container whose pointer fits into `MAX_POINTER`.
+
+    Half surrogate pairs, which a header could not carry, become question marks.
+    """
+    text = ""
+    for part in path:
+        longer = f"{text}/{_escape(str(part))}"
+        if len(longer) > MAX_POINTER:
+            break
+        text = longer
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _escape(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,42 @@
+"""Timestamps as publishers send them, made into epoch milliseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+SECONDS_BELOW = 10**11
+"""A number smaller than this (either sign) counts seconds: as milliseconds it would lie in 1966 to 1973."""
+FIRST_MS = -62_135_596_800_000
+"""0001-01-01T00:00:00Z in epoch milliseconds."""
+LAST_MS = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z in epoch milliseconds."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_epoch_ms(value: object) -> int | None:
+    """Return `value` as epoch milliseconds, or None when it is no timestamp or lies outside the years 1 to 9999.
+
+    Takes numbers (seconds below 10^11, otherwise milliseconds) and ISO-8601 text (without an offset: UTC).
+    """
+    if type(value) is int:
+        milliseconds = value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value
+    elif type(value) is float:
+        milliseconds = round(value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value)
+    elif type(value) is str:
+        return _from_iso(value)
+    else:
+        return None
+    return milliseconds if FIRST_MS <= milliseconds <= LAST_MS else None
+
+
+def _from_iso(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    milliseconds = (moment - _EPOCH) // _MILLISECOND
+    return milliseconds if FIRST_MS <= milliseconds <= LAST_MS else None
