@@ -1,0 +1,1 @@
+"""Everything that speaks AMQP. `pika` is imported here and nowhere else."""

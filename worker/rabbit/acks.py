@@ -1,0 +1,56 @@
+"""Which deliveries may be acknowledged, and in how few frames. Pure."""
+
+from __future__ import annotations
+
+
+class AckLedger:
+    """Tracks the delivery tags of one AMQP channel and never acknowledges past an unfinished one.
+
+    Tags count up from 1. `settle` says a delivery's effect is proven; `take` says what to tell the broker now.
+    """
+
+    def __init__(self) -> None:
+        self._done_up_to = 0
+        self._settled: set[int] = set()
+        self._told: set[int] = set()
+
+    @property
+    def held_back(self) -> int:
+        """Settled deliveries that cannot be told in a prefix because an older one is unfinished."""
+        return len(self._settled)
+
+    def settle(self, tag: int) -> None:
+        """Mark *tag* as proven. Settling a tag twice does nothing."""
+        if tag > self._done_up_to and tag not in self._told:
+            self._settled.add(tag)
+
+    def give_back(self, tag: int) -> None:
+        """Mark *tag* as already told to the broker (returned), so that the prefix can pass it."""
+        self._settled.discard(tag)
+        if tag > self._done_up_to:
+            self._told.add(tag)
+
+    def take(self, *, singles: bool = False) -> tuple[int | None, list[int]]:
+        """Return what to acknowledge now: the end of a prefix (for `multiple`), and single tags.
+
+        With *singles*, settled tags behind an unfinished one are returned one by one, so that one slow delivery does
+        not hold back the window. A tag told singly is never used as the end of a prefix: the broker forgot it.
+        """
+        prefix = None
+        tag = self._done_up_to + 1
+        while True:
+            if tag in self._settled:
+                self._settled.discard(tag)
+                prefix = tag
+            elif tag in self._told:
+                self._told.discard(tag)
+            else:
+                break
+            self._done_up_to = tag
+            tag += 1
+        alone: list[int] = []
+        if singles and self._settled:
+            alone = sorted(self._settled)
+            self._told.update(alone)
+            self._settled.clear()
+        return prefix, alone

@@ -1,0 +1,233 @@
+"""One AMQP connection on the running asyncio loop: pika's callbacks turned into awaitables, its errors into ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Any, Self
+
+import pika
+import pika.exceptions
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from worker import __version__
+from worker.rabbit.errors import AccessRefused, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
+from worker.rabbit.framing import FramingConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pika.channel import Channel as PikaChannel
+
+_ACCESS_REFUSED = 403
+_VHOST_REFUSED = 530
+
+
+class Connection:
+    """An open AMQP connection. Build it with `open`; it never reconnects by itself."""
+
+    def __init__(self, raw: AsyncioConnection) -> None:
+        self._raw = raw
+        self.closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        """Done, with the reason as its result, once the connection has ended."""
+        self.blocked_reason: str | None = None
+        """Why the broker has stopped reading from this connection (a resource alarm), or None."""
+        self.on_blocked_change: Callable[[str | None], None] = lambda _reason: None
+        raw.add_on_connection_blocked_callback(lambda _, frame: self._set_blocked(frame.method.reason))
+        raw.add_on_connection_unblocked_callback(lambda _, __: self._set_blocked(None))
+
+    @classmethod
+    async def open(
+        cls, url: str, *, name: str, heartbeat_seconds: int = 20, ca_file: str | None = None, timeout_seconds: float = 10
+    ) -> Self:
+        """Open a connection.
+
+        Args:
+            url: amqp:// or amqps:// address; certificates and host names are checked for amqps.
+            name: shown in the broker's connection list.
+            heartbeat_seconds: heartbeat interval offered to the broker.
+            ca_file: PEM file of trusted authorities; None means the system's.
+            timeout_seconds: longest the whole opening may take.
+
+        Raises:
+            BrokerUnreachable: nobody answers, or TLS fails.
+            AccessRefused: credentials or virtual host refused.
+        """
+        opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
+        self: list[Connection] = []
+
+        def on_close(_: AsyncioConnection, reason: BaseException) -> None:
+            if self:
+                self[0]._end(reason)  # noqa: SLF001 - the callback belongs to the class
+
+        raw = FramingConnection(
+            _parameters(url, name, heartbeat_seconds, ca_file, timeout_seconds),
+            on_open_callback=lambda connection: opened.done() or opened.set_result(connection),
+            on_open_error_callback=lambda _, error: opened.done() or opened.set_exception(_opening_error(error)),
+            on_close_callback=on_close,
+        )
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await opened
+        except TimeoutError:
+            _abandon(raw)
+            msg = f"no answer within {timeout_seconds:g} s"
+            raise BrokerUnreachable(msg) from None
+        except BaseException:
+            if opened.cancelled() or not opened.done():
+                _abandon(raw)
+            raise
+        self.append(cls(raw))
+        return self[0]  # type: ignore[return-value]
+
+    @property
+    def raw(self) -> FramingConnection:
+        """The pika connection, for the fast path in this package only."""
+        return self._raw  # type: ignore[return-value]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether AMQP operations can be sent now."""
+        return not self.closed.done() and self._raw.is_open
+
+    @property
+    def server_version(self) -> tuple[int, ...]:
+        """The broker's version, from its own words; (0,) if it does not say."""
+        version = str((self._raw.server_properties or {}).get("version", "0"))
+        return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) or (0,)
+
+    async def channel(self) -> Channel:
+        """Open an AMQP channel. Raises `BrokerError` if the connection ends meanwhile."""
+        if not self.is_open:
+            raise self._reason()
+        opened: asyncio.Future[PikaChannel] = asyncio.get_running_loop().create_future()
+        raw = self._raw.channel(on_open_callback=lambda channel: opened.done() or opened.set_result(channel))
+        channel = Channel(raw)
+        await _first(opened, channel.closed)
+        return channel
+
+    async def close(self) -> None:
+        """Close politely and wait for the end, at most five seconds; a dead peer does not keep us."""
+        if self._raw.is_open:
+            with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
+                self._raw.close()
+        if not self.closed.done():
+            await asyncio.wait([self.closed], timeout=5)
+        if not self.closed.done():
+            self.abort(ConnectionLost("the broker did not answer the close"))
+
+    def abort(self, reason: BrokerError) -> None:
+        """Drop the connection at once, without the AMQP farewell; what was unconfirmed is of unknown effect."""
+        self._end(reason)
+        _abandon(self._raw)
+
+    def _reason(self) -> BrokerError:
+        return self.closed.result() if self.closed.done() else ConnectionLost("the connection is closing")
+
+    def _end(self, reason: BaseException) -> None:
+        if not self.closed.done():
+            self.closed.set_result(reason if isinstance(reason, BrokerError) else _loss(reason))
+
+    def _set_blocked(self, reason: str | bytes | None) -> None:
+        self.blocked_reason = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
+        self.on_blocked_change(self.blocked_reason)
+
+
+class Channel:
+    """An open AMQP channel whose synchronous methods are awaited with `call`."""
+
+    def __init__(self, raw: PikaChannel) -> None:
+        self.raw = raw
+        self.closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        """Done, with the reason as its result, once the channel has ended."""
+        raw.add_on_close_callback(self._on_close)
+
+    async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - pika's method frames
+        """Run a pika channel method that has a `callback`, such as `queue_declare`, and return the reply's method.
+
+        Raises:
+            ChannelClosed: the broker said no and closed the channel.
+            AccessRefused: it said no for lack of permission.
+            ConnectionLost: the connection ended before the reply.
+        """
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            getattr(self.raw, method)(*args, callback=lambda frame: reply.done() or reply.set_result(frame), **kwargs)
+        except (pika.exceptions.ChannelWrongStateError, pika.exceptions.ConnectionWrongStateError):
+            raise (self.closed.result() if self.closed.done() else ConnectionLost("the channel is closed")) from None
+        return (await _first(reply, self.closed)).method
+
+    async def close(self) -> None:
+        """Close the channel and wait for the end; does nothing when it is closed already."""
+        with contextlib.suppress(pika.exceptions.ChannelWrongStateError):
+            self.raw.close()
+        if not self.closed.done():
+            await asyncio.wait([self.closed], timeout=5)
+
+    def _on_close(self, _: PikaChannel, reason: BaseException) -> None:
+        if not self.closed.done():
+            self.closed.set_result(_loss(reason))
+
+
+async def _first(wanted: asyncio.Future[Any], ended: asyncio.Future[BrokerError]) -> Any:
+    """Wait for *wanted*; raise the reason in *ended* if that comes first."""
+    await asyncio.wait([wanted, ended], return_when=asyncio.FIRST_COMPLETED)
+    if wanted.done():
+        return wanted.result()
+    raise ended.result()
+
+
+def _parameters(url: str, name: str, heartbeat: int, ca_file: str | None, timeout: float) -> pika.URLParameters:
+    parameters = pika.URLParameters(url)
+    parameters.client_properties = {"connection_name": name, "product": "cim-worker", "version": __version__}
+    parameters.heartbeat = heartbeat
+    parameters.socket_timeout = timeout
+    parameters.stack_timeout = timeout
+    parameters.connection_attempts = 1
+    parameters.blocked_connection_timeout = None
+    if url.startswith("amqps"):
+        context = ssl.create_default_context(cafile=ca_file)
+        parameters.ssl_options = pika.SSLOptions(context, parameters.host)
+    return parameters
+
+
+def _abandon(raw: AsyncioConnection) -> None:
+    """End a connection that is not to be waited for, whatever state it is in."""
+    with contextlib.suppress(Exception):
+        raw._terminate_stream(ConnectionAbortedError("abandoned"))  # noqa: SLF001 - pika has no public abort
+
+
+def _opening_error(error: BaseException) -> BrokerError:
+    text = _without_credentials(error)
+    refused = (pika.exceptions.ProbableAuthenticationError, pika.exceptions.ProbableAccessDeniedError)
+    if isinstance(error, refused) or "ACCESS_REFUSED" in text or "NOT_ALLOWED" in text:
+        return AccessRefused("the broker refuses the user, the password or the virtual host")
+    return BrokerUnreachable(text)
+
+
+def _without_credentials(error: BaseException) -> str:
+    """Name the innermost cause; pika's own texts can repeat connection parameters."""
+    causes = getattr(error, "exceptions", None) or getattr(error, "args", None) or ()
+    inner = next((cause for cause in reversed(causes) if isinstance(cause, BaseException)), None)
+    if inner is not None:
+        return _without_credentials(inner)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, pika.exceptions.ConnectionClosedByBroker):
+        return str(error.reply_text)
+    return type(error).__name__
+
+
+def _loss(reason: BaseException) -> BrokerError:
+    if isinstance(reason, pika.exceptions.ChannelClosedByBroker | pika.exceptions.ConnectionClosedByBroker):
+        if reason.reply_code in {_ACCESS_REFUSED, _VHOST_REFUSED}:
+            return AccessRefused(reason.reply_text)
+        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            return ChannelClosed(reason.reply_code, reason.reply_text)
+        return ConnectionLost(f"the broker closed the connection: {reason.reply_code} {reason.reply_text}")
+    if isinstance(reason, pika.exceptions.ChannelClosedByClient | pika.exceptions.ConnectionClosedByClient):
+        return ConnectionLost("closed by us")
+    if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
+        return ConnectionLost("the broker sent no heartbeat")
+    return ConnectionLost(_without_credentials(reason))

@@ -1,0 +1,247 @@
+"""Confirmed, mandatory publishing in pipelined windows on one AMQP channel."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+import pika.exceptions
+
+from worker.rabbit.codec import decode_properties, encode_publish
+from worker.rabbit.errors import ConfirmTimeout, ConnectionLost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.rabbit.connection import Channel, Connection
+
+_RUN_BYTES = 64 * 1024
+"""Frames are handed to the socket in runs of about this size: few system calls, little copying on a partial send."""
+
+
+class Receipt(StrEnum):
+    """What became of one publish."""
+
+    CONFIRMED = "confirmed"
+    RETURNED = "returned"
+    """No queue took it. The broker confirms such a publish too, after the return."""
+    NACKED = "nacked"
+    UNKNOWN = "unknown"
+    """The connection ended before the confirm: it may have arrived or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish, already encoded."""
+
+    exchange: str
+    routing_key: str
+    message_id: str
+    """Must equal the message id inside *properties*: a return is matched by it, for it carries no delivery tag."""
+    properties: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Window:
+    """The publishes of one `publish` call that wait for their confirm."""
+
+    receipts: list[Receipt]
+    missing: int
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def settle(self, index: int, receipt: Receipt) -> None:
+        self.receipts[index] = receipt
+        self.missing -= 1
+        if self.missing <= 0:
+            self.done.set()
+
+
+class Publisher:
+    """Publishes on one confirm-mode channel until its connection ends. Not for two event loops."""
+
+    def __init__(
+        self, connection: Connection, channel: Channel, *, confirm_timeout_ms: int, max_outstanding: int, max_unsent_bytes: int
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._confirm_timeout = confirm_timeout_ms / 1000
+        self._max_outstanding = max_outstanding
+        self._max_unsent_bytes = max_unsent_bytes
+        self._next_tag = 1
+        self._pending: dict[int, tuple[_Window, int, str]] = {}
+        self._tag_by_id: dict[str, int] = {}
+        self._returned: set[int] = set()
+        self._progress = asyncio.Event()
+        self._lost = False
+
+    @classmethod
+    async def open(
+        cls,
+        connection: Connection,
+        *,
+        confirm_timeout_ms: int = 30_000,
+        max_outstanding: int = 4000,
+        max_unsent_bytes: int = 16 * 1024 * 1024,
+    ) -> Self:
+        """Open a channel on *connection* and put it in confirm mode."""
+        channel = await connection.channel()
+        await channel.call("confirm_delivery", lambda _: None)
+        self = cls(
+            connection,
+            channel,
+            confirm_timeout_ms=confirm_timeout_ms,
+            max_outstanding=max_outstanding,
+            max_unsent_bytes=max_unsent_bytes,
+        )
+        connection.raw.attach(channel.raw.channel_number, self)
+        channel.closed.add_done_callback(lambda _: self._lose_all())
+        connection.closed.add_done_callback(lambda _: self._lose_all())
+        return self
+
+    @property
+    def outstanding(self) -> int:
+        """Publishes that wait for their confirm."""
+        return len(self._pending)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Receipt]:
+        """Publish *messages* and wait until the effect of each is known.
+
+        Returns receipts in the order of *messages*. Two messages with one id are never in flight together, because
+        their returns could not be told apart: the later one waits. A confirm that does not come in time ends the
+        connection and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
+        """
+        if not messages:
+            return []
+        window = _Window([Receipt.UNKNOWN] * len(messages), len(messages))
+        waiting = list(enumerate(messages))
+        while waiting:
+            waiting = await self._send(waiting, window)
+            if waiting:
+                await self._wait_for_id(waiting[0][1].message_id)
+        await self._wait(window.done)
+        return window.receipts
+
+    async def close(self) -> None:
+        """Close the channel; outstanding publishes become `UNKNOWN`."""
+        await self._channel.close()
+
+    async def _send(
+        self, messages: Sequence[tuple[int, Outgoing]], window: _Window
+    ) -> list[tuple[int, Outgoing]]:
+        """Send what can go now, within the bounds; return those whose id is already in flight."""
+        deferred: list[tuple[int, Outgoing]] = []
+        run: list[bytes] = []
+        run_bytes = 0
+        number = self._channel.raw.channel_number
+        frame_max = self._connection.raw.frame_max
+        for index, message in messages:
+            if self._lost:
+                window.settle(index, Receipt.UNKNOWN)
+                continue
+            if message.message_id in self._tag_by_id:
+                deferred.append((index, message))
+                continue
+            frames = encode_publish(
+                number, message.exchange, message.routing_key, message.properties, message.body, frame_max=frame_max
+            )
+            self._track(message.message_id, window, index)
+            run.append(frames)
+            run_bytes += len(frames)
+            if run_bytes >= _RUN_BYTES:
+                self._flush(run)
+                run, run_bytes = [], 0
+                await self._wait_for_room()
+        if run:
+            self._flush(run)
+        return deferred
+
+    def _track(self, message_id: str, window: _Window, index: int) -> None:
+        tag = self._next_tag
+        self._next_tag = tag + 1
+        self._pending[tag] = (window, index, message_id)
+        self._tag_by_id[message_id] = tag
+
+    def _flush(self, run: list[bytes]) -> None:
+        try:
+            self._connection.raw.send(run)
+        except pika.exceptions.AMQPError:
+            self._lose_all()
+
+    async def _wait_for_room(self) -> None:
+        while not self._lost and (
+            len(self._pending) >= self._max_outstanding or self._connection.raw.unsent_bytes > self._max_unsent_bytes
+        ):
+            self._progress.clear()
+            await self._wait(self._progress)
+
+    async def _wait_for_id(self, message_id: str) -> None:
+        while not self._lost and message_id in self._tag_by_id:
+            self._progress.clear()
+            await self._wait(self._progress)
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        """Wait for progress; no progress within the confirm timeout ends the connection, unless it is blocked."""
+        while not event.is_set():
+            before = self._next_tag, len(self._pending)
+            try:
+                async with asyncio.timeout(self._confirm_timeout):
+                    await event.wait()
+            except TimeoutError:
+                stuck = before == (self._next_tag, len(self._pending))
+                if stuck and self._connection.blocked_reason is None:
+                    self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
+                    self._lose_all()
+
+    def _lose_all(self) -> None:
+        self._lost = True
+        pending, self._pending = self._pending, {}
+        self._tag_by_id.clear()
+        for window, index, _ in pending.values():
+            window.settle(index, Receipt.UNKNOWN)
+        self._progress.set()
+
+    def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
+        """Settle the publishes a confirm speaks of; tags settled before, or never seen, are ignored."""
+        tags = [tag]
+        if multiple:
+            tags = []
+            for pending in self._pending:
+                if pending > tag:
+                    break
+                tags.append(pending)
+        for settled in tags:
+            entry = self._pending.pop(settled, None)
+            if entry is None:
+                continue
+            window, index, message_id = entry
+            if self._tag_by_id.get(message_id) == settled:
+                del self._tag_by_id[message_id]
+            window.settle(index, self._receipt(settled, positive=positive))
+        self._progress.set()
+
+    def _receipt(self, tag: int, *, positive: bool) -> Receipt:
+        if tag in self._returned:
+            self._returned.discard(tag)
+            return Receipt.RETURNED
+        return Receipt.CONFIRMED if positive else Receipt.NACKED
+
+    def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
+        """Note that the publish with this message id reached no queue; its confirm follows."""
+        message_id = decode_properties(properties).message_id
+        tag = self._tag_by_id.get(message_id or "")
+        if tag is not None:
+            self._returned.add(tag)
+
+    def on_deliver(self, *_: object) -> None:
+        """Never called: nothing is consumed on a publishing channel."""
+
+    def on_read(self) -> None:
+        """Nothing to do: confirms are settled one by one."""
+
+
+def unknown_effect() -> ConnectionLost:
+    """Return the error that stands for a publish of unknown effect."""
+    return ConnectionLost("the connection ended before the confirm")
