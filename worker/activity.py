@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from worker.cim import CimMessage, Conversation
+if TYPE_CHECKING:
+    from worker.cim import CimMessage, Conversation
 
 EVENT_NAME = "THIRD_PARTY_ACTIVITY"
 EVENT_TYPE = "ACTIVITY"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.models import MAX_ID_BYTES, Body, Message
 from worker.cim.pointer import pointer
 from worker.cim.timestamps import to_epoch_ms
 from worker.codes import Code, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic_core import ErrorDetails
 
 _Path = tuple[str | int, ...]
 
@@ -144,9 +147,9 @@ def _problem(path: _Path, details: list[ErrorDetails], document: dict[str, Any])
     return Problem(Code.WRONG_TYPE, pointer(path), f"{expected[0].upper()}{expected[1:]}.")
 
 
-def _is_null_member(document: object, path: _Path) -> bool:
+def _is_null_member(document: Any, path: _Path) -> bool:
     for part in path:
-        document = document[part]  # type: ignore[index] - `_real_path` has walked this way
+        document = document[part]
     return document is None and isinstance(path[-1], str)
 
 

@@ -37,7 +37,7 @@ class Undecodable:
     """What could be read nevertheless, for naming the sender of a dead letter; flawed values are null."""
 
 
-class _Suspicious(Exception):
+class _SuspicionError(Exception):
     """Breaks off the fast path; never leaves this module."""
 
 
@@ -53,8 +53,6 @@ def decode(
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        return _undecodable(Code.INVALID_UTF8)
-    if text.startswith("\ufeff"):
         return _undecodable(Code.INVALID_UTF8)
     if body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth:
         return _too_deep(max_depth)
@@ -73,9 +71,11 @@ def depth(body: bytes) -> int:
 
 
 def _decode_text(text: str, body: bytes) -> dict[str, Any] | Undecodable:
+    if text.startswith("\ufeff"):
+        return _undecodable(Code.INVALID_UTF8)
     try:
         document = _DECODER.decode(text)
-    except _Suspicious:
+    except _SuspicionError:
         return _flawed(text)
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(document):
         return _flawed(text)
@@ -111,7 +111,7 @@ def _is_unicode(document: object) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Suspicious
+        raise _SuspicionError
     return members
 
 
@@ -120,19 +120,19 @@ def _int64(digits: str) -> int:
     if len(digits) < INT64_DIGITS:
         return int(digits)
     if len(digits) > INT64_DIGITS + 1 or not INT64_MIN <= int(digits) <= INT64_MAX:
-        raise _Suspicious
+        raise _SuspicionError
     return int(digits)
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not isfinite(number):
-        raise _Suspicious
+        raise _SuspicionError
     return number
 
 
 def _constant(_name: str) -> None:
-    raise _Suspicious
+    raise _SuspicionError
 
 
 _DECODER = JSONDecoder(object_pairs_hook=_unique, parse_int=_int64, parse_float=_finite, parse_constant=_constant)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from worker.cim.check import find_problems, text_at
 from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Undecodable, decode
 from worker.cim.timestamps import to_epoch_ms
-from worker.codes import Problem
+
+if TYPE_CHECKING:
+    from worker.codes import Problem
 
 MAX_PROBLEMS = 20
 
