@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
+from worker.cim.conversation import NOT_ACTIVE
 from worker.failure import StoreRefused, StoreUnavailable, store_too_busy
-from worker.lifecycle import CLOSED_STATES, ConversationRecord, merge
+from worker.lifecycle import ConversationRecord, merge
 from worker.mongo.bulk import Encoded, encode_alone
 from worker.mongo.client import Document, Store, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from worker.lifecycle import ConversationChange
+    from worker.lifecycle import LifecycleChange
 
 COLLECTION: Final = "conversations"
 _IDS_PER_QUERY: Final = 500
@@ -51,11 +52,11 @@ class Registry:
         by_conversation = {record.id: record for record in await self._find("_id", conversation_ids)}
         by_session: dict[str, ConversationRecord] = {}
         for record in await self._find("channelSessionIds", wanted):
-            for session_id in wanted.intersection(record.channel_session_ids):
+            for session_id in wanted.intersection(fact.value["id"] for fact in record.sessions):
                 by_session[session_id] = _owner(by_session.get(session_id), record)
         return Lookup(by_conversation, by_session)
 
-    async def apply(self, change: ConversationChange) -> ConversationRecord:
+    async def apply(self, change: LifecycleChange) -> ConversationRecord:
         """Merge *change* into its conversation and return the record as it is afterwards, changed or not.
 
         Read, merge, write only if nobody wrote in between, else again: workers cannot undo each other.
@@ -67,9 +68,11 @@ class Registry:
         """
         for _ in range(_MAX_RACES):
             document = await self._document(change.conversation_id)
-            before = None if document is None else ConversationRecord.from_document(document)
+            before = ConversationRecord.from_document(document or {"_id": change.conversation_id})
             after = merge(before, change)
-            if after == before or await self._replace(after, document):
+            if after is None:
+                return before
+            if await self._replace(after, document):
                 return after
         raise StoreUnavailable(store_too_busy())
 
@@ -80,7 +83,7 @@ class Registry:
 
     async def list(
         self, *, state: str | None = None, active: bool | None = None, limit: int = 100, after: str | None = None
-    ) -> list[ConversationRecord]:
+    ) -> Sequence[ConversationRecord]:
         """Return at most *limit* records in the order of their ids, starting behind the id *after*.
 
         Args:
@@ -102,7 +105,7 @@ class Registry:
         with translated():
             await self._collection.create_index([("channelSessionIds", ASCENDING)])
 
-    async def _find(self, field: str, ids: Collection[str]) -> list[ConversationRecord]:
+    async def _find(self, field: str, ids: Collection[str]) -> Sequence[ConversationRecord]:
         records: list[ConversationRecord] = []
         for some in _slices(ids):
             with translated():
@@ -140,13 +143,13 @@ def _slices(ids: Collection[str]) -> Iterator[list[str]]:
 def _owner(known: ConversationRecord | None, other: ConversationRecord) -> ConversationRecord:
     if known is None:
         return other
-    return max(known, other, key=lambda record: (record.active, record.updated_at, record.id))
+    return max(known, other, key=lambda record: (record.to_conversation().active, record.updated_at, record.id))
 
 
 def _filter(state: str | None, *, active: bool | None, after: str | None) -> Document:
     query: dict[str, Any] = {}
     if active is not None:
-        query["state"] = {"$nin" if active else "$in": sorted(CLOSED_STATES)}
+        query["state"] = {"$nin" if active else "$in": sorted(NOT_ACTIVE)}
     if state is not None:
         query["state"] = {**query.get("state", {}), "$eq": state}
     if after is not None:
