@@ -12,9 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from worker.cim.models import Body, CimModel, JsonObject, Number
-
-NumberOrText = Number | str
+from worker.cim.models import Body, CimModel, JsonObject, Number, NumberOrText
 
 
 class Attachment(CimModel):

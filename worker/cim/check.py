@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from worker.cim.bodies import BODY_MODELS
-from worker.cim.models import MAX_ID_BYTES, Body, Message
+from worker.cim.models import MAX_ID_BYTES, NUMBER_OR_TEXT_ERROR, Body, Message
 from worker.cim.pointer import pointer
 from worker.cim.timestamps import to_epoch_ms
 from worker.codes import Code, Problem
@@ -35,13 +35,14 @@ _MANDATORY: dict[_Path, tuple[Code, _Path]] = {
     ("body", "type"): (Code.MISSING_BODY_TYPE, ("body", "type")),
 }
 _TYPE_NAMES = {
-    "string_type": "a string",
-    "float_type": "a number",
-    "int_type": "an integer",
-    "bool_type": "true or false",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "list_type": "an array",
+    "string_type": "A string",
+    "float_type": "A number",
+    "int_type": "An integer",
+    "bool_type": "True or false",
+    "dict_type": "An object",
+    "model_type": "An object",
+    "list_type": "An array",
+    NUMBER_OR_TEXT_ERROR: "A number or a string",
 }
 _check_message = Message.__pydantic_validator__.validate_python
 _check_open_body = Body.__pydantic_validator__.validate_python
@@ -54,16 +55,14 @@ def find_problems(document: dict[str, Any]) -> list[Problem]:
     try:
         _check_message(document)
     except ValidationError as error:
-        problems += _explain(error, document, ())
+        # Without a body this error has it too; it is reported below, where the contract has it: last.
+        problems += [problem for problem in _explain(error, document, ()) if problem.code is not Code.MISSING_BODY]
     header = document.get("header")
     if header is None:
         problems.append(_missing_anchor())
     elif type(header) is dict:
         _check_header_values(header, problems)
-    body = document.get("body")
-    if body is not None:
-        problems += _check_body(body, document)
-    return problems
+    return problems + _check_body(document.get("body"), document)
 
 
 def text_at(document: object, path: Sequence[str | int]) -> str | None:
@@ -111,45 +110,27 @@ def _missing_anchor() -> Problem:
 
 
 def _explain(error: ValidationError, document: dict[str, Any], prefix: _Path) -> list[Problem]:
-    found: dict[_Path, list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False, include_input=False):
-        found.setdefault(_real_path(document, (*prefix, *detail["loc"])), []).append(detail)
-    return [_problem(path, details, document) for path, details in found.items()]
+    details = error.errors(include_url=False, include_input=False)
+    return [_problem((*prefix, *detail["loc"]), detail, document) for detail in details]
 
 
-def _real_path(document: object, location: _Path) -> _Path:
-    # pydantic adds the branch of a union to the location; the document does not have that step.
-    path: list[str | int] = []
-    for part in location:
-        if isinstance(document, dict):
-            document = document.get(part)
-        elif isinstance(document, list) and isinstance(part, int):
-            document = document[part]
-        else:
-            break
-        path.append(part)
-    return tuple(path)
-
-
-def _problem(path: _Path, details: list[ErrorDetails], document: dict[str, Any]) -> Problem:
-    kind = details[0]["type"]
+def _problem(path: _Path, detail: ErrorDetails, document: dict[str, Any]) -> Problem:
+    kind = detail["type"]
     absent = kind in {"missing", "string_pattern_mismatch"} or _is_null_member(document, path)
     if absent and path in _MANDATORY:
         code, place = _MANDATORY[path]
         return Problem(code, pointer(place), code.spec.meaning)
     if absent:
-        return Problem(
-            Code.MISSING_FIELD, pointer(path), f"Required here{_of_body_type(document)}; null counts as missing."
-        )
+        expected = f"Required here{_of_body_type(document)}; null counts as missing."
+        return Problem(Code.MISSING_FIELD, pointer(path), expected)
     if kind == "literal_error":
-        return Problem(Code.INVALID_VALUE, pointer(path), f"One of {details[0]['ctx']['expected']}.")
-    expected = " or ".join(_TYPE_NAMES.get(detail["type"], "another value") for detail in details)
-    return Problem(Code.WRONG_TYPE, pointer(path), f"{expected[0].upper()}{expected[1:]}.")
+        return Problem(Code.INVALID_VALUE, pointer(path), f"One of {detail['ctx']['expected']}.")
+    return Problem(Code.WRONG_TYPE, pointer(path), f"{_TYPE_NAMES.get(kind, 'Another type of value')}.")
 
 
 def _is_null_member(document: Any, path: _Path) -> bool:
     for part in path:
-        document = document[part]
+        document = document.get(part) if isinstance(document, dict) else document[part]
     return document is None and isinstance(path[-1], str)
 
 

@@ -61,9 +61,11 @@ def _mend_object(members: _Members, path: _Path, problems: list[Problem]) -> dic
     for key, value in members:
         if key in mended:
             _report(Code.DUPLICATE_KEY, (*path, key), problems)
-        if not _is_text(key):
+        member = _mend(value, (*path, key), problems)
+        if _is_text(key):
+            mended[key] = member
+        else:
             _report(Code.INVALID_UNICODE, (*path, key), problems)
-        mended[key] = _mend(value, (*path, key), problems)
     return mended
 
 

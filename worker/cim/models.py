@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, StringConstraints
+from pydantic_core import CoreSchema, core_schema
 
 MAX_ID_BYTES = 242
 """Longest id, in UTF-8 bytes: `conversation.<id>` has to fit into an AMQP short string of 255 bytes."""
@@ -20,6 +21,22 @@ PlaceId = Annotated[str, Field(json_schema_extra={"maxLength": MAX_ID_BYTES})]
 Number = float
 """Any JSON number; strict, so neither text nor true and false."""
 JsonObject = dict[str, Any]
+NUMBER_OR_TEXT_ERROR = "number_or_text"
+
+
+class _NumberOrText:
+    """Gives a union one error at one place; pydantic's own has one per branch, at places no document has."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source),
+            custom_error_type=NUMBER_OR_TEXT_ERROR,
+            custom_error_message="Input should be a number or a string",
+        )
+
+
+NumberOrText = Annotated[Number | str, _NumberOrText]
 
 
 class CimModel(BaseModel):
