@@ -147,9 +147,11 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
     at = _event_time(document, received_at)
     if at is None:
         return _rejected(Code.INVALID_TIMESTAMP, ("timestamp",), Code.INVALID_TIMESTAMP.spec.meaning)
-    if not isinstance(document.get("data"), dict):
-        return _rejected(Code.MISSING_FIELD, ("data",), "An object: what the event is about.")
-    return _bounded(read(document, document["data"], name.upper(), at))
+    data = document.get("data")
+    if not isinstance(data, dict):
+        code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
+        return _rejected(code, ("data",), "An object: what the event is about.")
+    return _bounded(read(document, data, name.upper(), at), data)
 
 
 def merge(record: ConversationRecord | None, change: LifecycleChange) -> ConversationRecord | None:
@@ -304,10 +306,12 @@ def _fact(value: str | None, at: int) -> Fact[str] | None:
     return None if value is None else Fact(value, at)
 
 
-def _bounded(change: LifecycleChange | Rejected) -> LifecycleChange | Rejected:
-    if isinstance(change, LifecycleChange) and len(change.conversation_id.encode()) > MAX_ID_BYTES:
-        return _rejected(Code.ID_TOO_LONG, ("conversationId",), Code.ID_TOO_LONG.spec.meaning)
-    return change
+def _bounded(change: LifecycleChange | Rejected, data: JsonObject) -> LifecycleChange | Rejected:
+    if isinstance(change, Rejected) or len(change.conversation_id.encode()) <= MAX_ID_BYTES:
+        return change
+    paths = (("data", "id"), ("data", "conversationId"))
+    place = next((path for path in paths if data.get(path[1]) == change.conversation_id), ("conversationId",))
+    return _rejected(Code.ID_TOO_LONG, place, Code.ID_TOO_LONG.spec.meaning)
 
 
 def _rejected(code: Code, path: tuple[str, ...], expected: str) -> Rejected:

@@ -13,7 +13,11 @@ from worker.cim.pointer import MAX_POINTER, pointer
 from worker.codes import Code
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
@@ -67,7 +71,10 @@ def found(body: bytes, **limits: int) -> list[tuple[str, str]]:
         (b'{"a":["\\uDFFF"]}', [("invalid_unicode", "/a/0")]),
         (b'{"a":"\\ude00\\ud83d"}', [("invalid_unicode", "/a")]),
         (b'{"\\ud800":1}', [("invalid_unicode", "/?")]),
-        (b'{"a":NaN,"a":1,"b":1e999}', [("number_not_finite", "/a"), ("duplicate_key", "/a"), ("number_not_finite", "/b")]),
+        (
+            b'{"a":NaN,"a":1,"b":1e999}',
+            [("number_not_finite", "/a"), ("duplicate_key", "/a"), ("number_not_finite", "/b")],
+        ),
     ],
 )
 def test_a_body_with_no_single_reading_is_refused_with_code_and_place(

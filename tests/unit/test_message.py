@@ -184,8 +184,16 @@ def test_sender_types_and_intents_are_open(sender_type: str) -> None:
         ("header/channelData/requestPriority", True, ("wrong_type", "/header/channelData/requestPriority")),
         ("header/channelData/serviceIdentifier", 7001, ("wrong_type", "/header/channelData/serviceIdentifier")),
         ("header/channelData/additionalAttributes", {}, ("wrong_type", "/header/channelData/additionalAttributes")),
-        ("header/channelData/additionalAttributes", ["x"], ("wrong_type", "/header/channelData/additionalAttributes/0")),
-        ("header/channelData/additionalAttributes", [None], ("wrong_type", "/header/channelData/additionalAttributes/0")),
+        (
+            "header/channelData/additionalAttributes",
+            ["x"],
+            ("wrong_type", "/header/channelData/additionalAttributes/0"),
+        ),
+        (
+            "header/channelData/additionalAttributes",
+            [None],
+            ("wrong_type", "/header/channelData/additionalAttributes/0"),
+        ),
         ("header/conversationId", "c" * 243, ("id_too_long", "/header/conversationId")),
         ("header/channelSessionId", "ü" * 122, ("id_too_long", "/header/channelSessionId")),
         ("header/customer/_id", "😀" * 61, ("id_too_long", "/header/customer/_id")),
@@ -305,7 +313,12 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["\ud800", "IMAGE"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["\ud800", "IMAGE"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
