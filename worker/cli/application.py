@@ -1,0 +1,50 @@
+"""The command tree of `cim-worker`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from worker import __version__
+from worker.cli import conversations, demo, publish, run, settings, topology, validate
+from worker.cli.output import help_end
+
+app = typer.Typer(
+    name="cim-worker",
+    help="Brings CIM messages of third-party apps from RabbitMQ to their conversation or to MongoDB.",
+    epilog=help_end(
+        "cim-worker demo                        everything at once, on this machine",
+        "cim-worker topology apply              create queues and exchanges",
+        "cim-worker run --processes 2           start the workers",
+        "cim-worker validate message.json       would this message be taken?",
+        environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_LOG_LEVEL"),
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cim-worker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+run.add_to(app)
+topology.add_to(app)
+conversations.add_to(app)
+validate.add_to(app)
+publish.add_to(app)
+settings.add_to(app)
+demo.add_to(app)

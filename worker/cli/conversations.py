@@ -1,0 +1,247 @@
+"""`cim-worker conversations`: the registry by hand, with the same effect as the platform's lifecycle events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli.errors import CommandError
+from worker.cli.exit_codes import ExitCode
+from worker.cli.output import help_end, print_json, print_table
+from worker.cli.services import command_settings, open_broker, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.lifecycle import ConversationRecord, LifecycleChange
+    from worker.settings import Settings
+
+_BOTH = ("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_MONGODB_DATABASE")
+_STORE = ("CIM_MONGODB_URI", "CIM_MONGODB_DATABASE")
+_Id = Annotated[str, typer.Argument(metavar="ID", help="Conversation id.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Open, close and look at conversations. Needs no running worker.", no_args_is_help=True)
+    group.command(
+        "open",
+        epilog=help_end(
+            "cim-worker conversations open c-1",
+            "cim-worker conversations open c-1 --customer u-9 --session s-1 --session s-2",
+            """cim-worker conversations open c-1 --room-info '{"id": "r-1", "mode": "CONTACT_CENTER"}'""",
+            environment=_BOTH,
+        ),
+    )(open_)
+    group.command(
+        "close",
+        epilog=help_end(
+            "cim-worker conversations close c-1", "cim-worker conversations close c-1 --now", environment=_BOTH
+        ),
+    )(close)
+    group.command(
+        "show",
+        epilog=help_end(
+            "cim-worker conversations show c-1", "cim-worker conversations show c-1 --json", environment=_STORE
+        ),
+    )(show)
+    group.command(
+        "list",
+        epilog=help_end(
+            "cim-worker conversations list --active",
+            "cim-worker conversations list --state CLOSED --limit 20 --json",
+            environment=_STORE,
+        ),
+    )(list_)
+    app.add_typer(group, name="conversations")
+
+
+def open_(
+    conversation_id: _Id,
+    customer: Annotated[str | None, typer.Option(help="Customer id.")] = None,
+    room_info: Annotated[str | None, typer.Option(help="Room as a JSON object with id and mode.")] = None,
+    session: Annotated[list[str] | None, typer.Option(help="Channel session id; may be repeated.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a conversation active: its activities go to its exchange from now on. Opening twice is harmless."""
+    change = opening(conversation_id, _now_ms(), customer, _room(room_info), session or ())
+    _print_record(asyncio.run(change_conversation(command_settings(), change)), as_json=as_json)
+
+
+def close(
+    conversation_id: _Id,
+    now: Annotated[
+        bool, typer.Option("--now", help="Delete the exchange at once, not after CIM_CONVERSATION_GRACE_MS.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Close a conversation: its activities go to the store from now on. Closing twice is harmless.
+
+    The exchange is taken off the hub at once, so that new activities go to the store; running workers delete it after
+    the grace period.
+    """
+    change = closing(conversation_id, _now_ms())
+    record = asyncio.run(change_conversation(command_settings(), change, delete_exchange=now))
+    _print_record(record, as_json=as_json)
+
+
+def show(conversation_id: _Id, as_json: _Json = False) -> None:
+    """Show what the registry knows about a conversation; exit code 5 when it knows nothing."""
+    record = asyncio.run(_get(command_settings(), conversation_id))
+    if record is None:
+        text = f"the registry knows no conversation {conversation_id!r}; see `cim-worker conversations list`"
+        raise CommandError(ExitCode.NOT_FOUND, text)
+    _print_record(record, as_json=as_json)
+
+
+def list_(
+    state: Annotated[str | None, typer.Option(help="Only those in this state, such as ACTIVE.")] = None,
+    active: Annotated[
+        bool | None, typer.Option("--active/--inactive", help="Only active, or only closed ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most conversations to print.", min=1, max=100_000)] = 100,
+    as_json: _Json = False,
+) -> None:
+    """List the conversations of the registry in the order of their ids."""
+    records = asyncio.run(_list(command_settings(), state, active, limit))
+    if as_json:
+        print_json([record.to_document() for record in records])
+        return
+    columns = ("id", "state", "active", "customer", "sessions", "updated")
+    print_table(None, columns, [_row(record) for record in records])
+
+
+def opening(
+    conversation_id: str,
+    at: int,
+    customer: str | None,
+    room: dict[str, Any] | None,
+    sessions: Sequence[str],
+) -> LifecycleChange:
+    """Return the change that makes a conversation active at *at* (epoch ms)."""
+    from worker.cim import ConversationState
+    from worker.lifecycle import Fact, LifecycleChange
+
+    return LifecycleChange(
+        _checked_id(conversation_id),
+        "conversations open",
+        at,
+        state=Fact(str(ConversationState.ACTIVE), at),
+        customer_id=None if customer is None else Fact(customer, at),
+        room_info=None if room is None else Fact(room, at),
+        sessions=tuple(Fact(_session(session, conversation_id), at) for session in sessions),
+    )
+
+
+def closing(conversation_id: str, at: int) -> LifecycleChange:
+    """Return the change that closes a conversation at *at* (epoch ms)."""
+    from worker.cim import ConversationState
+    from worker.lifecycle import Fact, LifecycleChange
+
+    state = Fact(str(ConversationState.CLOSED), at)
+    return LifecycleChange(_checked_id(conversation_id), "conversations close", at, state=state)
+
+
+async def change_conversation(
+    settings: Settings, change: LifecycleChange, *, delete_exchange: bool = False
+) -> ConversationRecord:
+    """Write *change* into the registry and make the conversation's exchange match, as the workers do.
+
+    Returns the record as it is afterwards. Raises `CommandError`.
+    """
+    from worker.conversation_keeper import converge
+    from worker.mongo.conversations import Registry
+    from worker.rabbit.conversations import ConversationExchanges
+
+    async with open_store(settings) as store, open_broker(settings) as connection:
+        registry, exchanges = Registry(store), ConversationExchanges(connection)
+        record = await converge(await registry.apply(change), registry, exchanges)
+        if delete_exchange and not record.to_conversation().active:
+            await exchanges.delete(record.id)
+        return record
+
+
+async def _get(settings: Settings, conversation_id: str) -> ConversationRecord | None:
+    from worker.mongo.conversations import Registry
+
+    async with open_store(settings) as store:
+        return await Registry(store).get(conversation_id)
+
+
+async def _list(settings: Settings, state: str | None, active: bool | None, limit: int) -> Sequence[ConversationRecord]:
+    from worker.mongo.conversations import Registry
+
+    async with open_store(settings) as store:
+        return await Registry(store).list(state=state, active=active, limit=limit)
+
+
+def _checked_id(conversation_id: str) -> str:
+    from worker.cim.models import MAX_ID_BYTES
+
+    if not conversation_id.strip() or len(conversation_id.encode()) > MAX_ID_BYTES:
+        text = f"a conversation id is not blank and at most {MAX_ID_BYTES} bytes long"
+        raise CommandError(ExitCode.CONFIGURATION, text)
+    return conversation_id
+
+
+def _room(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        room = json.loads(text)
+    except ValueError:
+        room = None
+    if not isinstance(room, dict):
+        raise CommandError(ExitCode.CONFIGURATION, """--room-info is a JSON object, for example '{"id": "r-1"}'""")
+    return room
+
+
+def _session(session_id: str, conversation_id: str) -> dict[str, Any]:
+    state = {"name": "STARTED", "reasonCode": None}
+    return {"participantType": "ChannelSession", "id": session_id, "conversationId": conversation_id, "state": state}
+
+
+def _print_record(record: ConversationRecord, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**record.to_document(), "active": _is_active(record)})
+        return
+    rows = [
+        ("id", record.id),
+        ("state", f"{record.state.value} since {_time(record.state.at)}"),
+        ("active", _is_active(record)),
+        ("customer", record.customer_id.value),
+        ("room", record.room_info.value and json.dumps(record.room_info.value, default=str)),
+        ("sessions", "\n".join(_session_line(fact.value) for fact in record.sessions)),
+        ("updated", _time(record.updated_at)),
+    ]
+    print_table(None, ("field", "value"), rows)
+
+
+def _session_line(session: dict[str, Any]) -> str:
+    from worker.cim.conversation import session_ended
+
+    return f"{session['id']} ({'ended' if session_ended(session) else 'live'})"
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds") if at else "unknown"
+
+
+def _row(record: ConversationRecord) -> tuple[object, ...]:
+    sessions = ", ".join(fact.value["id"] for fact in record.sessions)
+    state, customer = record.state.value, record.customer_id.value
+    return record.id, state, _is_active(record), customer, sessions, _time(record.updated_at)
+
+
+def _is_active(record: ConversationRecord) -> bool:
+    return record.to_conversation().active
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

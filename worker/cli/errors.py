@@ -1,0 +1,50 @@
+"""From exceptions to one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from worker.cli.exit_codes import ExitCode
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to. The text is one line and names the way out; no secrets in it."""
+
+    def __init__(self, exit_code: ExitCode, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+def report(error: Exception) -> ExitCode:
+    """Tell *error* on standard error and return the code to exit with.
+
+    Of exceptions nobody foresaw only the type is shown, for their texts may repeat a message; the traceback comes
+    with `CIM_LOG_LEVEL=debug`.
+    """
+    from worker.settings import ConfigurationError
+
+    if isinstance(error, CommandError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, ConfigurationError):
+        for line in str(error).splitlines():
+            _say(line)
+        return ExitCode.CONFIGURATION
+    if _is_debugging():
+        traceback.print_exception(error)
+    _say(f"unexpected {type(error).__name__}; set CIM_LOG_LEVEL=debug to see the traceback")
+    return ExitCode.UNEXPECTED
+
+
+def _is_debugging() -> bool:
+    from worker.settings import ConfigurationError, load_settings
+
+    try:
+        return load_settings().log_level == "debug"
+    except ConfigurationError:
+        return False
+
+
+def _say(line: str) -> None:
+    print(f"cim-worker: {line}", file=sys.stderr)  # noqa: T201 - no logging needed to say one line

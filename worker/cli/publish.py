@@ -1,0 +1,138 @@
+"""`cim-worker publish`: put messages on the ingress queue, each confirmed by the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli.errors import CommandError
+from worker.cli.exit_codes import ExitCode
+from worker.cli.messages import FileMessage, read_messages
+from worker.cli.output import help_end, print_json, progress
+from worker.cli.services import command_settings, open_broker
+from worker.cli.validate import judge, print_judged, rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.ports import Outgoing, Receipt
+    from worker.settings import Settings
+
+_MESSAGES_PER_WINDOW = 500
+_SHORT_STRING_BYTES = 255
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "publish",
+        epilog=help_end(
+            "cim-worker publish recording.json",
+            "cim-worker publish --check exports/*.jsonl",
+            "generate-messages | cim-worker publish - --json",
+            environment=("CIM_RABBITMQ_URL",),
+        ),
+    )(publish)
+
+
+def publish(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, or - for standard input.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Validate first; publish nothing if any message is rejected (exit code 6).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+) -> None:
+    """Publish messages to the exchange cim.ingress: persistent, mandatory, confirmed.
+
+    A file holds one message, a JSON array of messages, or JSON lines. Nothing is validated unless --check is given:
+    what the workers cannot take ends in cim.dead-letters with its reasons.
+    """
+    settings = command_settings()
+    messages = read_messages(files)
+    if check:
+        _refuse_invalid(messages, settings.max_message_bytes)
+    counts = asyncio.run(_publish(settings, [outgoing(message.body) for message in messages]))
+    report = {name: counts[name] for name in ("confirmed", "returned", "nacked", "unknown")}
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(f"{len(messages)} messages: " + ", ".join(f"{count} {name}" for name, count in report.items()))
+    _complain(counts)
+
+
+def outgoing(body: bytes) -> Outgoing:
+    """Return the publish of one message: its id as AMQP message id, its first anchor as routing key."""
+    from worker.cim import derived_id
+    from worker.contract import INGRESS
+    from worker.ports import Outgoing
+
+    document = _readable(body)
+    message_id = _short(_text(document.get("id"))) or derived_id(body)
+    return Outgoing(INGRESS, _routing_key(document.get("header")), message_id, body)
+
+
+async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> Counter[str]:
+    from worker.contract import INGRESS
+    from worker.rabbit.publisher import Publisher
+
+    receipts: list[Receipt] = []
+    async with open_broker(settings) as connection:
+        # Publishing to a missing exchange would cost the channel and with it the confirms of all the others.
+        await (await connection.channel()).call("exchange_declare", INGRESS, passive=True)
+        publisher = await Publisher.open(connection, confirm_timeout_ms=settings.confirm_timeout_ms)
+        with progress() as bar:
+            task = bar.add_task("publishing", total=len(messages))
+            for start in range(0, len(messages), _MESSAGES_PER_WINDOW):
+                window = messages[start : start + _MESSAGES_PER_WINDOW]
+                receipts += await publisher.publish(window)
+                bar.advance(task, len(window))
+    return Counter(str(receipt) for receipt in receipts)
+
+
+def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:
+    judged = judge(messages, max_bytes)
+    bad = rejected(judged)
+    if bad:
+        print_judged(bad)
+        text = f"{len(bad)} of {len(judged)} messages would be rejected; nothing was published"
+        raise CommandError(ExitCode.REJECTED, text)
+
+
+def _complain(counts: Counter[str]) -> None:
+    if counts["returned"]:
+        text = f"{counts['returned']} messages reached no queue; run `cim-worker topology apply` and publish again"
+        raise CommandError(ExitCode.CONFIGURATION, text)
+    unproven = counts["nacked"] + counts["unknown"]
+    if unproven:
+        text = f"{unproven} messages are not confirmed; publish again: the same message twice does no harm"
+        raise CommandError(ExitCode.BROKER_UNREACHABLE, text)
+
+
+def _readable(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _routing_key(header: object) -> str:
+    if not isinstance(header, dict):
+        return "unknown"
+    customer = header.get("customer")
+    customer_id = customer.get("_id") if isinstance(customer, dict) else None
+    anchors = (header.get("conversationId"), header.get("channelSessionId"), customer_id)
+    return next(filter(None, (_short(_text(anchor)) for anchor in anchors)), "unknown")
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _short(text: str) -> str:
+    """Return *text* if AMQP can carry it as a short string, else nothing."""
+    return text if len(text.encode("utf-8", "replace")) <= _SHORT_STRING_BYTES else ""

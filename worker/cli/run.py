@@ -1,0 +1,47 @@
+"""`cim-worker run`: the workers themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from worker.cli.output import help_end
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "run",
+        epilog=help_end(
+            "cim-worker run                     one process, until SIGTERM or SIGINT",
+            "cim-worker run --processes 4       four, each restarted when it crashes",
+            "CIM_LOG_FORMAT=json cim-worker run 2>worker.log",
+            environment=(
+                "CIM_RABBITMQ_URL",
+                "CIM_MONGODB_URI",
+                "CIM_PROCESSES",
+                "CIM_DRAIN_GRACE_MS",
+                "CIM_HEALTH_PORT",
+            ),
+        ),
+    )(run)
+
+
+def run(
+    processes: Annotated[
+        int | None, typer.Option(help="Worker processes to start; default: CIM_PROCESSES, else 1.", min=1, max=256)
+    ] = None,
+) -> None:
+    """Start the workers: take messages off the ingress queue until told to stop.
+
+    SIGTERM and SIGINT end it in order: nothing new is taken, what is in hand is finished and acknowledged.
+    A second signal ends it at once, which is safe too: what is unacknowledged is delivered again.
+    """
+    from worker.ops.logging import configure_logging
+    from worker.settings import load_settings
+    from worker.supervisor import run as run_workers
+
+    settings = load_settings() if processes is None else load_settings(processes=processes)
+    configure_logging(settings.log_format, settings.log_level)
+    raise typer.Exit(run_workers(settings))

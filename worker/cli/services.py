@@ -1,0 +1,109 @@
+"""Broker and store for one command, with their failures told as `CommandError`: host and port, never a password."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from worker.cli.errors import CommandError
+from worker.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from worker.mongo.client import Store
+    from worker.rabbit.connection import Connection
+    from worker.rabbit.errors import BrokerError
+    from worker.settings import Settings
+
+_NOT_FOUND = 404
+
+
+def command_settings() -> Settings:
+    """Return the settings of this process and set up its logs by them. Raises `ConfigurationError`."""
+    from worker.ops.logging import configure_logging
+    from worker.settings import load_settings
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    return settings
+
+
+@asynccontextmanager
+async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
+    """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
+    from worker.rabbit.connection import Connection
+
+    with _broker_failures_told(settings):
+        connection = await Connection.open(
+            settings.rabbitmq_url.get_secret_value(),
+            name="cim-worker command line",
+            heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
+            ca_file=settings.rabbitmq_ca_file,
+        )
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Store]:
+    """Yield the store, closed at the end. Raises `CommandError` for every failure of the store."""
+    from worker.mongo.client import connect
+
+    with _store_failures_told(settings):
+        store = connect(
+            settings.mongodb_uri.get_secret_value(),
+            settings.mongodb_database,
+            timeout_ms=settings.mongodb_timeout_ms,
+            ca_file=settings.mongodb_ca_file,
+            app_name="cim-worker command line",
+        )
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@contextmanager
+def _broker_failures_told(settings: Settings) -> Iterator[None]:
+    from worker.rabbit.errors import BrokerError
+    from worker.settings import address
+
+    try:
+        yield
+    except BrokerError as error:
+        raise _broker_failure(error, address(settings.rabbitmq_url)) from error
+
+
+def _broker_failure(error: BrokerError, address: str) -> CommandError:
+    from worker.rabbit.errors import AccessRefused, ChannelClosed
+
+    if isinstance(error, AccessRefused):
+        text = f"the broker at {address} says no: {error}; check user, password, virtual host in CIM_RABBITMQ_URL"
+        return CommandError(ExitCode.CONFIGURATION, text)
+    if isinstance(error, ChannelClosed):
+        way_out = "run `cim-worker topology apply`" if error.code == _NOT_FOUND else "see `cim-worker topology check`"
+        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} says no: {error}; {way_out}")
+    text = f"the broker at {address} cannot be reached: {error}; start it or correct CIM_RABBITMQ_URL"
+    return CommandError(ExitCode.BROKER_UNREACHABLE, text)
+
+
+@contextmanager
+def _store_failures_told(settings: Settings) -> Iterator[None]:
+    from worker.failure import AdapterError, OperatorFault, StoreUnavailable
+    from worker.settings import address
+
+    at = address(settings.mongodb_uri)
+    try:
+        yield
+    except StoreUnavailable as error:
+        text = f"the store at {at} does not answer; start it or correct CIM_MONGODB_URI"
+        raise CommandError(ExitCode.STORE_UNREACHABLE, text) from error
+    except OperatorFault as error:
+        raise CommandError(
+            ExitCode.CONFIGURATION, f"the store at {at} says no: {error}; check CIM_MONGODB_URI"
+        ) from error
+    except AdapterError as error:
+        raise CommandError(ExitCode.UNEXPECTED, f"the store at {at} refuses: {error}") from error

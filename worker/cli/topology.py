@@ -1,0 +1,88 @@
+"""`cim-worker topology`: the queues and exchanges the workers need."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.exit_codes import ExitCode
+from worker.cli.output import help_end, print_json, print_table
+from worker.cli.services import command_settings, open_broker
+
+if TYPE_CHECKING:
+    from worker.rabbit.connection import Connection
+    from worker.rabbit.topology import Finding, Topology
+    from worker.settings import Settings
+
+_ENVIRONMENT = ("CIM_RABBITMQ_URL", "CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT")
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Create or check the queues and exchanges of the public contract.", no_args_is_help=True)
+    group.command(
+        "apply",
+        epilog=help_end("cim-worker topology apply", "cim-worker topology apply --json", environment=_ENVIRONMENT),
+    )(apply)
+    group.command(
+        "check",
+        epilog=help_end(
+            "cim-worker topology check",
+            "cim-worker topology check --json | jq '.problems'",
+            environment=_ENVIRONMENT,
+        ),
+    )(check)
+    app.add_typer(group, name="topology")
+
+
+def apply(as_json: _Json = False) -> None:
+    """Create what is missing, change nothing that exists, and name every mismatch with the way out.
+
+    May be run again at any time. Exit code 2 when something does not match.
+    """
+    _report(asyncio.run(_examine(command_settings(), create=True)), as_json=as_json)
+
+
+def check(as_json: _Json = False) -> None:
+    """Only look: exit code 2 when something is missing, unsafe or different, with the way out for each.
+
+    Bindings cannot be seen over AMQP and are not checked; `apply` renews them.
+    """
+    _report(asyncio.run(_examine(command_settings(), create=False)), as_json=as_json)
+
+
+def wanted_topology(settings: Settings, connection: Connection) -> Topology:
+    """Return the topology of *settings* on the broker behind *connection*."""
+    from worker.rabbit.topology import wanted
+    from worker.settings import delay_seconds
+
+    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
+    return wanted(tiers, settings.delivery_limit, connection.server_version)
+
+
+async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
+    from worker.rabbit import topology
+
+    async with open_broker(settings) as connection:
+        wanted = wanted_topology(settings, connection)
+        return await (topology.apply if create else topology.check)(connection, wanted)
+
+
+def _report(findings: list[Finding], *, as_json: bool) -> None:
+    problems = sum(finding.problem is not None for finding in findings)
+    if as_json:
+        rows = [
+            {"kind": one.kind, "name": one.name, "problem": one.problem, "way_out": one.way_out} for one in findings
+        ]
+        print_json({"problems": problems, "findings": rows})
+    else:
+        print_table(
+            None,
+            ("kind", "name", "state", "way out"),
+            [(one.kind, one.name, one.problem or "ok", one.way_out) for one in findings],
+        )
+    if problems:
+        raise typer.Exit(ExitCode.CONFIGURATION)

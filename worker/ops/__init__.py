@@ -1,0 +1,1 @@
+"""What operators see of the worker: logs, metrics and health."""

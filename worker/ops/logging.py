@@ -1,0 +1,107 @@
+"""Logs: readable on a terminal, JSON lines otherwise, on standard error, and safe by default.
+
+No credentials and no message bodies get through, whoever logs them: telling names are masked and credentials are
+cut out of every URL, in events, values and tracebacks alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK: Final = "***"
+_SECRET_NAMES: Final = (
+    *("body", "payload", "content", "password", "passwd", "secret", "token", "authorization", "credentials"),
+    *("url", "uri", "input"),
+)
+_CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]+@")
+
+
+def configure_logging(log_format: str, log_level: str) -> None:
+    """Set up structlog and the standard library's logging for this process. May be called again.
+
+    Args:
+        log_format: "console", "json", or "auto" for console on a terminal and JSON otherwise.
+        log_level: "debug", "info", "warning" or "error"; what is below is dropped.
+    """
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    _redirect_standard_logging(level, _last(is_console=is_console))
+
+
+def mask_secrets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Mask values with telling names and cut credentials out of all text. A structlog processor."""
+    return {key: MASK if _is_secret(key) else _clean(value) for key, value in event_dict.items()}
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_process_id,
+    ]
+
+
+def _last(*, is_console: bool) -> Sequence[Processor]:
+    # Tracebacks become text before masking, because exception texts can repeat addresses.
+    renderer: Processor = structlog.processors.JSONRenderer(default=repr)
+    if is_console:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return (
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        renderer,
+    )
+
+
+def _redirect_standard_logging(level: int, last: Sequence[Processor]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=_shared())
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # pika tells the end of every connection as an error with traceback; the adapter reports it once, in our words.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    for library in ("pymongo", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _add_process_id(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    event_dict["pid"] = os.getpid()
+    return event_dict
+
+
+def _is_secret(key: str) -> bool:
+    lower = key.lower()
+    return any(lower == name or lower.endswith("_" + name) for name in _SECRET_NAMES)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _CREDENTIALS.sub(rf"\1{MASK}@", value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, dict):
+        return {key: MASK if _is_secret(str(key)) else _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item) for item in value]
+    return value
