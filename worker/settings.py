@@ -7,7 +7,7 @@ in the text, and a sentence; `cim-worker settings` and the README table are made
 from __future__ import annotations
 
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     record_dead_letters: bool = Field(
         default=True, description="Whether this process moves dead letters from the queue to the dead_letters collection."
     )
+    record_interval_ms: int = Field(
+        default=5_000, ge=100, description="Pause between two rounds of moving dead letters; in between they stay visible in the queue."
+    )
     sender_users: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
         default_factory=dict,
         description="Which broker user may send as which sender id: 'user=sender-1|sender-2,other=sender-3'; empty: not checked.",
@@ -166,6 +169,11 @@ def address(url: SecretStr | str) -> str:
     """Return host and port of a URL, never user or password: for people and logs."""
     parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
     return parts.netloc.rpartition("@")[2] or parts.netloc
+
+
+def user_name(url: SecretStr) -> str:
+    """Return the user of a broker URL; RabbitMQ's default is guest."""
+    return unquote(urlsplit(url.get_secret_value()).username or "guest")
 
 
 def _problem_lines(error: ValidationError) -> list[str]:

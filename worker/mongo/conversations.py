@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COLLECTION: Final = "conversations"
 _IDS_PER_QUERY: Final = 500
 _MAX_RACES: Final = 50
+_MAX_CLOSED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,16 @@ class Registry:
             cursor = (
                 self._collection.find(_filter(state, active=active, after=after)).sort("_id", ASCENDING).limit(limit)
             )
+            return [ConversationRecord.from_document(document) async for document in cursor]
+
+    async def closed_since(self, since_ms: int) -> Sequence[ConversationRecord]:
+        """Return conversations that were closed at *since_ms* (epoch ms) or later, at most 10 000.
+
+        Raises `StoreUnavailable` or `OperatorFault`.
+        """
+        query: Document = {"state": {"$in": sorted(NOT_ACTIVE)}, "stateUpdatedAt": {"$gte": since_ms}}
+        with translated():
+            cursor = self._collection.find(query).limit(_MAX_CLOSED)
             return [ConversationRecord.from_document(document) async for document in cursor]
 
     async def ensure_indexes(self) -> None:

@@ -8,9 +8,10 @@ it leaves out and says so. Source of the layout: the AMQP 0-9-1 specification an
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+from worker.ports import Properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,27 +34,6 @@ _ack_frame = struct.Struct(">BHIIQBB")
 _ACK_PAYLOAD = 13
 _NACK_REQUEUE, _MULTIPLE = 2, 1
 _END = b"\xce"
-
-
-@dataclass(slots=True)
-class Properties:
-    """Message properties. Times are epoch seconds; header values are plain Python values, timestamps as integers."""
-
-    content_type: str | None = None
-    content_encoding: str | None = None
-    headers: dict[str, Any] = field(default_factory=dict)
-    delivery_mode: int | None = None
-    priority: int | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    expiration: str | None = None
-    message_id: str | None = None
-    timestamp: int | None = None
-    type: str | None = None
-    user_id: str | None = None
-    app_id: str | None = None
-    damaged: bool = False
-    """Whether some of it could not be read; what is here was read before the damage."""
 
 
 _SHORT, _OCTET, _LONGLONG, _TABLE = "short", "octet", "longlong", "table"
@@ -199,8 +179,7 @@ def encode_properties(  # noqa: PLR0913 - one argument for each property we ever
     timestamp: int | None = None,
     type_: str | None = None,
     app_id: str | None = None,
-    reply_to: str | None = None,
-    priority: int | None = None,
+    user_id: str | None = None,
 ) -> bytes:
     """Write persistent (delivery mode 2) properties, flags first.
 
@@ -219,17 +198,14 @@ def encode_properties(  # noqa: PLR0913 - one argument for each property we ever
         flags |= 1 << 13
         parts.append(encode_table(headers))
     parts.append(b"\x02")
-    if priority is not None:
-        flags |= 1 << 11
-        parts.append(bytes((priority,)))
-    for bit, text in ((1 << 10, correlation_id), (1 << 9, reply_to), (1 << 7, message_id)):
+    for bit, text in ((1 << 10, correlation_id), (1 << 7, message_id)):
         if text is not None:
             flags |= bit
             parts.append(_short(text))
     if timestamp is not None:
         flags |= 1 << 6
         parts.append(timestamp.to_bytes(8, "big"))
-    for bit, text in ((1 << 5, type_), (1 << 3, app_id)):
+    for bit, text in ((1 << 5, type_), (1 << 4, user_id), (1 << 3, app_id)):
         if text is not None:
             flags |= bit
             parts.append(_short(text))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Self
 import pika.exceptions
 
 from worker.rabbit.acks import AckLedger
-from worker.rabbit.codec import Properties, decode_properties, encode_ack, encode_requeue
+from worker.rabbit.codec import decode_properties, encode_ack, encode_requeue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.ports import Properties
     from worker.rabbit.connection import Channel, Connection
 
 _SINGLE_ACK_AFTER_SECONDS = 0.05

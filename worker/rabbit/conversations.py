@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from worker.rabbit.topology import HUB, conversation_exchange
+from worker.contract import HUB, conversation_exchange
 
 if TYPE_CHECKING:
     from worker.rabbit.connection import Channel, Connection

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
 
-from worker.rabbit.codec import decode_properties, encode_publish
-from worker.rabbit.errors import ConfirmTimeout, ConnectionLost
+from worker.ports import Outgoing, Receipt
+from worker.rabbit.codec import decode_properties, encode_properties, encode_publish
+from worker.rabbit.errors import ConfirmTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,29 +19,6 @@ if TYPE_CHECKING:
 
 _RUN_BYTES = 64 * 1024
 """Frames are handed to the socket in runs of about this size: few system calls, little copying on a partial send."""
-
-
-class Receipt(StrEnum):
-    """What became of one publish."""
-
-    CONFIRMED = "confirmed"
-    RETURNED = "returned"
-    """No queue took it. The broker confirms such a publish too, after the return."""
-    NACKED = "nacked"
-    UNKNOWN = "unknown"
-    """The connection ended before the confirm: it may have arrived or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One message to publish, already encoded."""
-
-    exchange: str
-    routing_key: str
-    message_id: str
-    """Must equal the message id inside *properties*: a return is matched by it, for it carries no delivery tag."""
-    properties: bytes
-    body: bytes
 
 
 @dataclass(slots=True)
@@ -70,6 +47,7 @@ class Publisher:
         self._confirm_timeout = confirm_timeout_ms / 1000
         self._max_outstanding = max_outstanding
         self._max_unsent_bytes = max_unsent_bytes
+        self._user_id: str | None = None
         self._next_tag = 1
         self._pending: dict[int, tuple[_Window, int, str]] = {}
         self._tag_by_id: dict[str, int] = {}
@@ -85,8 +63,12 @@ class Publisher:
         confirm_timeout_ms: int = 30_000,
         max_outstanding: int = 4000,
         max_unsent_bytes: int = 16 * 1024 * 1024,
+        user_id: str | None = None,
     ) -> Self:
-        """Open a channel on *connection* and put it in confirm mode."""
+        """Open a channel on *connection* and put it in confirm mode.
+
+        *user_id*, if given, must be the connection's own user: the broker vouches for it on every message.
+        """
         channel = await connection.channel()
         await channel.call("confirm_delivery", lambda _: None)
         self = cls(
@@ -96,6 +78,7 @@ class Publisher:
             max_outstanding=max_outstanding,
             max_unsent_bytes=max_unsent_bytes,
         )
+        self._user_id = user_id
         connection.raw.attach(channel.raw.channel_number, self)
         channel.closed.add_done_callback(lambda _: self._lose_all())
         connection.closed.add_done_callback(lambda _: self._lose_all())
@@ -145,7 +128,12 @@ class Publisher:
                 deferred.append((index, message))
                 continue
             frames = encode_publish(
-                number, message.exchange, message.routing_key, message.properties, message.body, frame_max=frame_max
+                number,
+                message.exchange,
+                message.routing_key,
+                self._properties(message),
+                message.body,
+                frame_max=frame_max,
             )
             self._track(message.message_id, window, index)
             run.append(frames)
@@ -157,6 +145,19 @@ class Publisher:
         if run:
             self._flush(run)
         return deferred
+
+    def _properties(self, message: Outgoing) -> bytes:
+        return encode_properties(
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            headers=message.headers,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            timestamp=message.timestamp,
+            type_=message.type,
+            app_id=message.app_id,
+            user_id=self._user_id,
+        )
 
     def _track(self, message_id: str, window: _Window, index: int) -> None:
         tag = self._next_tag
@@ -241,7 +242,3 @@ class Publisher:
     def on_read(self) -> None:
         """Nothing to do: confirms are settled one by one."""
 
-
-def unknown_effect() -> ConnectionLost:
-    """Return the error that stands for a publish of unknown effect."""
-    return ConnectionLost("the connection ended before the confirm")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, retry_queue
 from worker.rabbit.errors import AccessRefused, ChannelClosed
 
 if TYPE_CHECKING:
@@ -18,26 +19,10 @@ if TYPE_CHECKING:
 
     from worker.rabbit.connection import Channel, Connection
 
-INGRESS = "cim.ingress"
-HUB = "cim.conversations"
-CONVERSATION_EVENTS = "cim.conversation-events"
-DEAD_LETTERS = "cim.dead-letters"
-PARKED = "cim.dead-letters.parked"
-CONVERSATION_PREFIX = "conversation."
-
+_MISSING = "missing"
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
-
-
-def retry_queue(delay: str) -> str:
-    """Return the name of the retry tier for a delay such as `10s`."""
-    return f"{INGRESS}.retry.{delay}"
-
-
-def conversation_exchange(conversation_id: str) -> str:
-    """Return the name of a conversation's exchange."""
-    return CONVERSATION_PREFIX + conversation_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +130,20 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
     return findings
 
 
+async def missing(connection: Connection, topology: Topology) -> list[str]:
+    """Return the names of exchanges and queues that do not exist. Changes nothing, compares no arguments."""
+    kinds = [("exchange", one.name) for one in topology.exchanges] + [("queue", one.name) for one in topology.queues]
+    findings = [await _missing(connection, kind, name) for kind, name in kinds]
+    return [f"{one.kind} {one.name}" for one in findings if one is not None and one.problem == _MISSING]
+
+
 async def _missing(connection: Connection, kind: str, name: str) -> Finding | None:
     try:
         async for channel in _fresh_channel(connection):
             await channel.call(f"{kind}_declare", name, passive=True)
     except ChannelClosed as error:
         if error.code == _NOT_FOUND:
-            return Finding(kind, name, "missing", "run `cim-worker topology apply`")
+            return Finding(kind, name, _MISSING, "run `cim-worker topology apply`")
         raise
     except AccessRefused:
         return Finding(kind, name, "this user may not look at it", f"grant the user any permission on {name}")

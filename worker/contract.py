@@ -1,0 +1,69 @@
+"""The names other teams build against: exchanges, queues and headers. They stay as they are. Pure."""
+
+from __future__ import annotations
+
+INGRESS = "cim.ingress"
+"""Ingress queue, and the topic exchange in front of it."""
+HUB = "cim.conversations"
+CONVERSATION_EVENTS = "cim.conversation-events"
+DEAD_LETTERS = "cim.dead-letters"
+PARKED = "cim.dead-letters.parked"
+CONVERSATION_PREFIX = "conversation."
+
+APP_ID = "cim-worker"
+EVENT_TYPE_PROPERTY = "THIRD_PARTY_ACTIVITY"
+
+ATTEMPT = "cim-attempt"
+CODE = "cim-code"
+CLASS = "cim-class"
+STAGE = "cim-stage"
+POINTER = "cim-pointer"
+DETAIL = "cim-detail"
+PROBLEMS = "cim-problems"
+FINGERPRINT = "cim-fingerprint"
+FIRST_FAILED_AT = "cim-first-failed-at"
+FAILED_AT = "cim-failed-at"
+ORIGIN_EXCHANGE = "cim-origin-exchange"
+ORIGIN_ROUTING_KEY = "cim-origin-routing-key"
+ORIGIN_QUEUE = "cim-origin-queue"
+SENDER_ID = "cim-sender-id"
+SENDER_NAME = "cim-sender-name"
+MESSAGE_ID = "cim-message-id"
+CONVERSATION_ID = "cim-conversation-id"
+WORKER_VERSION = "cim-worker-version"
+USER_ID = "cim-user-id"
+"""The broker user that published, when the broker has checked it; kept for diagnostics."""
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+LETTER_HEADERS = (
+    CODE,
+    CLASS,
+    STAGE,
+    POINTER,
+    DETAIL,
+    PROBLEMS,
+    FINGERPRINT,
+    ATTEMPT,
+    FIRST_FAILED_AT,
+    FAILED_AT,
+    ORIGIN_EXCHANGE,
+    ORIGIN_ROUTING_KEY,
+    ORIGIN_QUEUE,
+    SENDER_ID,
+    SENDER_NAME,
+    MESSAGE_ID,
+    CONVERSATION_ID,
+    WORKER_VERSION,
+)
+"""Every header a dead letter can carry, in the order people read them."""
+
+
+def retry_queue(delay: str) -> str:
+    """Return the name of the retry tier for a delay such as `10s`."""
+    return f"{INGRESS}.retry.{delay}"
+
+
+def conversation_exchange(conversation_id: str) -> str:
+    """Return the name of a conversation's exchange."""
+    return CONVERSATION_PREFIX + conversation_id

@@ -1,0 +1,185 @@
+"""Keeps the registry and the conversation exchanges in step with what the platform says about its conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import TYPE_CHECKING, Protocol
+
+from worker.codes import FailureClass
+from worker.confirmed import publish_until_confirmed
+from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter
+from worker.failure import OperatorFault, StoreRefused, StoreUnavailable, classify
+from worker.lifecycle import UNKNOWN_STATE, Ignored, LifecycleChange, parse_lifecycle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.conversation_cache import ConversationCache
+    from worker.gate import Gate
+    from worker.lifecycle import ConversationRecord
+    from worker.pipeline import Accounts, Clock
+    from worker.ports import EventPublisher
+    from worker.rabbit.consumer import Consumer, Delivery
+
+_PREFETCH = 100
+_OPERATOR_PAUSE_SECONDS = 10.0
+"""Pause after the broker refused an exchange operation; ingress goes on meanwhile."""
+_SWEEP_BACK_MS = 24 * 3600 * 1000
+"""How far back a new keeper looks for closed conversations whose exchange nobody deleted."""
+
+
+class ConversationExchangePort(Protocol):
+    """The exchange of each conversation. Every method is idempotent and raises what the broker says."""
+
+    async def open(self, conversation_id: str) -> None:
+        """Make it exist and bind it to the hub."""
+
+    async def unbind(self, conversation_id: str) -> None:
+        """Take it off the hub."""
+
+    async def delete(self, conversation_id: str) -> None:
+        """Delete it."""
+
+
+class RegistryPort(Protocol):
+    """The registry, for changing it. Raises `AdapterError`."""
+
+    async def apply(self, change: LifecycleChange) -> ConversationRecord:
+        """Merge a change and return the record as it is afterwards."""
+
+    async def get(self, conversation_id: str) -> ConversationRecord | None:
+        """Return one record."""
+
+    async def closed_since(self, since_ms: int) -> Sequence[ConversationRecord]:
+        """Return conversations closed at *since_ms* or later."""
+
+
+async def converge(record: ConversationRecord, registry: RegistryPort, exchanges: ConversationExchangePort) -> ConversationRecord:
+    """Make the exchange match the registry, and look again: another process may have changed it meanwhile.
+
+    Idempotent. A conversation whose state nobody has told yet gets no exchange. Returns the record as it was left.
+    """
+    while True:
+        if not record.to_conversation().active:
+            await exchanges.unbind(record.id)
+        elif record.state.value != UNKNOWN_STATE:
+            await exchanges.open(record.id)
+        again = await registry.get(record.id)
+        if again is None or again.state == record.state:
+            return record
+        record = again
+
+
+class ConversationKeeper:
+    """Consumes conversation events, one at a time and in order; of several keepers the broker lets one work."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each part
+        self,
+        *,
+        consumer: Consumer,
+        registry: RegistryPort,
+        exchanges: ConversationExchangePort,
+        publisher: EventPublisher,
+        gate: Gate,
+        cache: ConversationCache,
+        grace_ms: int,
+        clock: Clock,
+        accounts: Accounts,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._consumer = consumer
+        self._registry = registry
+        self._exchanges = exchanges
+        self._publisher = publisher
+        self._gate = gate
+        self._cache = cache
+        self._grace_ms = grace_ms
+        self._clock = clock
+        self._accounts = accounts
+        self._new_id = new_id
+        self._to_delete: list[tuple[int, str]] = []
+        self._looked_back = False
+
+    async def run(self) -> None:
+        """Apply events until cancelled or the consumer has ended. Raises what the broker refuses."""
+        await self._consumer.start(_PREFETCH)
+        sweeper = asyncio.create_task(self._sweep(), name="conversation sweeper")
+        try:
+            while not self._consumer.cancelled.is_set():
+                await self._consumer.wait_for_arrival()
+                for delivery in self._consumer.take(_PREFETCH, 1 << 30):
+                    if await self._handle(delivery):
+                        self._consumer.settle(delivery)
+        finally:
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
+
+    async def _handle(self, delivery: Delivery) -> bool:
+        """Apply one event; return whether it may be settled."""
+        change = parse_lifecycle(delivery.body, received_at=self._clock.now_ms())
+        if isinstance(change, Ignored):
+            return True
+        if not isinstance(change, LifecycleChange):
+            identity = Identity(change.sender_id, change.sender_name, change.message_id, change.conversation_id)
+            return await self._bury(delivery, identity, Reason.of_problems(change.problems))
+        while True:
+            await self._gate.wait()
+            try:
+                await self._apply(change)
+            except (StoreUnavailable, OperatorFault) as error:
+                self._gate.close(error.failure)
+            except StoreRefused as error:
+                return await self._bury(delivery, Identity(conversation_id=change.conversation_id), Reason.of_failure(error.failure))
+            except Exception as error:
+                failure = classify(error)
+                if failure.failure_class is not FailureClass.OPERATOR:
+                    raise
+                self._accounts.trouble("conversation_exchange_refused", code=failure.code.value, reason=str(error))
+                await asyncio.sleep(_OPERATOR_PAUSE_SECONDS)
+            else:
+                return True
+
+    async def _apply(self, change: LifecycleChange) -> None:
+        record = await self._registry.apply(change)
+        self._cache.forget(change.conversation_id)
+        if change.state is None:
+            return
+        record = await converge(record, self._registry, self._exchanges)
+        active = record.to_conversation().active
+        self._accounts.note("conversation", conversation_id=record.id, state=record.state.value, active=active)
+        await self._look_back()
+        if not active:
+            heapq.heappush(self._to_delete, (self._clock.now_ms() + self._grace_ms, record.id))
+
+    async def _bury(self, delivery: Delivery, identity: Identity, reason: Reason) -> bool:
+        letter = dead_letter(delivery, reason, identity, now=self._clock.now_ms(), copy_id=self._new_id())
+        confirmed = await publish_until_confirmed(self._publisher, [letter], self._accounts)
+        if confirmed:
+            self._accounts.letter(reason, identity, attempt_of(delivery), retry=False)
+        return confirmed
+
+    async def _look_back(self) -> None:
+        """Take over, once, the deletions that a keeper before us may not have lived to do."""
+        if self._looked_back:
+            return
+        self._looked_back = True
+        now = self._clock.now_ms()
+        for record in await self._registry.closed_since(now - _SWEEP_BACK_MS):
+            heapq.heappush(self._to_delete, (now + self._grace_ms, record.id))
+
+    async def _sweep(self) -> None:
+        """Delete exchanges whose grace is over, unless the conversation was opened again."""
+        while True:
+            await asyncio.sleep(1)
+            while self._to_delete and self._to_delete[0][0] <= self._clock.now_ms():
+                await self._gate.wait()
+                _, conversation_id = self._to_delete[0]
+                try:
+                    record = await self._registry.get(conversation_id)
+                except (StoreUnavailable, OperatorFault) as error:
+                    self._gate.close(error.failure)
+                    continue
+                if record is not None and not record.to_conversation().active:
+                    await self._exchanges.delete(conversation_id)
+                heapq.heappop(self._to_delete)

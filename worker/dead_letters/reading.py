@@ -1,0 +1,154 @@
+"""From a letter in the dead-letter queue to its record: ours with all reasons, the broker's own, or a stranger's. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
+
+from worker import contract
+from worker.cim import CimMessage, parse
+from worker.codes import Code
+from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
+from worker.failure import fingerprint
+
+if TYPE_CHECKING:
+    from worker.ports import Delivery
+
+_BY_BROKER_REASON = {
+    "delivery_limit": Code.DELIVERY_LIMIT,
+    "expired": Code.BROKER_EXPIRED,
+    "maxlen": Code.BROKER_MAXLEN,
+    "rejected": Code.BROKER_REJECTED,
+}
+_REPLAYED = ("message_id", "correlation_id", "content_type", "content_encoding", "type", "app_id", "timestamp")
+_MAX_HEADERS = 100
+_MAX_VALUE = 2048
+
+
+def read_letter(delivery: Delivery, *, recorded_at: int) -> LetterRecord:
+    """Return the record of a letter, whoever wrote it. Never raises, whatever the headers.
+
+    A letter without our reasons gets the broker's (`x-death`), or `foreign_letter`; its sender is read from the body
+    if that is a CIM message. *recorded_at* is epoch ms.
+    """
+    headers = delivery.properties.headers
+    if _text(headers.get(contract.CODE)) and _text(headers.get(contract.WORKER_VERSION)):
+        return _ours(delivery, headers, recorded_at)
+    return _not_ours(delivery, headers, recorded_at)
+
+
+def _ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> LetterRecord:
+    failed_at = _integer(headers.get(contract.FAILED_AT))
+    identity = f"{delivery.properties.message_id}\0{_text(headers.get(contract.ORIGIN_QUEUE))}"
+    return LetterRecord(
+        id=letter_id(delivery.body, failed_at, identity),
+        code=_text(headers.get(contract.CODE)),
+        failure_class=_text(headers.get(contract.CLASS)),
+        stage=_text(headers.get(contract.STAGE)),
+        fingerprint=_text(headers.get(contract.FINGERPRINT)),
+        failed_at=failed_at,
+        recorded_at=recorded_at,
+        body=delivery.body,
+        pointer=_text(headers.get(contract.POINTER)),
+        detail=_text(headers.get(contract.DETAIL)),
+        problems=_problems(headers.get(contract.PROBLEMS)),
+        attempt=_integer(headers.get(contract.ATTEMPT)),
+        first_failed_at=_integer(headers.get(contract.FIRST_FAILED_AT)),
+        origin_exchange=_text(headers.get(contract.ORIGIN_EXCHANGE)),
+        origin_routing_key=_text(headers.get(contract.ORIGIN_ROUTING_KEY)),
+        origin_queue=_text(headers.get(contract.ORIGIN_QUEUE)),
+        sender_id=_text(headers.get(contract.SENDER_ID)),
+        sender_name=_text(headers.get(contract.SENDER_NAME)),
+        message_id=_text(headers.get(contract.MESSAGE_ID)),
+        conversation_id=_text(headers.get(contract.CONVERSATION_ID)),
+        worker_version=_text(headers.get(contract.WORKER_VERSION)),
+        traceparent=_text(headers.get(contract.TRACEPARENT)),
+        headers=_pairs(headers),
+        properties=_properties(delivery),
+    )
+
+
+def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> LetterRecord:
+    death = _first_death(headers)
+    code = _BY_BROKER_REASON.get(_text(death.get("reason")), Code.FOREIGN_LETTER)
+    message = parse(delivery.body, received_at=recorded_at)
+    died_at = _integer(death.get("time"))
+    failed_at = died_at * 1000 if died_at is not None and died_at < 10**11 else died_at
+    keys = death.get("routing-keys")
+    identity = f"{delivery.properties.message_id}\0{_text(death.get('queue'))}"
+    return LetterRecord(
+        id=letter_id(delivery.body, failed_at, identity),
+        code=code.value,
+        failure_class=code.spec.failure_class.value,
+        stage=code.spec.stage.value,
+        fingerprint=fingerprint(code, code.spec.stage, "", _text(death.get("queue"))),
+        failed_at=failed_at,
+        recorded_at=recorded_at,
+        body=delivery.body,
+        detail=code.spec.meaning,
+        attempt=_integer(headers.get(contract.ATTEMPT)),
+        origin_exchange=_text(death.get("exchange")) if death else delivery.exchange,
+        origin_routing_key=_text(keys[0]) if isinstance(keys, list) and keys else delivery.routing_key,
+        origin_queue=_text(death.get("queue")),
+        sender_id=message.sender_id or "",
+        sender_name=message.sender_name or "",
+        message_id=(message.id if isinstance(message, CimMessage) else message.message_id) or "",
+        conversation_id=message.conversation_id or "",
+        traceparent=_text(headers.get(contract.TRACEPARENT)),
+        headers=_pairs(headers),
+        properties=_properties(delivery),
+    )
+
+
+def _first_death(headers: dict[str, Any]) -> dict[str, Any]:
+    """Return what the broker says of the letter's last death: it lists the newest first."""
+    deaths = headers.get("x-death")
+    first = deaths[0] if isinstance(deaths, list) and deaths else None
+    if isinstance(first, dict):
+        return first
+    reason = headers.get("x-last-death-reason") or headers.get("x-first-death-reason")
+    if reason is None:
+        return {}
+    return {
+        "reason": reason,
+        "queue": headers.get("x-last-death-queue") or headers.get("x-first-death-queue"),
+        "exchange": headers.get("x-last-death-exchange") or headers.get("x-first-death-exchange"),
+    }
+
+
+def _problems(value: object) -> tuple[LetterProblem, ...]:
+
+
+    try:
+        entries = from_json(value) if isinstance(value, str) else []
+    except ValueError:
+        return ()
+    if not isinstance(entries, list):
+        return ()
+    return tuple(
+        LetterProblem(_text(entry.get("code")), _text(entry.get("pointer")), _text(entry.get("expected")))
+        for entry in entries
+        if isinstance(entry, dict)
+    )
+
+
+def _pairs(headers: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, _printable(value)) for key, value in list(headers.items())[:_MAX_HEADERS])
+
+
+def _properties(delivery: Delivery) -> tuple[tuple[str, str], ...]:
+    values = ((name, getattr(delivery.properties, name)) for name in _REPLAYED)
+    return tuple((name, _printable(value)) for name, value in values if value is not None)
+
+
+def _printable(value: object) -> str:
+    return (value if isinstance(value, str) else str(value))[:_MAX_VALUE]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _integer(value: object) -> int | None:
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None

@@ -1,0 +1,80 @@
+"""Where the pipeline reports: numbers go to the metrics, events to the log. Never a body, never a credential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from worker.codes import Code
+    from worker.dead_letters.envelope import Identity, Reason
+    from worker.failure import Failure
+    from worker.ops.metrics import Metrics
+    from worker.outcome import Outcome
+
+
+class LoggedAccounts:
+    """Counts and logs for one process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Count in *metrics*."""
+        self._metrics = metrics
+        self._log = structlog.get_logger()
+        self._batch_number = 0
+
+    def received(self, count: int) -> None:
+        """Count deliveries taken from ingress."""
+        self._metrics.received += count
+
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+        """Count one delivery's outcome."""
+        self._metrics.count_outcome(outcome, seconds, code)
+
+    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
+        """Log one bundle of work."""
+        self._metrics.bundles[lane] += 1
+        self._batch_number += 1
+        self._log.info(
+            "batch",
+            batch=self._batch_number,
+            lane=lane,
+            size=size,
+            duration_ms=round(seconds * 1000, 1),
+            **{name: count for name, count in counts.items() if count},
+        )
+
+    def letter(self, reason: Reason, identity: Identity, attempt: int, *, retry: bool) -> None:
+        """Log one dead letter or retry, with its ids."""
+        log = self._log.info if retry else self._log.warning
+        log(
+            "retry" if retry else "dead_letter",
+            code=reason.code.value,
+            failure_class=reason.failure_class.value,
+            stage=reason.stage.value,
+            pointer=reason.pointer or None,
+            fingerprint=reason.fingerprint,
+            attempt=attempt,
+            sender_id=identity.sender_id,
+            message_id=identity.message_id,
+            conversation_id=identity.conversation_id,
+        )
+
+    def note(self, what: str, **facts: object) -> None:
+        """Log something worth knowing."""
+        self._log.info(what, **facts)
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Log something an operator should see."""
+        self._log.warning(what, **facts)
+
+    def dependency_lost(self, name: str, failure: Failure) -> None:
+        """Log and count the beginning of an outage."""
+        self._metrics.dependency_up[name] = False
+        self._metrics.outages[name, failure.code.value] += 1
+        self._log.error("dependency_down", dependency=name, code=failure.code.value, detail=failure.detail)
+
+    def dependency_back(self, name: str, seconds: float) -> None:
+        """Log the end of an outage."""
+        self._metrics.dependency_up[name] = True
+        self._log.info("dependency_up", dependency=name, outage_seconds=round(seconds, 2))

@@ -1,0 +1,455 @@
+"""Everything that can happen to a batch of deliveries, on one screen: `Pipeline.process`.
+
+    bytes → parse → CimMessage → look up → translate → route → hub ──return──▶ store → settle
+              └───────── invalid ──────────────────────────────────▶ dead letters
+
+The order is always: effect proven, then settle. What cannot be proven stays unsettled and comes again; that is
+harmless because event ids are stable. Nothing here knows AMQP or MongoDB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker import contract
+from worker.activity import Activity, Destination, payload_digest, route, translate
+from worker.cim import CimMessage, parse
+from worker.codes import Code, FailureClass, Problem, Stage
+from worker.dead_letters.envelope import (
+    Identity,
+    Reason,
+    attempt_of,
+    carried_headers,
+    dead_letter,
+    published_by,
+    retry_copy,
+)
+from worker.failure import AdapterError, Dependency, Failure, OperatorFault, StoreUnavailable, classify, fingerprint
+from worker.lane import Lane
+from worker.outcome import Outcome
+from worker.ports import Outgoing, Receipt
+from worker.retry import RetryBudget, RetryPolicy
+from worker.store_result import Refused, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from worker.cim import Conversation
+    from worker.conversation_cache import ConversationCache
+    from worker.gate import Gate
+    from worker.ports import ActivityWriter, ConversationLookup, Delivery, EventPublisher
+
+_COPY_RETRY_SECONDS = 0.5
+"""Pause before a copy that the broker refused (its queue is full, or gone) is published again."""
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now_ms(self) -> int:
+        """Return epoch milliseconds."""
+
+    def monotonic(self) -> float:
+        """Return monotonic seconds."""
+
+
+class Accounts(Protocol):
+    """Is told of everything that must be counted and logged. Must not raise."""
+
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+        """One delivery ended in *outcome*, *seconds* after it was received."""
+
+    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
+        """One bundle of work was done."""
+
+    def letter(self, reason: Reason, identity: Identity, attempt: int, *, retry: bool) -> None:
+        """One delivery was given up, or retried."""
+
+    def note(self, what: str, **facts: object) -> None:
+        """Something worth a line in the log."""
+
+    def trouble(self, what: str, **facts: object) -> None:
+        """Something an operator should see."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineLimits:
+    """What bounds the pipeline. Sizes in bytes."""
+
+    max_message_bytes: int
+    bundle: int
+    bundle_bytes: int
+    lookup_timeout_seconds: float
+    own_user: str | None = None
+    """The worker's own broker user, set when senders are checked: only its copies are believed about their origin."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One delivery on its way through the pipeline."""
+
+    delivery: Delivery
+    received_at: float
+    message: CimMessage
+    conversation: Conversation | None = None
+    activity: Activity | None = None
+
+    @property
+    def identity(self) -> Identity:
+        message = self.message
+        conversation_id = message.conversation_id or (self.conversation.id if self.conversation else None)
+        return Identity(message.sender_id, message.sender_name, message.id, conversation_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A dead letter or a retry that has to be confirmed before its delivery is settled."""
+
+    delivery: Delivery
+    received_at: float
+    outgoing: Outgoing
+    reason: Reason
+    identity: Identity
+    outcome: Outcome
+
+
+class Pipeline:
+    """Brings deliveries to their one outcome. Lives as long as one broker session; `stop` drops what is unsettled."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each part
+        self,
+        *,
+        registry: ConversationLookup,
+        store: ActivityWriter,
+        publisher: EventPublisher,
+        gate: Gate,
+        cache: ConversationCache,
+        retry: RetryPolicy,
+        budget: RetryBudget,
+        sender_users: Mapping[str, frozenset[str]],
+        limits: PipelineLimits,
+        clock: Clock,
+        accounts: Accounts,
+        settle: Callable[[Any], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._publisher = publisher
+        self._gate = gate
+        self._cache = cache
+        self._retry = retry
+        self._budget = budget
+        self._senders = _Senders(sender_users, limits.own_user)
+        self._limits = limits
+        self._clock = clock
+        self._accounts = accounts
+        self._settle = settle
+        self._new_id = new_id
+        self._store_lane = self._lane("store", self._write, lambda work: len(work.delivery.body), at_once=2)
+        self._copy_lane = self._lane("copies", self._publish_copies, lambda copy: len(copy.outgoing.body), at_once=2)
+        self._waiting_lane = self._lane("waiting", self._resolve_late, lambda work: len(work.delivery.body), at_once=1)
+
+    async def process(self, batch: Sequence[Delivery]) -> None:
+        """Bring a batch on its way: on return every event for the hub is settled or of unknown effect, and the rest is
+        in its lane. Never raises for a message; cancel it to abandon the batch.
+        """
+        started = self._clock.monotonic()
+        works = self._read(batch, started)
+        known, unknown = await self._look_up(works)
+        self._waiting_lane.add(unknown)
+        live, stored = self._translate_and_route(known)
+        await self._publish(live)
+        self._store_lane.add(stored)
+        self._accounts.batch(
+            "ingress", len(batch), self._clock.monotonic() - started, hub=len(live), store=len(stored), waiting=len(unknown)
+        )
+
+    def stop(self) -> None:
+        """Abandon all that is in work; unsettled deliveries come again."""
+        for lane in (self._store_lane, self._copy_lane, self._waiting_lane):
+            lane.cancel()
+
+    # -- read -----------------------------------------------------------------------------------------------------
+
+    def _read(self, batch: Sequence[Delivery], started: float) -> list[Work]:
+        """Parse and validate; what is invalid goes to the dead letters and never further."""
+        now = self._clock.now_ms()
+        works = []
+        for delivery in batch:
+            received_at = getattr(delivery, "received_at", started)
+            try:
+                message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
+                problem = self._senders.problem(message, delivery) if isinstance(message, CimMessage) else None
+            except Exception as error:  # noqa: BLE001 - a bug in the contract must not stop the neighbours
+                self._fail(delivery, received_at, Identity(), classify(error, Stage.VALIDATE))
+                continue
+            if isinstance(message, CimMessage) and problem is None:
+                works.append(Work(delivery, received_at, message))
+            elif isinstance(message, CimMessage):
+                identity = Identity(message.sender_id, message.sender_name, message.id, message.conversation_id)
+                self._bury(delivery, received_at, identity, Reason.of_problems((problem,)))  # type: ignore[arg-type]
+            else:
+                identity = Identity(
+                    message.sender_id, message.sender_name, message.message_id, message.conversation_id
+                )
+                self._bury(delivery, received_at, identity, Reason.of_problems(message.problems))
+        return works
+
+    # -- look up --------------------------------------------------------------------------------------------------
+
+    async def _look_up(self, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+        """Give each work what the registry knows. Returns those that can go on, and those that must wait for it.
+
+        While the registry is away, a message that names its conversation goes on as if unknown: the hub decides.
+        """
+        missing = [work for work in works if not self._remembered(work)]
+        if not missing:
+            return list(works), []
+        if await self._ask_registry(missing):
+            return list(works), []
+        waiting = {id(work) for work in missing if work.message.conversation_id is None}
+        return [work for work in works if id(work) not in waiting], [work for work in works if id(work) in waiting]
+
+    def _remembered(self, work: Work) -> bool:
+        """Fill the conversation from memory; tell whether the registry need not be asked."""
+        message, now = work.message, self._clock.monotonic()
+        if message.conversation_id is not None:
+            work.conversation = self._cache.by_conversation(message.conversation_id, now)
+            session_id = message.channel_session_id
+            known = work.conversation is not None
+            return known and (session_id is None or work.conversation.session(session_id) is not None)  # type: ignore[union-attr]
+        if message.channel_session_id is not None:
+            work.conversation = self._cache.by_session(message.channel_session_id, now)
+            return work.conversation is not None
+        return True
+
+    async def _ask_registry(self, works: Sequence[Work]) -> bool:
+        """Ask for all of them in one go; return whether there was an answer."""
+        if not self._gate.is_open:
+            return False
+        conversation_ids = {work.message.conversation_id for work in works if work.message.conversation_id is not None}
+        session_ids = {
+            work.message.channel_session_id
+            for work in works
+            if work.message.conversation_id is None and work.message.channel_session_id is not None
+        }
+        try:
+            async with asyncio.timeout(self._limits.lookup_timeout_seconds):
+                found = await self._registry.lookup(conversation_ids, session_ids)
+        except TimeoutError as error:
+            self._gate.close(_lookup_timeout(error))
+            return False
+        except AdapterError as error:
+            self._gate.close(error.failure)
+            return False
+        self._remember(works, found.by_conversation, found.by_session)
+        return True
+
+    def _remember(self, works: Sequence[Work], by_conversation: Mapping[str, Any], by_session: Mapping[str, Any]) -> None:
+        now = self._clock.monotonic()
+        conversations = {key: record.to_conversation() for key, record in by_conversation.items()}
+        for work in works:
+            message = work.message
+            if message.conversation_id is not None:
+                work.conversation = conversations.get(message.conversation_id)
+            elif (record := by_session.get(message.channel_session_id or "")) is not None:
+                work.conversation = record.to_conversation()
+            if work.conversation is not None:
+                self._cache.remember(work.conversation, now)
+
+    async def _resolve_late(self, works: list[Work]) -> None:
+        """Bring works on their way whose conversation could not be looked up; they wait, and spend no attempt."""
+        await self._gate.wait()
+        if not await self._ask_registry(works):
+            self._waiting_lane.add(works)
+            return
+        live, stored = self._translate_and_route(works)
+        await self._publish(live)
+        self._store_lane.add(stored)
+
+    # -- translate, route, publish --------------------------------------------------------------------------------
+
+    def _translate_and_route(self, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+        """Return what goes to the hub and what goes to the store."""
+        live: list[Work] = []
+        stored: list[Work] = []
+        now = self._clock.now_ms()
+        for work in works:
+            try:
+                digest = payload_digest(work.delivery.body)
+                work.activity = translate(work.message, work.conversation, now=now, digest=digest)
+                destination = route(work.message, work.conversation)
+            except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
+                self._fail(work.delivery, work.received_at, work.identity, classify(error, Stage.TRANSLATE))
+                continue
+            (live if destination is Destination.HUB else stored).append(work)
+        return live, stored
+
+    async def _publish(self, works: Sequence[Work]) -> None:
+        """Publish to the hub; what nobody takes goes to the store, what the broker refuses is retried."""
+        if not works:
+            return
+        receipts = await self._publisher.publish([_event(work) for work in works])
+        returned = []
+        for work, receipt in zip(works, receipts, strict=True):
+            if receipt is Receipt.CONFIRMED:
+                self._finish(work.delivery, work.received_at, Outcome.PUBLISHED)
+            elif receipt is Receipt.RETURNED:
+                self._cache.forget(work.activity.conversation_id or "")  # type: ignore[union-attr]
+                returned.append(work)
+            elif receipt is Receipt.NACKED:
+                self._fail(work.delivery, work.received_at, work.identity, _nacked())
+        self._store_lane.add(returned)
+
+    # -- store ----------------------------------------------------------------------------------------------------
+
+    async def _write(self, works: list[Work]) -> None:
+        """Store a bundle. While the store is away the bundle waits, and spends no attempt."""
+        started = self._clock.monotonic()
+        await self._gate.wait()
+        try:
+            results = await self._store.store([_activity(work) for work in works], self._clock.now_ms())
+        except (StoreUnavailable, OperatorFault) as error:
+            self._gate.close(error.failure)
+            self._store_lane.add(works)
+            return
+        except Exception as error:  # noqa: BLE001 - a bug in the adapter: each message is tried alone, later
+            failure = classify(error, Stage.STORE)
+            for work in works:
+                self._fail(work.delivery, work.received_at, work.identity, failure)
+            return
+        counts = {written.value: 0 for written in Written}
+        for work, result in zip(works, results, strict=True):
+            if isinstance(result, Refused):
+                self._fail(work.delivery, work.received_at, work.identity, result.failure)
+            elif result is Written.CONFLICT:
+                self._bury(work.delivery, work.received_at, work.identity, _conflict())
+            else:
+                counts[result.value] += 1
+                outcome = Outcome.STORED if result is Written.STORED else Outcome.DUPLICATE
+                self._finish(work.delivery, work.received_at, outcome)
+        self._accounts.batch("store", len(works), self._clock.monotonic() - started, **counts)
+
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    def _fail(self, delivery: Delivery, received_at: float, identity: Identity, failure: Failure) -> None:
+        """Retry what may succeed later while tries are left; give up everything else."""
+        reason = Reason.of_failure(failure)
+        attempt = attempt_of(delivery)
+        again = failure.failure_class in {FailureClass.TRANSIENT, FailureClass.UNKNOWN, FailureClass.OUTAGE}
+        delay = self._retry.tier_after(attempt) if again else None
+        if delay is None:
+            self._bury(delivery, received_at, identity, reason)
+            return
+        copy = retry_copy(delivery, reason, delay, now=self._clock.now_ms(), copy_id=self._new_id())
+        self._copy_lane.add([Copy(delivery, received_at, copy, reason, identity, Outcome.RETRY)])
+
+    def _bury(self, delivery: Delivery, received_at: float, identity: Identity, reason: Reason) -> None:
+        letter = dead_letter(delivery, reason, identity, now=self._clock.now_ms(), copy_id=self._new_id())
+        self._copy_lane.add([Copy(delivery, received_at, letter, reason, identity, Outcome.DEAD)])
+
+    async def _publish_copies(self, copies: list[Copy]) -> None:
+        """Publish retries and dead letters until each is confirmed; only then are their deliveries settled."""
+        retries = sum(copy.outcome is Outcome.RETRY for copy in copies)
+        if retries:
+            await asyncio.sleep(self._budget.seconds_until(retries, self._clock.monotonic()))
+        receipts = await self._publisher.publish([copy.outgoing for copy in copies])
+        refused = []
+        for copy, receipt in zip(copies, receipts, strict=True):
+            if receipt is Receipt.CONFIRMED:
+                self._accounts.letter(
+                    copy.reason, copy.identity, attempt_of(copy.delivery), retry=copy.outcome is Outcome.RETRY
+                )
+                self._finish(copy.delivery, copy.received_at, copy.outcome, copy.reason.code)
+            elif receipt is not Receipt.UNKNOWN:
+                refused.append((copy, receipt))
+        if refused:
+            copy, receipt = refused[0]
+            self._accounts.trouble(
+                "copies_refused",
+                count=len(refused),
+                queue=copy.outgoing.routing_key or copy.outgoing.exchange,
+                reason="the queue is missing: run `cim-worker topology apply`" if receipt is Receipt.RETURNED else "the queue is full",
+            )
+            await asyncio.sleep(_COPY_RETRY_SECONDS)
+            self._copy_lane.add(copy for copy, _ in refused)
+
+    def _finish(self, delivery: Delivery, received_at: float, outcome: Outcome, code: Code | None = None) -> None:
+        self._settle(delivery)
+        self._accounts.settled(outcome, self._clock.monotonic() - received_at, code)
+
+    def _lane(self, name: str, handle: Any, size_of: Any, *, at_once: int) -> Lane[Any]:
+        return Lane(
+            name,
+            handle,
+            bundle=self._limits.bundle,
+            at_once=at_once,
+            size_of=size_of,
+            bundle_bytes=self._limits.bundle_bytes,
+        )
+
+
+class _Senders:
+    """Which broker user may send in whose name."""
+
+    def __init__(self, table: Mapping[str, frozenset[str]], own_user: str | None) -> None:
+        self._table = table
+        self._own_user = own_user
+        self._listed = frozenset().union(*table.values()) if table else frozenset()
+
+    def problem(self, message: CimMessage, delivery: Delivery) -> Problem | None:
+        """Return what is wrong with the sender, or None. Copies are believed only if our own user published them."""
+        if not self._table:
+            return None
+        user = delivery.properties.user_id
+        if user is not None and user == self._own_user:
+            user = published_by(delivery)
+        allowed = self._table.get(user or "")
+        if message.sender_id in allowed if allowed is not None else message.sender_id not in self._listed:
+            return None
+        return Problem(
+            Code.SENDER_NOT_ALLOWED, "/header/sender/id", "A sender id that belongs to the broker user who publishes it."
+        )
+
+
+def _event(work: Work) -> Outgoing:
+    activity = _activity(work)
+    properties = work.delivery.properties
+    return Outgoing(
+        contract.HUB,
+        activity.conversation_id or "",
+        activity.event_id,
+        activity.event_bytes(),
+        correlation_id=properties.correlation_id or activity.message_id,
+        type=contract.EVENT_TYPE_PROPERTY,
+        app_id=contract.APP_ID,
+        timestamp=activity.event["timestamp"] // 1000,
+        headers=carried_headers(work.delivery),
+    )
+
+
+def _activity(work: Work) -> Activity:
+    if work.activity is None:
+        msg = "translated before routed"
+        raise AssertionError(msg)
+    return work.activity
+
+
+def _nacked() -> Failure:
+    return _failure(Code.PUBLISH_REJECTED)
+
+
+def _conflict() -> Reason:
+    return Reason.of_failure(_failure(Code.PAYLOAD_CONFLICT))
+
+
+def _failure(code: Code, dependency: Dependency | None = None) -> Failure:
+    spec = code.spec
+    return Failure(spec.failure_class, code, spec.stage, spec.meaning, fingerprint(code, spec.stage), dependency)
+
+
+def _lookup_timeout(_: TimeoutError) -> Failure:
+    return _failure(Code.STORE_UNAVAILABLE, Dependency.STORE)

@@ -1,0 +1,90 @@
+"""One broker session: deliveries are taken in batches and brought to their outcome until a connection ends or we stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from worker.outcome import Outcome
+from worker.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.pipeline import Accounts, Clock, Pipeline
+    from worker.rabbit.consumer import Consumer, Delivery
+    from worker.settings import Settings
+
+
+class IngressSession:
+    """Feeds the pipeline from one consumer. Single use."""
+
+    def __init__(self, consumer: Consumer, pipeline: Pipeline, settings: Settings, accounts: Accounts, clock: Clock) -> None:
+        self._consumer = consumer
+        self._pipeline = pipeline
+        self._settings = settings
+        self._accounts = accounts
+        self._clock = clock
+        self._window = Window(settings.prefetch, settings.max_bytes_in_flight)
+        self._batches: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take and process batches until cancelled or the consumer has ended."""
+        await self._consumer.start(self._window.size)
+        while not self._consumer.cancelled.is_set():
+            await self._consumer.wait_for_arrival()
+            await self._gather_company()
+            batch = self._consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
+            if batch:
+                self._begin(batch)
+                if self._window.observe((one.hand_outs_before, len(one.body)) for one in batch):
+                    await self._consumer.resize(self._window.size)
+
+    async def drain(self, grace_seconds: float) -> tuple[int, int]:
+        """Stop taking deliveries, finish those in hand within *grace_seconds*, hand the rest back.
+
+        Returns how many were finished and how many were handed back.
+        """
+        in_hand = self._consumer.unsettled
+        with contextlib.suppress(Exception):  # a dying channel must not keep us from the rest of the drain
+            await self._consumer.stop()
+        deadline = self._clock.monotonic() + grace_seconds
+        while self._consumer.is_open and self._consumer.unsettled and self._clock.monotonic() < deadline:
+            batch = self._consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
+            if batch:
+                self._begin(batch)
+            await asyncio.sleep(0.005)
+        back = await self.abandon()
+        return max(0, in_hand - back), back
+
+    async def abandon(self) -> int:
+        """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
+        self._pipeline.stop()
+        for task in self._batches:
+            task.cancel()
+        if self._batches:
+            await asyncio.wait(self._batches)
+        back = await self._consumer.hand_back()
+        for delivery in back:
+            self._accounts.settled(Outcome.HANDED_BACK, self._clock.monotonic() - delivery.received_at)
+        return len(back)
+
+    async def _gather_company(self) -> None:
+        """Let a batch fill while others are in work; go at once when nothing is."""
+        settings = self._settings
+        while len(self._batches) >= settings.batches_in_flight:
+            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+        if self._batches and self._consumer.waiting < settings.batch_size and settings.batch_linger_ms:
+            await self._consumer.wait_for(settings.batch_size, settings.batch_linger_ms / 1000)
+
+    def _begin(self, batch: list[Delivery]) -> None:
+        task = asyncio.create_task(self._pipeline.process(batch), name="batch")
+        self._batches.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        if not task.cancelled():
+            task.result()

@@ -1,0 +1,53 @@
+"""How many deliveries to hold at once: small after a start, full when all is well, small for large messages. Pure.
+
+A process that dies leaves its whole window to be delivered again, and each of those deliveries counts towards the
+broker's limit. So a start is careful: one delivery first; if the broker says it was handed out before, few; and one
+at a time for what was handed out several times, so that a message that kills its reader dies alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CAREFUL = 32
+_CALM_AFTER = 64
+"""Deliveries in a row, none of them handed out before, after which the window may be full."""
+_WEIGHT = 0.1
+"""How fast the average size follows: about ten deliveries."""
+
+
+class Window:
+    """Watches deliveries and says how large the prefetch should be."""
+
+    def __init__(self, full: int, max_bytes: int) -> None:
+        """Grow to *full* deliveries, or to as many as have *max_bytes* of bodies together."""
+        self._full = full
+        self._max_bytes = max_bytes
+        self._average_bytes = 0.0
+        self._calm = 0
+        self.size = 1
+        """The prefetch to use now."""
+
+    def observe(self, deliveries: Iterable[tuple[int, int]]) -> bool:
+        """Take note of (hand-outs before, body bytes) of deliveries taken; return whether `size` changed."""
+        worst = 0
+        for before, size in deliveries:
+            worst = max(worst, before)
+            self._calm = 0 if before else self._calm + 1
+            self._average_bytes += (size - self._average_bytes) * (_WEIGHT if self._average_bytes else 1)
+        wanted = min(self._cautious(worst), self._affordable(), self._full)
+        if self.size // 2 < wanted < self.size * 2:
+            return False  # a new consumer costs three round trips; small corrections are not worth them
+        self.size = wanted
+        return True
+
+    def _cautious(self, worst: int) -> int:
+        if worst > 1:
+            return 1
+        return self._full if self._calm >= _CALM_AFTER else _CAREFUL
+
+    def _affordable(self) -> int:
+        return max(1, int(self._max_bytes / max(self._average_bytes, 1.0)))
