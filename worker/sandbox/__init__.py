@@ -1,1 +1,1 @@
-"""Private brokers and stores for trying things out, tests, benchmarks and chaos: one machine, loopback only, nothing left behind."""
+"""Private brokers and stores for demos, tests, benchmarks and chaos: loopback only, nothing left behind."""

@@ -3,8 +3,8 @@
     with LocalBroker() as broker:
         url = broker.create_vhost("trial")
 
-For demos, tests, benchmarks and chaos on one machine. Needs RabbitMQ's programs on the machine (Debian's `rabbitmq-server`),
-or in a root file system named by `chroot` (for trying another RabbitMQ version; needs root rights).
+For demos, tests, benchmarks and chaos on one machine. Needs RabbitMQ's programs on the machine (Debian's
+`rabbitmq-server`), or in a root file system named by `chroot` (for trying another RabbitMQ version; needs root rights).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.05
 # The management plugin takes five seconds to stop when it is let; the broker itself needs milliseconds.
 _SHUTDOWN_TIMEOUT_MS = 2000
 _DEFAULT_MEMORY_WATERMARK = "0.4"
-# Debian's /usr/sbin/rabbitmq-server changes the user and forgets the environment: the program behind it is what we need.
+# Debian's /usr/sbin/rabbitmq-server changes the user and forgets the environment: we need the program behind it.
 _PROGRAM_FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/usr/sbin")
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -83,7 +83,7 @@ def find_program(name: str, root: Path | None = None) -> str | None:
 class LocalBroker:
     """One RabbitMQ node owned by this process.
 
-    Data survives `stop`, `kill` and `start` on the same ports; `close` (or the end of the `with` block) removes everything.
+    Data survives `stop`, `kill` and `start` on the same ports; `close` (or the end of the `with` block) removes all.
     When this process dies in whatever way, the node and its port mapper die with it.
 
     Args:
@@ -103,7 +103,8 @@ class LocalBroker:
     ) -> None:
         self._root = chroot.resolve() if chroot else None
         parent = folder or (self._root / "tmp" if self._root else None)
-        self._folder = Path(tempfile.mkdtemp(prefix="cim-broker-", dir=parent))
+        self.folder = Path(tempfile.mkdtemp(prefix="cim-broker-", dir=parent))
+        """Everything the node reads and writes."""
         self._ports = _Ports(*free_ports(6))
         self.node_name = f"cim-{secrets.token_hex(4)}@localhost"
         self._port_mapper: KeptProcess | None = None
@@ -141,6 +142,11 @@ class LocalBroker:
         return self._ports.amqp
 
     @property
+    def port_mapper_port(self) -> int:
+        """Port of the node's own Erlang port mapper (epmd)."""
+        return self._ports.port_mapper
+
+    @property
     def pid(self) -> int:
         """Process id of the Erlang VM; 0 when it is not running."""
         return self._node.pid if self._node and self._node.is_running else 0
@@ -148,7 +154,7 @@ class LocalBroker:
     @property
     def log(self) -> Path:
         """The node's log file."""
-        return self._folder / "log" / f"{self.node_name}.log"
+        return self.folder / "log" / f"{self.node_name}.log"
 
     @property
     def is_running(self) -> bool:
@@ -194,7 +200,7 @@ class LocalBroker:
     def close(self) -> None:
         """Kill the node and remove its folder. The object cannot be started again."""
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def freeze(self) -> None:
         """Stop the node's clock (SIGSTOP): connections stay open and nothing answers."""
@@ -276,10 +282,10 @@ class LocalBroker:
 
     def _write_files(self, plugins: Sequence[str], ssl: CertificateFiles | None) -> None:
         for name in ("home", "log", "data", "tls"):
-            (self._folder / name).mkdir()
-        (self._folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
-        (self._folder / "rabbitmq-env.conf").touch()
-        cookie = self._folder / "home" / ".erlang.cookie"
+            (self.folder / name).mkdir()
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
+        (self.folder / "rabbitmq-env.conf").touch()
+        cookie = self.folder / "home" / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
         lines = [
@@ -289,14 +295,14 @@ class LocalBroker:
             "log.console = false",
             "disk_free_limit.absolute = 50MB",
         ]
-        (self._folder / "rabbitmq.conf").write_text("\n".join(lines + self._tls_lines(ssl)) + "\n")
+        (self.folder / "rabbitmq.conf").write_text("\n".join(lines + self._tls_lines(ssl)) + "\n")
         if self._root and not (self._root / "etc/hosts").exists():
             (self._root / "etc/hosts").write_text("127.0.0.1 localhost\n")
 
     def _tls_lines(self, ssl: CertificateFiles | None) -> list[str]:
         if ssl is None:
             return []
-        tls = self._folder / "tls"
+        tls = self.folder / "tls"
         options = {"cacertfile": ssl.authority, "certfile": ssl.certificate, "keyfile": ssl.key}
         lines = [
             f"listeners.ssl.1 = 127.0.0.1:{self._ports.tls}",
@@ -309,7 +315,8 @@ class LocalBroker:
         return lines
 
     def _environment(self) -> dict[str, str]:
-        folder = self._inside(self._folder)
+        folder = self._inside(self.folder)
+        shutdown = f"-kernel shutdown_timeout {_SHUTDOWN_TIMEOUT_MS}"
         loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
         return {
             "PATH": _SEARCH_PATH if self._root else os.environ.get("PATH", "") + ":" + _SEARCH_PATH,
@@ -329,7 +336,7 @@ class LocalBroker:
             "RABBITMQ_PID_FILE": f"{folder}/pid",
             # "Input allowed" makes the start script replace itself with the Erlang VM instead of staying as its parent.
             "RABBITMQ_ALLOW_INPUT": "true",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput +B i {loopback} -kernel shutdown_timeout {_SHUTDOWN_TIMEOUT_MS}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput +B i {loopback} {shutdown}",
             "RABBITMQ_CTL_ERL_ARGS": loopback,
             "RABBITMQ_CTL_DIST_PORT_MIN": str(self._ports.control),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(self._ports.control + 20),
@@ -349,8 +356,8 @@ class LocalBroker:
         return KeptProcess(
             self._command(command),
             environment=self._environment(),
-            log=self._folder / "log" / "console.log",
-            remove=self._folder,
+            log=self.folder / "log" / "console.log",
+            remove=self.folder,
         )
 
     def _start_port_mapper(self) -> None:
@@ -378,7 +385,7 @@ class LocalBroker:
 
     def _last_words(self) -> str:
         lines: list[str] = []
-        for file in (self._folder / "log" / "console.log", self.log):
+        for file in (self.folder / "log" / "console.log", self.log):
             with contextlib.suppress(OSError):
                 lines += file.read_text(errors="replace").splitlines()[-15:]
         return "\n".join(lines)

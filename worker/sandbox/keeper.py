@@ -3,8 +3,8 @@
 Run as a script: `python keeper.py PARENT_PID FOLDER_TO_REMOVE COMMAND…` (an empty second argument removes nothing).
 Prints the command's process id, then lives as long as the command does and exits with its status.
 
-A keeper is needed because a parent that dies by SIGKILL cannot clean up, and because PR_SET_PDEATHSIG alone fires when the
-*thread* that started the child ends. The keeper has one thread and watches the whole parent.
+A keeper is needed because a parent that dies by SIGKILL cannot clean up, and because PR_SET_PDEATHSIG alone fires when
+the *thread* that started the child ends. The keeper has one thread and watches the whole parent.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ class ManagementApi:
         credentials = f"{self._user}:{unquote(parts.password or 'guest')}"
         self._authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
 
-    def answers(self) -> bool:
-        """Tell whether the API is up and accepts the credentials."""
+    def answers(self, timeout: float = _TIMEOUT_SECONDS) -> bool:
+        """Tell whether the API is up and accepts the credentials; wait at most `timeout` seconds for it."""
         try:
-            self.request("GET", "/whoami")
+            self.request("GET", "/whoami", timeout=timeout)
         except (OSError, HTTPException, ManagementError):
             return False
         return True
@@ -74,9 +74,17 @@ class ManagementApi:
         """Return the names of the queues of a virtual host, sorted."""
         return sorted(queue["name"] for queue in self.request("GET", f"/queues/{_quoted(vhost)}?columns=name"))
 
-    def request(self, method: str, path: str, body: object = None, *, missing_is_fine: bool = False) -> Any:  # noqa: ANN401 - JSON
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        missing_is_fine: bool = False,
+        timeout: float = _TIMEOUT_SECONDS,
+    ) -> Any:
         """Make one request below `/api` and return the decoded answer, or None when there is no content."""
-        connection = HTTPConnection(self._host, self._port, timeout=_TIMEOUT_SECONDS)
+        connection = HTTPConnection(self._host, self._port, timeout=timeout)
         headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
         try:
             connection.request(method, "/api" + path, None if body is None else json.dumps(body), headers)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-# Below the range from which Linux takes ports for outgoing connections: a client that dials a stopped server again and again
-# could otherwise be given the very port it dials, connect to itself and keep the server from starting.
+# Below the range from which Linux takes ports for outgoing connections: a client that dials a stopped server again and
+# again could otherwise be given the very port it dials, connect to itself and keep the server from starting.
 _PORTS = range(20_000, 32_000)
 
 

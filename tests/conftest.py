@@ -1,0 +1,106 @@
+"""Fixtures that every test can use: a broker, a store, and a fresh corner of each per test.
+
+A service that is missing fails the tests that need it; nothing is skipped. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pymongo
+import pytest
+import trustme
+
+from worker.sandbox.broker import CertificateFiles, LocalBroker
+from worker.sandbox.services import Broker, Store, found_broker, found_store, private_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Settings of the person who runs the tests must not change what the tests see: taken out of the environment before
+# anything reads it. The addresses are kept, because they say which services to test against.
+_AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
+_chosen_services: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which services the tests ran against."""
+    for line in dict.fromkeys(_chosen_services):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_root() -> Path | None:
+    """Root file system of another RabbitMQ to test against (`CIM_SANDBOX_RABBITMQ_ROOT`), if one is named."""
+    root = _AMBIENT.get("CIM_SANDBOX_RABBITMQ_ROOT")
+    return Path(root) if root else None
+
+
+@pytest.fixture(scope="session")
+def broker(rabbitmq_root: Path | None) -> Iterator[Broker]:
+    """One RabbitMQ for the whole run; use `vhost_url` unless the test is about the broker itself."""
+    if rabbitmq_root:
+        with private_broker(chroot=rabbitmq_root, say=_chosen_services.append) as private:
+            yield private
+        return
+    url, management_url = _AMBIENT.get("CIM_RABBITMQ_URL"), _AMBIENT.get("CIM_RABBITMQ_MANAGEMENT_URL")
+    with found_broker(url, management_url=management_url, say=_chosen_services.append) as found:
+        yield found
+
+
+@pytest.fixture
+def vhost_url(broker: Broker) -> Iterator[str]:
+    """AMQP URL of a virtual host that only this test knows; it is deleted afterwards with everything in it."""
+    name = f"test-{uuid.uuid4().hex}"
+    yield broker.create_vhost(name)
+    broker.delete_vhost(name)
+
+
+@pytest.fixture(scope="session")
+def _shared_breakable_broker(rabbitmq_root: Path | None) -> Iterator[LocalBroker]:
+    with private_broker(chroot=rabbitmq_root, say=lambda _line: None) as private:
+        yield private
+
+
+@pytest.fixture
+def breakable_broker(_shared_breakable_broker: LocalBroker) -> Iterator[LocalBroker]:
+    """Return a broker that the test may kill, freeze and restart; it is brought back to life afterwards.
+
+    Tests share it one after the other: make a virtual host of your own in it.
+    """
+    yield _shared_breakable_broker
+    _shared_breakable_broker.thaw()
+    _shared_breakable_broker.start()
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    """One MongoDB server (or what stands in for one) for the whole run; use `database` for a name of your own."""
+    with found_store(_AMBIENT.get("CIM_MONGODB_URI"), say=_chosen_services.append) as found:
+        yield found
+
+
+@pytest.fixture
+def database(store: Store) -> Iterator[str]:
+    """Name of a database that only this test knows; it is dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield name
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(store.uri)
+    with client:
+        client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    """Files of a TLS server named localhost, signed by a throw-away authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1")
+    files = CertificateFiles(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
+    authority.cert_pem.write_to_path(str(files.authority))
+    files.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
+    server.private_key_pem.write_to_path(str(files.key))
+    return files
