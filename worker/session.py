@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING
 
 from worker.outcome import Outcome
@@ -28,7 +30,7 @@ class IngressSession:
         self._clock = clock
         self._window = Window(settings.prefetch, settings.max_bytes_in_flight)
         self._batches: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
+        self._poison = (settings.test_kill_on or "").encode()
 
     async def run(self) -> None:
         """Take and process batches until cancelled or the consumer has ended."""
@@ -38,6 +40,7 @@ class IngressSession:
             await self._gather_company()
             batch = self._consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
             if batch:
+                self._die_of_poison(batch)
                 self._begin(batch)
                 if self._window.observe((one.hand_outs_before, len(one.body)) for one in batch):
                     await self._consumer.resize(self._window.size)
@@ -78,6 +81,11 @@ class IngressSession:
             await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
         if self._batches and self._consumer.waiting < settings.batch_size and settings.batch_linger_ms:
             await self._consumer.wait_for(settings.batch_size, settings.batch_linger_ms / 1000)
+
+    def _die_of_poison(self, batch: list[Delivery]) -> None:
+        """Do what a message that crashes the interpreter does; a test hook, off unless set."""
+        if self._poison and any(self._poison in delivery.body for delivery in batch):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _begin(self, batch: list[Delivery]) -> None:
         task = asyncio.create_task(self._pipeline.process(batch), name="batch")

@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     log_format: str = Field(default="auto", pattern="^(auto|console|json)$", description="auto, console or json; auto is console on a terminal.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
+    test_kill_on: str | None = Field(
+        default=None, min_length=1, description="For tests only: the process kills itself when a body contains this text, as a poison message would."
+    )
+
     @field_validator("rabbitmq_url")
     @classmethod
     def _amqp_url(cls, value: SecretStr) -> SecretStr:
