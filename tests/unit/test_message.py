@@ -85,6 +85,12 @@ def test_a_message_without_an_id_gets_one_from_its_bytes(given_id: Any) -> None:
         ("2025-10-09T08:53:20Z", 1_760_000_000_000),
         ("2025-10-09T10:53:20.123+02:00", 1_760_000_000_123),
         ("2025-10-09T08:53:20.123456", 1_760_000_000_123),
+        ("2025-10-09T08:53:20.123456789Z", 1_760_000_000_123),
+        ("2025-10-09T08:53:20.123+0000", 1_760_000_000_123),
+        ("2025-10-09 08:53Z", 1_759_999_980_000),
+        ("2025-10-09", 1_759_968_000_000),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+        ("0001-01-01T00:00:00Z", -62_135_596_800_000),
     ],
 )
 def test_timestamps_become_epoch_milliseconds(sent: Any, expected: int) -> None:
@@ -95,7 +101,23 @@ def test_timestamps_become_epoch_milliseconds(sent: Any, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    ["", "now", "1760000000123", "2025-13-01", True, [], {}, 10**15, -(10**14), 1e300, "9999-12-31T23:59:59-10:00"],
+    [
+        "",
+        "now",
+        "1" * 1000,
+        "2025-W41-4",
+        "2025-10-09T8:53",
+        "0001-01-01T00:00:00+01:00",
+        "1760000000123",
+        "2025-13-01",
+        True,
+        [],
+        {},
+        10**15,
+        -(10**14),
+        1e300,
+        "9999-12-31T23:59:59-10:00",
+    ],
 )
 def test_anything_else_is_no_timestamp(sent: Any) -> None:
     assert problems(spoilt("header/timestamp", sent)) == [("invalid_timestamp", "/header/timestamp")]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from worker.cim.bodies import BODY_MODELS
+from worker.cim.checker import Check
 from worker.cim.models import MAX_ID_BYTES, NUMBER_OR_TEXT_ERROR, Body, Message
 from worker.cim.pointer import pointer
 from worker.cim.timestamps import to_epoch_ms
@@ -44,19 +43,16 @@ _TYPE_NAMES = {
     "list_type": "An array",
     NUMBER_OR_TEXT_ERROR: "A number or a string",
 }
-_check_message = Message.__pydantic_validator__.validate_python
-_check_open_body = Body.__pydantic_validator__.validate_python
-_CHECK_BODY = {name: model.__pydantic_validator__.validate_python for name, model in BODY_MODELS.items()}
+_MESSAGE = Check(Message)
+_OPEN_BODY = Check(Body)
+_BODIES = {name: Check(model) for name, model in BODY_MODELS.items()}
 
 
 def find_problems(document: dict[str, Any]) -> list[Problem]:
     """Return everything in `document` that breaks the contract of a CIM message; empty when it is one."""
-    problems: list[Problem] = []
-    try:
-        _check_message(document)
-    except ValidationError as error:
-        # Without a body this error has it too; it is reported below, where the contract has it: last.
-        problems += [problem for problem in _explain(error, document, ()) if problem.code is not Code.MISSING_BODY]
+    # Without a body the whole lacks it too; it is reported where the contract has it: last.
+    whole = _explain(_MESSAGE.errors(document), document)
+    problems = [problem for problem in whole if problem.code is not Code.MISSING_BODY] if whole else whole
     header = document.get("header")
     if header is None:
         problems.append(_missing_anchor())
@@ -76,12 +72,8 @@ def text_at(document: object, path: Sequence[str | int]) -> str | None:
 
 def _check_body(body: object, document: dict[str, Any]) -> list[Problem]:
     body_type = body.get("type") if type(body) is dict else None
-    check = _CHECK_BODY.get(body_type, _check_open_body) if type(body_type) is str else _check_open_body
-    try:
-        check(body)
-    except ValidationError as error:
-        return _explain(error, document, ("body",))
-    return []
+    check = _BODIES.get(body_type, _OPEN_BODY) if type(body_type) is str else _OPEN_BODY
+    return _explain(check.errors(body), document, "body")
 
 
 def _check_header_values(header: dict[str, Any], problems: list[Problem]) -> None:
@@ -109,9 +101,8 @@ def _missing_anchor() -> Problem:
     return Problem(Code.MISSING_ANCHOR, "/header", Code.MISSING_ANCHOR.spec.meaning)
 
 
-def _explain(error: ValidationError, document: dict[str, Any], prefix: _Path) -> list[Problem]:
-    details = error.errors(include_url=False, include_input=False)
-    return [_problem((*prefix, *detail["loc"]), detail, document) for detail in details]
+def _explain(errors: Sequence[ErrorDetails], document: dict[str, Any], *prefix: str) -> list[Problem]:
+    return [_problem((*prefix, *error["loc"]), error, document) for error in errors]
 
 
 def _problem(path: _Path, detail: ErrorDetails, document: dict[str, Any]) -> Problem:

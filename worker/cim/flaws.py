@@ -17,6 +17,9 @@ INT64_MAX = 2**63 - 1
 INT64_DIGITS = 19
 """Decimal digits of the largest 64-bit integer: anything shorter fits."""
 
+MAX_FLAWS = 20
+"""How many flaws are listed; a hostile body can hold hundreds of thousands."""
+
 _Path = tuple[str | int, ...]
 
 
@@ -34,7 +37,7 @@ class _Flaw:
 
 
 def find_flaws(text: str) -> tuple[Any, list[Problem]]:
-    """Return what `text` says, flawed values replaced by null and later members winning, and every flaw in it.
+    """Return what `text` says and its first `MAX_FLAWS` flaws; flawed values are null, later members win.
 
     Problems come in document order. Raises `json.JSONDecodeError` when `text` is not JSON at all.
     """
@@ -70,7 +73,8 @@ def _mend_object(members: _Members, path: _Path, problems: list[Problem]) -> dic
 
 
 def _report(code: Code, path: _Path, problems: list[Problem]) -> None:
-    problems.append(Problem(code, pointer(path), code.spec.meaning))
+    if len(problems) < MAX_FLAWS:
+        problems.append(Problem(code, pointer(path), code.spec.meaning))
 
 
 def _is_text(value: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 SECONDS_BELOW = 10**11
@@ -11,6 +12,10 @@ FIRST_MS = -62_135_596_800_000
 LAST_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in epoch milliseconds."""
 
+# The standard library reads more than ISO-8601 has, and less of it in older versions.
+_ISO_8601 = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -18,7 +23,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 def to_epoch_ms(value: object) -> int | None:
     """Return `value` as epoch milliseconds, or None when it is no timestamp or lies outside the years 1 to 9999.
 
-    Takes numbers (seconds below 10^11, otherwise milliseconds) and ISO-8601 text (without an offset: UTC).
+    Takes numbers (seconds below 10^11, otherwise milliseconds) and ISO-8601 text such as
+    2025-10-09T08:53:20.123+02:00 (without an offset: UTC).
     """
     if type(value) is int:
         milliseconds = value * 1000 if -SECONDS_BELOW < value < SECONDS_BELOW else value
@@ -32,6 +38,8 @@ def to_epoch_ms(value: object) -> int | None:
 
 
 def _from_iso(text: str) -> int | None:
+    if not _ISO_8601.fullmatch(text):
+        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
