@@ -213,7 +213,9 @@ class Worker:
             tasks = [asyncio.create_task(job) for job in jobs]
             self._consumer = consumer
             self._broker_fine()
-            self._log.info("consuming", queue=contract.INGRESS, broker_version=".".join(map(str, consuming.server_version)))
+            self._log.info(
+                "consuming", queue=contract.INGRESS, broker_version=".".join(map(str, consuming.server_version))
+            )
             try:
                 await self._until_an_end(tasks, consuming, publishing)
             finally:
@@ -382,6 +384,6 @@ def _on_signal(worker: Worker, loop: asyncio.AbstractEventLoop, numbers: tuple[s
 
 
 async def _stop_when_orphaned(worker: Worker, parent: int) -> None:
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - becoming an orphan sends no event
         await asyncio.sleep(_PARENT_CHECK_SECONDS)
     worker.stop()

@@ -114,64 +114,122 @@ def _invalid(stage: Stage, meaning: str) -> CodeSpec:
 
 
 _SPECS: dict[Code, CodeSpec] = {
-    Code.MESSAGE_TOO_LARGE: _invalid(Stage.DECODE, "The body is larger than the configured limit; send a link instead of the content."),
-    Code.INVALID_UTF8: _invalid(Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8 without a byte order mark."),
+    Code.MESSAGE_TOO_LARGE: _invalid(
+        Stage.DECODE, "The body is larger than the configured limit; send a link instead of the content."
+    ),
+    Code.INVALID_UTF8: _invalid(
+        Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8 without a byte order mark."
+    ),
     Code.MALFORMED_JSON: _invalid(Stage.DECODE, "The body is not JSON."),
-    Code.NOT_AN_OBJECT: _invalid(Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."),
-    Code.DUPLICATE_KEY: _invalid(Stage.DECODE, "An object names the same key twice; readers would disagree on which one counts."),
-    Code.NUMBER_NOT_FINITE: _invalid(Stage.DECODE, "NaN, Infinity or a number too large for a double; JSON has only finite numbers."),
+    Code.NOT_AN_OBJECT: _invalid(
+        Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."
+    ),
+    Code.DUPLICATE_KEY: _invalid(
+        Stage.DECODE, "An object names the same key twice; readers would disagree on which one counts."
+    ),
+    Code.NUMBER_NOT_FINITE: _invalid(
+        Stage.DECODE, "NaN, Infinity or a number too large for a double; JSON has only finite numbers."
+    ),
     Code.INTEGER_OUT_OF_RANGE: _invalid(Stage.DECODE, "An integer does not fit 64 bits; send it as a string."),
     Code.NESTING_TOO_DEEP: _invalid(Stage.DECODE, "Objects and arrays are nested deeper than 64 levels."),
-    Code.INVALID_UNICODE: _invalid(Stage.DECODE, "A string holds half of a surrogate pair, which no Unicode text can contain."),
+    Code.INVALID_UNICODE: _invalid(
+        Stage.DECODE, "A string holds half of a surrogate pair, which no Unicode text can contain."
+    ),
     Code.MISSING_SENDER: _invalid(Stage.VALIDATE, "header.sender is mandatory: an object with id and type."),
     Code.MISSING_SENDER_ID: _invalid(Stage.VALIDATE, "header.sender.id is mandatory: a non-blank string."),
-    Code.MISSING_SENDER_TYPE: _invalid(Stage.VALIDATE, "header.sender.type is mandatory: a string such as APP, AGENT, BOT, CONNECTOR or IVR."),
+    Code.MISSING_SENDER_TYPE: _invalid(
+        Stage.VALIDATE, "header.sender.type is mandatory: a string such as APP, AGENT, BOT, CONNECTOR or IVR."
+    ),
     Code.MISSING_BODY: _invalid(Stage.VALIDATE, "body is mandatory: an object with a type."),
     Code.MISSING_BODY_TYPE: _invalid(Stage.VALIDATE, "body.type is mandatory: a non-blank string."),
     Code.MISSING_ANCHOR: _invalid(
         Stage.VALIDATE,
-        "The header names no place: give at least one of customer._id, channelSessionId or conversationId (null and empty count as absent).",
+        "The header names no place: customer._id, channelSessionId or conversationId (null and empty count as absent).",
     ),
     Code.MISSING_FIELD: _invalid(Stage.VALIDATE, "A field that this body type requires is missing."),
     Code.WRONG_TYPE: _invalid(Stage.VALIDATE, "A known field has the wrong JSON type."),
     Code.INVALID_VALUE: _invalid(Stage.VALIDATE, "A known field has a value outside the ones it can take."),
-    Code.INVALID_TIMESTAMP: _invalid(Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."),
-    Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is too long to name a place: 242 bytes of UTF-8 at most."),
-    Code.SENDER_NOT_ALLOWED: _invalid(Stage.VALIDATE, "The broker user that published this message may not send in the name of this sender."),
+    Code.INVALID_TIMESTAMP: _invalid(
+        Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."
+    ),
+    Code.ID_TOO_LONG: _invalid(
+        Stage.VALIDATE, "An identifier is too long to name a place: 242 bytes of UTF-8 at most."
+    ),
+    Code.SENDER_NOT_ALLOWED: _invalid(
+        Stage.VALIDATE, "The broker user that published this message may not send in the name of this sender."
+    ),
     Code.PAYLOAD_CONFLICT: CodeSpec(
         FailureClass.CONFLICT,
         Stage.STORE,
-        "Another payload is already stored under this sender id and message id; it was not overwritten. Use a new message id for new content.",
+        "Another payload is stored under this sender id and message id. Use a new message id for new content.",
     ),
     Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document for good."),
-    Code.DOCUMENT_TOO_LARGE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."),
-    Code.NOT_ENCODABLE: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The message holds something the store cannot encode, such as a key with a NUL character."),
-    Code.PUBLISH_REJECTED: CodeSpec(FailureClass.TRANSIENT, Stage.PUBLISH, "The broker refused to take responsibility for the event (negative confirm)."),
-    Code.STORE_WRITE_UNCERTAIN: CodeSpec(FailureClass.OUTAGE, Stage.STORE, "The store applied the write but could not confirm it on a majority."),
-    Code.UNEXPECTED_ERROR: CodeSpec(FailureClass.UNKNOWN, Stage.TRANSLATE, "The worker failed in a way nobody foresaw; the fingerprint groups the same failure."),
-    Code.STORE_UNAVAILABLE: CodeSpec(FailureClass.OUTAGE, Stage.STORE, "The store does not answer, or the effect of a write is not known; the work waits and is done again."),
+    Code.DOCUMENT_TOO_LARGE: CodeSpec(
+        FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."
+    ),
+    Code.NOT_ENCODABLE: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.STORE,
+        "The message holds something the store cannot encode, such as a key with a NUL character.",
+    ),
+    Code.PUBLISH_REJECTED: CodeSpec(
+        FailureClass.TRANSIENT,
+        Stage.PUBLISH,
+        "The broker refused to take responsibility for the event (negative confirm).",
+    ),
+    Code.STORE_WRITE_UNCERTAIN: CodeSpec(
+        FailureClass.OUTAGE, Stage.STORE, "The store applied the write but could not confirm it on a majority."
+    ),
+    Code.UNEXPECTED_ERROR: CodeSpec(
+        FailureClass.UNKNOWN,
+        Stage.TRANSLATE,
+        "The worker failed in a way nobody foresaw; the fingerprint groups the same failure.",
+    ),
+    Code.STORE_UNAVAILABLE: CodeSpec(
+        FailureClass.OUTAGE,
+        Stage.STORE,
+        "The store does not answer, or the effect of a write is not known; the work waits and is done again.",
+    ),
     Code.STORE_ACCESS_REFUSED: CodeSpec(
-        FailureClass.OPERATOR, Stage.STORE, "The store refuses our credentials, permissions or options; correct the configuration or the user's rights."
+        FailureClass.OPERATOR,
+        Stage.STORE,
+        "The store refuses our credentials, permissions or options; correct the configuration or the user's rights.",
     ),
     Code.BROKER_UNAVAILABLE: CodeSpec(
-        FailureClass.OUTAGE, Stage.BROKER, "The broker does not answer, or the effect of a publish is not known; the work waits and is done again."
+        FailureClass.OUTAGE,
+        Stage.BROKER,
+        "The broker does not answer, or the effect of a publish is not known; the work waits and is done again.",
     ),
-    Code.BROKER_BLOCKED: CodeSpec(FailureClass.OUTAGE, Stage.BROKER, "The broker takes no messages while its memory or disk alarm is on; the work waits."),
+    Code.BROKER_BLOCKED: CodeSpec(
+        FailureClass.OUTAGE,
+        Stage.BROKER,
+        "The broker takes no messages while its memory or disk alarm is on; the work waits.",
+    ),
     Code.BROKER_ACCESS_REFUSED: CodeSpec(
-        FailureClass.OPERATOR, Stage.BROKER, "The broker refuses our credentials, virtual host or permissions; correct the configuration or the user's rights."
+        FailureClass.OPERATOR,
+        Stage.BROKER,
+        "The broker refuses our credentials, virtual host or permissions; correct the settings or the rights.",
     ),
     Code.TOPOLOGY_MISMATCH: CodeSpec(
-        FailureClass.OPERATOR, Stage.BROKER, "A queue or exchange is missing or has other arguments than ours; see `cim-worker topology check`."
+        FailureClass.OPERATOR,
+        Stage.BROKER,
+        "A queue or exchange is missing or has other arguments than ours; see `cim-worker topology check`.",
     ),
     Code.DELIVERY_LIMIT: CodeSpec(
         FailureClass.PERMANENT,
         Stage.BROKER,
         "The broker gave the message up after handing it out too often: it probably kills the process that reads it.",
     ),
-    Code.BROKER_EXPIRED: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before anybody took it."),
+    Code.BROKER_EXPIRED: CodeSpec(
+        FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before anybody took it."
+    ),
     Code.BROKER_MAXLEN: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A full queue pushed the message out."),
-    Code.BROKER_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A consumer rejected the message without giving a reason."),
-    Code.FOREIGN_LETTER: CodeSpec(FailureClass.UNKNOWN, Stage.BROKER, "Somebody put this into the dead-letter queue without any reason headers."),
+    Code.BROKER_REJECTED: CodeSpec(
+        FailureClass.PERMANENT, Stage.BROKER, "A consumer rejected the message without giving a reason."
+    ),
+    Code.FOREIGN_LETTER: CodeSpec(
+        FailureClass.UNKNOWN, Stage.BROKER, "Somebody put this into the dead-letter queue without any reason headers."
+    ),
 }
 
 

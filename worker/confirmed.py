@@ -26,10 +26,14 @@ async def publish_until_confirmed(publisher: EventPublisher, messages: Sequence[
         receipts = await publisher.publish(waiting)
         if Receipt.UNKNOWN in receipts:
             return False
-        refused = [(one, receipt) for one, receipt in zip(waiting, receipts, strict=True) if receipt is not Receipt.CONFIRMED]
+        refused = [
+            (one, receipt) for one, receipt in zip(waiting, receipts, strict=True) if receipt is not Receipt.CONFIRMED
+        ]
         waiting = [one for one, _ in refused]
         if refused:
             one, receipt = refused[0]
-            accounts.trouble("copies_refused", count=len(refused), queue=one.routing_key or one.exchange, receipt=receipt.value)
+            accounts.trouble(
+                "copies_refused", count=len(refused), queue=one.routing_key or one.exchange, receipt=receipt.value
+            )
             await asyncio.sleep(_PAUSE_SECONDS)
     return True

@@ -55,7 +55,9 @@ class RegistryPort(Protocol):
         """Return conversations closed at *since_ms* or later."""
 
 
-async def converge(record: ConversationRecord, registry: RegistryPort, exchanges: ConversationExchangePort) -> ConversationRecord:
+async def converge(
+    record: ConversationRecord, registry: RegistryPort, exchanges: ConversationExchangePort
+) -> ConversationRecord:
     """Make the exchange match the registry, and look again: another process may have changed it meanwhile.
 
     Idempotent. A conversation whose state nobody has told yet gets no exchange. Returns the record as it was left.
@@ -74,7 +76,7 @@ async def converge(record: ConversationRecord, registry: RegistryPort, exchanges
 class ConversationKeeper:
     """Consumes conversation events, one at a time and in order; of several keepers the broker lets one work."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each part
+    def __init__(
         self,
         *,
         consumer: Consumer,
@@ -130,7 +132,9 @@ class ConversationKeeper:
             except (StoreUnavailable, OperatorFault) as error:
                 self._gate.close(error.failure)
             except StoreRefused as error:
-                return await self._bury(delivery, Identity(conversation_id=change.conversation_id), Reason.of_failure(error.failure))
+                return await self._bury(
+                    delivery, Identity(conversation_id=change.conversation_id), Reason.of_failure(error.failure)
+                )
             except Exception as error:
                 failure = classify(error)
                 if failure.failure_class is not FailureClass.OPERATOR:

@@ -1,4 +1,4 @@
-"""Moves letters from the dead-letter queue to the `dead_letters` collection, where they can be looked at and replayed."""
+"""Moves letters from the dead-letter queue to the `dead_letters` collection, to be looked at and replayed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LetterStore(Protocol):
 class DeadLetterRecorder:
     """Empties the queue every now and then; in between, letters can be seen where they were put."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each part
+    def __init__(
         self,
         *,
         consumer: Consumer,

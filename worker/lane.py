@@ -1,4 +1,4 @@
-"""A lane: work of one kind, handled in bundles, a few at once. Slow work waits in its lane and not in front of others."""
+"""A lane: work of one kind, handled in bundles, a few at once. Slow work waits here and not in front of others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Lane(Generic[T]):
-    """Bundles what is added while earlier bundles are in work. Its bound is the consumer's window: all of it is unacked."""
+    """Bundles what is added while earlier bundles are in work. The window bounds it, for all of it is unacked."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Lane(Generic[T]):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.result()  # a handler settles or re-adds everything it was given; an exception here is a bug, shown by the loop
+            task.result()  # a handler settles or adds again what it was given: an exception here is a bug, shown loudly
             self.add(())
 
     def _next_bundle(self) -> list[T]:

@@ -30,7 +30,6 @@ from worker.failure import AdapterError, Dependency, Failure, OperatorFault, Sto
 from worker.lane import Lane
 from worker.outcome import Outcome
 from worker.ports import Outgoing, Receipt
-from worker.retry import RetryBudget, RetryPolicy
 from worker.store_result import Refused, Written
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from worker.conversation_cache import ConversationCache
     from worker.gate import Gate
     from worker.ports import ActivityWriter, ConversationLookup, Delivery, EventPublisher
+    from worker.retry import RetryBudget, RetryPolicy
 
 _COPY_RETRY_SECONDS = 0.5
 """Pause before a copy that the broker refused (its queue is full, or gone) is published again."""
@@ -98,6 +98,7 @@ class Work:
 
     @property
     def identity(self) -> Identity:
+        """Whose message it is, for letters and logs."""
         message = self.message
         conversation_id = message.conversation_id or (self.conversation.id if self.conversation else None)
         return Identity(message.sender_id, message.sender_name, message.id, conversation_id)
@@ -118,7 +119,7 @@ class Copy:
 class Pipeline:
     """Brings deliveries to their one outcome. Lives as long as one broker session; `stop` drops what is unsettled."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each part
+    def __init__(
         self,
         *,
         registry: ConversationLookup,
@@ -153,8 +154,10 @@ class Pipeline:
         self._waiting_lane = self._lane("waiting", self._resolve_late, lambda work: len(work.delivery.body), at_once=1)
 
     async def process(self, batch: Sequence[Delivery]) -> None:
-        """Bring a batch on its way: on return every event for the hub is settled or of unknown effect, and the rest is
-        in its lane. Never raises for a message; cancel it to abandon the batch.
+        """Bring a batch on its way.
+
+        On return every event for the hub is settled or of unknown effect, and the rest is in its lane. Never raises
+        for a message; cancel it to abandon the batch.
         """
         started = self._clock.monotonic()
         works = self._read(batch, started)
@@ -164,7 +167,12 @@ class Pipeline:
         await self._publish(live)
         self._store_lane.add(stored)
         self._accounts.batch(
-            "ingress", len(batch), self._clock.monotonic() - started, hub=len(live), store=len(stored), waiting=len(unknown)
+            "ingress",
+            len(batch),
+            self._clock.monotonic() - started,
+            hub=len(live),
+            store=len(stored),
+            waiting=len(unknown),
         )
 
     def stop(self) -> None:
@@ -192,9 +200,7 @@ class Pipeline:
                 identity = Identity(message.sender_id, message.sender_name, message.id, message.conversation_id)
                 self._bury(delivery, received_at, identity, Reason.of_problems((problem,)))  # type: ignore[arg-type]
             else:
-                identity = Identity(
-                    message.sender_id, message.sender_name, message.message_id, message.conversation_id
-                )
+                identity = Identity(message.sender_id, message.sender_name, message.message_id, message.conversation_id)
                 self._bury(delivery, received_at, identity, Reason.of_problems(message.problems))
         return works
 
@@ -248,7 +254,9 @@ class Pipeline:
         self._remember(works, found.by_conversation, found.by_session)
         return True
 
-    def _remember(self, works: Sequence[Work], by_conversation: Mapping[str, Any], by_session: Mapping[str, Any]) -> None:
+    def _remember(
+        self, works: Sequence[Work], by_conversation: Mapping[str, Any], by_session: Mapping[str, Any]
+    ) -> None:
         now = self._clock.monotonic()
         conversations = {key: record.to_conversation() for key, record in by_conversation.items()}
         for work in works:
@@ -372,7 +380,9 @@ class Pipeline:
                 "copies_refused",
                 count=len(refused),
                 queue=copy.outgoing.routing_key or copy.outgoing.exchange,
-                reason="the queue is missing: run `cim-worker topology apply`" if receipt is Receipt.RETURNED else "the queue is full",
+                reason="the queue is missing: run `cim-worker topology apply`"
+                if receipt is Receipt.RETURNED
+                else "the queue is full",
             )
             await asyncio.sleep(_COPY_RETRY_SECONDS)
             self._copy_lane.add(copy for copy, _ in refused)
@@ -411,7 +421,9 @@ class _Senders:
         if message.sender_id in allowed if allowed is not None else message.sender_id not in self._listed:
             return None
         return Problem(
-            Code.SENDER_NOT_ALLOWED, "/header/sender/id", "A sender id that belongs to the broker user who publishes it."
+            Code.SENDER_NOT_ALLOWED,
+            "/header/sender/id",
+            "A sender id that belongs to the broker user who publishes it.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline needs from the outside, in its own words: deliveries in, publishes out, registry and store. Pure."""
+"""What the pipeline needs from the outside, in its own words: deliveries, publishes, registry and store. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Properties:
-    """AMQP message properties. Times are epoch seconds; header values are plain Python values, timestamps as integers."""
+    """AMQP message properties. Times are epoch seconds; header values are plain Python, timestamps as integers."""
 
     content_type: str | None = None
     content_encoding: str | None = None

@@ -1,4 +1,4 @@
-"""Which retry tier comes after which attempt, and how many retries a second are allowed. Pure: the clock is an argument."""
+"""Which retry tier comes after which attempt, and how many retries a second. Pure: the clock is an argument."""
 
 from __future__ import annotations
 

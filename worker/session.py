@@ -1,4 +1,4 @@
-"""One broker session: deliveries are taken in batches and brought to their outcome until a connection ends or we stop."""
+"""One broker session: deliveries are taken in batches and brought to their outcome until an end comes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from worker.outcome import Outcome
 from worker.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from worker.pipeline import Accounts, Clock, Pipeline
     from worker.rabbit.consumer import Consumer, Delivery
     from worker.settings import Settings
@@ -22,7 +20,9 @@ if TYPE_CHECKING:
 class IngressSession:
     """Feeds the pipeline from one consumer. Single use."""
 
-    def __init__(self, consumer: Consumer, pipeline: Pipeline, settings: Settings, accounts: Accounts, clock: Clock) -> None:
+    def __init__(
+        self, consumer: Consumer, pipeline: Pipeline, settings: Settings, accounts: Accounts, clock: Clock
+    ) -> None:
         self._consumer = consumer
         self._pipeline = pipeline
         self._settings = settings

@@ -43,7 +43,10 @@ class Settings(BaseSettings):
         default=None, description="PEM file with the authorities to trust for MongoDB over TLS (default: the system's)."
     )
     mongodb_timeout_ms: int = Field(
-        default=10_000, ge=100, le=300_000, description="Longest any one store operation may take, all attempts together."
+        default=10_000,
+        ge=100,
+        le=300_000,
+        description="Longest any one store operation may take, all attempts together.",
     )
 
     batch_size: int = Field(default=200, ge=1, le=2000, description="Most deliveries handled as one batch.")
@@ -52,13 +55,18 @@ class Settings(BaseSettings):
     )
     batches_in_flight: int = Field(default=4, ge=1, le=64, description="Most batches in work at once in one process.")
     prefetch: int = Field(
-        default=1000, ge=1, le=2000, description="Most unacknowledged deliveries one process holds (quorum queues stop at 2000)."
+        default=1000,
+        ge=1,
+        le=2000,
+        description="Most unacknowledged deliveries one process holds (quorum queues stop at 2000).",
     )
     max_bytes_in_flight: int = Field(
         default=32 * _MIB, ge=_MIB, description="Most bytes of message bodies one process works on at once."
     )
     confirm_timeout_ms: int = Field(
-        default=30_000, ge=100, description="A publish not confirmed within this is of unknown effect: the connection is renewed and it is done again."
+        default=30_000,
+        ge=100,
+        description="A publish not confirmed within this is of unknown effect and is done again in a new session.",
     )
     max_message_bytes: int = Field(
         default=_MIB, ge=1024, le=15 * _MIB, description="Larger messages are rejected as message_too_large."
@@ -66,7 +74,7 @@ class Settings(BaseSettings):
     registry_cache_ms: int = Field(
         default=10_000,
         ge=0,
-        description="How long a process may reuse what it knows of an active conversation; 0 asks the store every time. Closed ones are never reused.",
+        description="How long a process may reuse what it knows of an active conversation; 0 always asks the store.",
     )
     registry_cache_size: int = Field(default=20_000, ge=0, description="Most conversations one process remembers.")
 
@@ -75,40 +83,65 @@ class Settings(BaseSettings):
         min_length=1,
         description="Retry tiers, comma separated, each a number and s, m or h; one queue each.",
     )
-    max_attempts: int = Field(default=5, ge=1, le=1000, description="Tries a message gets before it is dead, the first included.")
+    max_attempts: int = Field(
+        default=5, ge=1, le=1000, description="Tries a message gets before it is dead, the first included."
+    )
     retries_per_second: int = Field(
-        default=200, ge=1, description="Most retries one process starts per second, so that failures cannot drown live traffic."
+        default=200,
+        ge=1,
+        description="Most retries one process starts per second, so that failures cannot drown live traffic.",
     )
     delivery_limit: int = Field(
-        default=20, ge=1, le=1000, description="Hand-outs after which the broker itself dead-letters a message (it kills its reader)."
+        default=20,
+        ge=1,
+        le=1000,
+        description="Hand-outs after which the broker itself dead-letters a message (it kills its reader).",
     )
 
     conversation_events: bool = Field(
-        default=True, description="Whether this process keeps the registry and the conversation exchanges from conversation events."
+        default=True,
+        description="Whether this process keeps the registry and the conversation exchanges from conversation events.",
     )
     conversation_grace_ms: int = Field(
-        default=60_000, ge=0, description="How long the exchange of a closed conversation stays, unbound, before it is deleted."
+        default=60_000,
+        ge=0,
+        description="How long the exchange of a closed conversation stays, unbound, before it is deleted.",
     )
     record_dead_letters: bool = Field(
-        default=True, description="Whether this process moves dead letters from the queue to the dead_letters collection."
+        default=True,
+        description="Whether this process moves dead letters from the queue to the dead_letters collection.",
     )
     record_interval_ms: int = Field(
-        default=5_000, ge=100, description="Pause between two rounds of moving dead letters; in between they stay visible in the queue."
+        default=5_000,
+        ge=100,
+        description="Pause between two rounds of moving dead letters; in between they stay visible in the queue.",
     )
     sender_users: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
         default_factory=dict,
-        description="Which broker user may send as which sender id: 'user=sender-1|sender-2,other=sender-3'; empty: not checked.",
+        description="Which broker user may send as which senders: 'user=sender-1|sender-2,other=sender-3'; empty: any.",
     )
 
     processes: int = Field(default=1, ge=1, le=256, description="Worker processes started by `cim-worker run`.")
-    drain_grace_ms: int = Field(default=25_000, ge=0, description="Longest a stopping process finishes what it has in hand.")
-    health_port: int | None = Field(default=None, ge=0, le=65535, description="Port for /health/live, /health/ready and /metrics (default: off).")
+    drain_grace_ms: int = Field(
+        default=25_000, ge=0, description="Longest a stopping process finishes what it has in hand."
+    )
+    health_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port for /health/live, /health/ready and /metrics (default: off)."
+    )
     health_host: str = Field(default="127.0.0.1", description="Address the health port listens on.")
-    log_format: str = Field(default="auto", pattern="^(auto|console|json)$", description="auto, console or json; auto is console on a terminal.")
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log_format: str = Field(
+        default="auto",
+        pattern="^(auto|console|json)$",
+        description="auto, console or json; auto is console on a terminal.",
+    )
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
 
     test_kill_on: str | None = Field(
-        default=None, min_length=1, description="For tests only: the process kills itself when a body contains this text, as a poison message would."
+        default=None,
+        min_length=1,
+        description="For tests only: the process dies of a body that contains this text, as of a poison message.",
     )
 
     @field_validator("rabbitmq_url")
@@ -158,7 +191,7 @@ def delay_seconds(delay: str) -> int:
     return int(number) * factor
 
 
-def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 - values of any field, checked by pydantic
+def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment; *overrides* win (for flags and tests).
 
     Raises `ConfigurationError` with one line for every wrong variable.

@@ -92,7 +92,11 @@ class _Pool:
         self._pauses[index] = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self._start_after[index] = now + pause
         self._log.error(
-            "worker_process_died", process=index, child_pid=child.pid, exit_code=child.exitcode, restart_in_seconds=pause
+            "worker_process_died",
+            process=index,
+            child_pid=child.pid,
+            exit_code=child.exitcode,
+            restart_in_seconds=pause,
         )
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:

@@ -118,7 +118,9 @@ def retry_copy(delivery: Delivery, reason: Reason, delay: str, *, now: int, copy
 
 def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:
     """Return a dead letter, as it is, for the queue of letters that no document can hold."""
-    kept = {name: value for name in contract.LETTER_HEADERS if (value := delivery.properties.headers.get(name)) is not None}
+    kept = {
+        name: value for name in contract.LETTER_HEADERS if (value := delivery.properties.headers.get(name)) is not None
+    }
     return _copy(delivery, "", contract.PARKED, kept, copy_id)
 
 

@@ -1,4 +1,4 @@
-"""From a letter in the dead-letter queue to its record: ours with all reasons, the broker's own, or a stranger's. Pure."""
+"""From a letter in the dead-letter queue to its record: ours, the broker's own, or a stranger's. Pure."""
 
 from __future__ import annotations
 
@@ -118,7 +118,6 @@ def _first_death(headers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problems(value: object) -> tuple[LetterProblem, ...]:
-
 
     try:
         entries = from_json(value) if isinstance(value, str) else []

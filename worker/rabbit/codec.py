@@ -169,7 +169,7 @@ def _read_value(raw: bytes, offset: int) -> tuple[Any, int]:
     return _READERS[raw[offset]](raw, offset + 1)
 
 
-def encode_properties(  # noqa: PLR0913 - one argument for each property we ever send
+def encode_properties(
     *,
     message_id: str | None = None,
     correlation_id: str | None = None,
@@ -234,7 +234,7 @@ def _short(text: str) -> bytes:
     return bytes((len(raw),)) + raw
 
 
-def encode_publish(  # noqa: PLR0913 - the fields of basic.publish
+def encode_publish(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, frame_max: int
 ) -> bytes:
     """Write a mandatory basic.publish with its content as one run of frames.

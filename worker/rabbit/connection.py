@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pika
 import pika.exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from worker import __version__
 from worker.rabbit.errors import AccessRefused, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
@@ -18,6 +17,7 @@ from worker.rabbit.framing import FramingConnection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pika.adapters.asyncio_connection import AsyncioConnection
     from pika.channel import Channel as PikaChannel
 
 _ACCESS_REFUSED = 403
@@ -27,7 +27,7 @@ _VHOST_REFUSED = 530
 class Connection:
     """An open AMQP connection. Build it with `open`; it never reconnects by itself."""
 
-    def __init__(self, raw: AsyncioConnection) -> None:
+    def __init__(self, raw: FramingConnection) -> None:
         self._raw = raw
         self.closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
         """Done, with the reason as its result, once the connection has ended."""
@@ -39,7 +39,13 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, url: str, *, name: str, heartbeat_seconds: int = 20, ca_file: str | None = None, timeout_seconds: float = 10
+        cls,
+        url: str,
+        *,
+        name: str,
+        heartbeat_seconds: int = 20,
+        ca_file: str | None = None,
+        timeout_seconds: float = 10,
     ) -> Self:
         """Open a connection.
 
@@ -54,7 +60,7 @@ class Connection:
             BrokerUnreachable: nobody answers, or TLS fails.
             AccessRefused: credentials or virtual host refused.
         """
-        opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
+        opened: asyncio.Future[FramingConnection] = asyncio.get_running_loop().create_future()
         self: list[Connection] = []
 
         def on_close(_: AsyncioConnection, reason: BaseException) -> None:
@@ -63,8 +69,8 @@ class Connection:
 
         raw = FramingConnection(
             _parameters(url, name, heartbeat_seconds, ca_file, timeout_seconds),
-            on_open_callback=lambda connection: opened.done() or opened.set_result(connection),
-            on_open_error_callback=lambda _, error: opened.done() or opened.set_exception(_opening_error(error)),
+            on_open_callback=lambda connection: _resolve(opened, connection),
+            on_open_error_callback=lambda _, error: _fail(opened, _opening_error(error)),
             on_close_callback=on_close,
         )
         try:
@@ -84,7 +90,7 @@ class Connection:
     @property
     def raw(self) -> FramingConnection:
         """The pika connection, for the fast path in this package only."""
-        return self._raw  # type: ignore[return-value]
+        return self._raw
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +108,7 @@ class Connection:
         if not self.is_open:
             raise self._reason()
         opened: asyncio.Future[PikaChannel] = asyncio.get_running_loop().create_future()
-        raw = self._raw.channel(on_open_callback=lambda channel: opened.done() or opened.set_result(channel))
+        raw = self._raw.channel(on_open_callback=lambda channel: _resolve(opened, channel))
         channel = Channel(raw)
         await _first(opened, channel.closed)
         return channel
@@ -143,7 +149,7 @@ class Channel:
         """Done, with the reason as its result, once the channel has ended."""
         raw.add_on_close_callback(self._on_close)
 
-    async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - pika's method frames
+    async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run a pika channel method that has a `callback`, such as `queue_declare`, and return the reply's method.
 
         Raises:
@@ -153,7 +159,7 @@ class Channel:
         """
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
-            getattr(self.raw, method)(*args, callback=lambda frame: reply.done() or reply.set_result(frame), **kwargs)
+            getattr(self.raw, method)(*args, callback=lambda frame: _resolve(reply, frame), **kwargs)
         except (pika.exceptions.ChannelWrongStateError, pika.exceptions.ConnectionWrongStateError):
             raise (self.closed.result() if self.closed.done() else ConnectionLost("the channel is closed")) from None
         return (await _first(reply, self.closed)).method
@@ -168,6 +174,16 @@ class Channel:
     def _on_close(self, _: PikaChannel, reason: BaseException) -> None:
         if not self.closed.done():
             self.closed.set_result(_loss(reason))
+
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: BrokerError) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def _first(wanted: asyncio.Future[Any], ended: asyncio.Future[BrokerError]) -> Any:

@@ -137,7 +137,7 @@ class Consumer:
                     await self._arrival.wait()
 
     def take(self, max_count: int, max_bytes: int) -> list[Delivery]:
-        """Take waiting deliveries in order of arrival: up to *max_count*, and *max_bytes* of bodies but at least one."""
+        """Take waiting deliveries in their order: up to *max_count*, and *max_bytes* of bodies but at least one."""
         taken: list[Delivery] = []
         size = 0
         while self._arrived and len(taken) < max_count:
@@ -166,13 +166,6 @@ class Consumer:
             for delivery in back:
                 self._ledger.give_back(delivery.tag)
             self._write([encode_requeue(self._number, (delivery.tag for delivery in back))])
-        return back
-
-    def forget(self) -> list[Delivery]:
-        """Drop everything unsettled after the channel was lost; the broker delivers it again. Returns what was dropped."""
-        back = list(self._open.values())
-        self._open.clear()
-        self._arrived.clear()
         return back
 
     async def close(self) -> None:
@@ -210,8 +203,14 @@ class Consumer:
         self.cancelled.set()
         self._arrival.set()
 
-    def on_deliver(  # noqa: PLR0913 - fixed by Sink
-        self, tag: int, redelivered: bool, exchange: str, routing_key: str, properties: bytes, body: bytes  # noqa: FBT001
+    def on_deliver(
+        self,
+        tag: int,
+        redelivered: bool,  # noqa: FBT001 - fixed by Sink
+        exchange: str,
+        routing_key: str,
+        properties: bytes,
+        body: bytes,
     ) -> None:
         """Keep a delivery until somebody takes it."""
         delivery = Delivery(tag, redelivered, exchange, routing_key, self._queue, properties, body, self._clock())

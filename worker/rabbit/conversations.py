@@ -38,7 +38,7 @@ class ConversationExchanges:
         """Delete the exchange; deleting a missing one is fine."""
         await self._call("exchange_delete", conversation_exchange(conversation_id))
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - pika's arguments
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
         if self._channel is None or self._channel.closed.done():
             self._channel = await self._connection.channel()
         await self._channel.call(method, *args, **kwargs)

@@ -1,5 +1,7 @@
 """What can go wrong with the broker, in our words. pika's exceptions stop at this package."""
 
+# ruff: noqa: N818 - what happened is a better name than what happened plus Error
+
 from __future__ import annotations
 
 

@@ -4,8 +4,9 @@ pika spends most of a small message's cost on three sends per publish, on object
 buffer once per frame. Channels that register a sink here have their basic.deliver, basic.return, basic.ack and
 basic.nack read in place and written in runs; every other frame, and every other channel, stays with pika.
 
-What is leaned on in pika: `Connection._on_data_available`, `_frame_buffer`, `_process_frame`, `_output_marshaled_frames`,
-`bytes_received`, `frames_received` (the heartbeat checker counts bytes) and the transport's `_MAX_RECV_BYTES`.
+What is leaned on in pika: `Connection._on_data_available`, `_frame_buffer`, `_process_frame`,
+`_output_marshaled_frames`, `bytes_received` and `frames_received` (the heartbeat checker counts bytes), and the
+transport's `_MAX_RECV_BYTES`.
 `tests/integration/test_framing.py` fails when one of them changes.
 """
 
@@ -40,8 +41,14 @@ _OURS = frozenset({BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_RETURN})
 class Sink(Protocol):
     """What a channel does with the frames it takes over. No method may raise or block."""
 
-    def on_deliver(  # noqa: PLR0913 - the fields of basic.deliver
-        self, tag: int, redelivered: bool, exchange: str, routing_key: str, properties: bytes, body: bytes  # noqa: FBT001
+    def on_deliver(
+        self,
+        tag: int,
+        redelivered: bool,  # noqa: FBT001 - one call per delivery: positional is cheaper
+        exchange: str,
+        routing_key: str,
+        properties: bytes,
+        body: bytes,
     ) -> None:
         """Take a delivery; *properties* are undecoded."""
 
@@ -71,6 +78,8 @@ class _Content:
 class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     """pika's asyncio connection with the frames of registered channels taken over."""
 
+    _frame_buffer: bytes
+
     def attach(self, channel: int, sink: Sink) -> None:
         """Take over deliveries, returns and confirms of *channel*."""
         if "_sinks" not in self.__dict__:
@@ -92,7 +101,7 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     @property
     def unsent_bytes(self) -> int:
         """Bytes written but not yet taken by the operating system."""
-        return self._transport.get_write_buffer_size() if self._transport else 0
+        return int(self._transport.get_write_buffer_size()) if self._transport else 0
 
     @property
     def frame_max(self) -> int:
@@ -103,7 +112,8 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         if "_sinks" not in self.__dict__:
             super()._on_data_available(data_in)
             return
-        data = self._frame_buffer + data_in if self._frame_buffer else data_in
+        rest: bytes = self._frame_buffer
+        data = rest + data_in if rest else data_in
         self._frame_buffer = b""
         offset = self._read_frames(data)
         if self.is_closed:

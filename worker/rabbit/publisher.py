@@ -40,7 +40,13 @@ class Publisher:
     """Publishes on one confirm-mode channel until its connection ends. Not for two event loops."""
 
     def __init__(
-        self, connection: Connection, channel: Channel, *, confirm_timeout_ms: int, max_outstanding: int, max_unsent_bytes: int
+        self,
+        connection: Connection,
+        channel: Channel,
+        *,
+        confirm_timeout_ms: int,
+        max_outstanding: int,
+        max_unsent_bytes: int,
     ) -> None:
         self._connection = connection
         self._channel = channel
@@ -111,9 +117,7 @@ class Publisher:
         """Close the channel; outstanding publishes become `UNKNOWN`."""
         await self._channel.close()
 
-    async def _send(
-        self, messages: Sequence[tuple[int, Outgoing]], window: _Window
-    ) -> list[tuple[int, Outgoing]]:
+    async def _send(self, messages: Sequence[tuple[int, Outgoing]], window: _Window) -> list[tuple[int, Outgoing]]:
         """Send what can go now, within the bounds; return those whose id is already in flight."""
         deferred: list[tuple[int, Outgoing]] = []
         run: list[bytes] = []
@@ -241,4 +245,3 @@ class Publisher:
 
     def on_read(self) -> None:
         """Nothing to do: confirms are settled one by one."""
-

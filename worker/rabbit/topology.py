@@ -1,9 +1,9 @@
 """Every exchange, queue and binding of the public contract, and how to apply and check them.
 
-    publishers ──▶ (cim.ingress) ──▶ [cim.ingress] ──▶ worker ──▶ (cim.conversations) ──▶ (conversation.<id>) ──▶ …
-                                        ▲      └─ delivery limit ─▶ (cim.dead-letters) ──▶ [cim.dead-letters]
-                                        └─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
-    platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events] ──▶ worker
+publishers ──▶ (cim.ingress) ──▶ [cim.ingress] ──▶ worker ──▶ (cim.conversations) ──▶ (conversation.<id>) ──▶ …
+                                    ▲      └─ delivery limit ─▶ (cim.dead-letters) ──▶ [cim.dead-letters]
+                                    └─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
+platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events] ──▶ worker
 """
 
 from __future__ import annotations
@@ -70,7 +70,12 @@ def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker
     tiers = tuple(
         Queue(
             retry_queue(delay),
-            {"x-message-ttl": seconds * 1000, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": INGRESS, **_SAFE},
+            {
+                "x-message-ttl": seconds * 1000,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": INGRESS,
+                **_SAFE,
+            },
         )
         for delay, seconds in retry_tiers
     )
@@ -84,7 +89,11 @@ def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker
             Exchange(DEAD_LETTERS, "fanout"),
         ),
         queues=(
-            Queue(DEAD_LETTERS, {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever}, (DEAD_LETTERS,)),
+            Queue(
+                DEAD_LETTERS,
+                {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever},
+                (DEAD_LETTERS,),
+            ),
             Queue(PARKED, {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever}),
             Queue(INGRESS, to_dead_letters, (INGRESS,)),
             *tiers,
@@ -166,8 +175,14 @@ async def _bind(connection: Connection, queue: str, exchange: str) -> Finding:
     return await _try(connection, "binding", f"{exchange} → {queue}", "queue_bind", queue, exchange, routing_key="#")
 
 
-async def _try(  # noqa: PLR0913 - what is reported, then what is called
-    connection: Connection, kind: str, name: str, method: str, /, *args: Any, **kwargs: Any  # noqa: ANN401
+async def _try(
+    connection: Connection,
+    kind: str,
+    name: str,
+    method: str,
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Finding:
     try:
         async for channel in _fresh_channel(connection):
@@ -192,7 +207,7 @@ def _values(text: str) -> str:
 
 def _way_out(kind: str, name: str) -> str:
     if kind == "queue":
-        return f"set the setting to what the queue has, or let {name} run empty, delete it and run `cim-worker topology apply`"
+        return f"set the setting to what it has, or let {name} run empty, delete it and run `cim-worker topology apply`"
     return f"delete {name} while nobody publishes, and run `cim-worker topology apply`"
 
 
