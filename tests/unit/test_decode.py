@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from tests.unit.examples import NAMES, raw
-from worker.cim.decode import Undecodable, decode, depth
+from worker.cim.decode import DEEPEST, Undecodable, decode, depth
 from worker.cim.flaws import find_flaws
 from worker.cim.pointer import MAX_POINTER, pointer
 from worker.codes import Code
@@ -127,8 +128,12 @@ def test_a_megabyte_of_brackets_is_refused_without_exhausting_the_stack() -> Non
     assert found(b'{"a":' * 200_000) == [("nesting_too_deep", "")]
 
 
-def test_depth_beyond_what_the_parser_can_do_is_an_answer_even_when_the_limit_would_allow_it() -> None:
-    assert found(b"[" * 100_000, max_depth=1_000_000) == [("nesting_too_deep", "")]
+def test_no_limit_allows_more_depth_than_an_event_can_be_written_with() -> None:
+    deepest = b'{"a":' + b"[" * (DEEPEST - 1) + b'"\\ud83d\\ude00"' + b"]" * (DEEPEST - 1) + b"}"
+    document = decode(deepest, max_depth=1_000_000)
+    assert isinstance(document, dict)
+    assert to_json({"data": {"data": document}})
+    assert found(b'{"a":' + b"[" * 100_000, max_depth=1_000_000) == [("nesting_too_deep", "")]
 
 
 def test_malformed_json_says_where_but_nothing_of_the_body() -> None:

@@ -20,6 +20,8 @@ from worker.codes import Code, Problem
 
 DEFAULT_MAX_BYTES = 1_048_576
 DEFAULT_MAX_DEPTH = 64
+DEEPEST = 200
+"""No limit on depth goes beyond this: what is deeper cannot be written as an event (the serialiser stops at 254)."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -46,8 +48,10 @@ def decode(
 ) -> dict[str, Any] | Undecodable:
     """Return the JSON object in `body`, or why it cannot be taken. Raises nothing, whatever the bytes.
 
-    `max_bytes` limits the body, `max_depth` how deep objects and arrays may be nested (the outermost counts as one).
+    `max_bytes` limits the body, `max_depth` how deep objects and arrays may be nested (the outermost counts as one;
+    never more than `DEEPEST`).
     """
+    max_depth = min(max_depth, DEEPEST)
     if len(body) > max_bytes:
         return _undecodable(Code.MESSAGE_TOO_LARGE, f"At most {max_bytes} bytes; send a link instead of the content.")
     try:
