@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.console import RenderableType
     from rich.progress import Progress
-    from rich.table import Table
 
 _WIDTH_WHEN_NOT_A_TERMINAL = 160
 
@@ -39,7 +39,7 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     print_rich(table)
 
 
-def print_rich(renderable: Table | str) -> None:
+def print_rich(renderable: RenderableType) -> None:
     """Print something of rich's on standard output, wide enough when that is not a terminal."""
     from rich.console import Console
 

@@ -1,0 +1,45 @@
+"""Prints what the demo found."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.json import JSON
+
+from worker.cli.output import print_rich, print_table
+
+if TYPE_CHECKING:
+    from worker.cli.demo.tally import Found, Result
+
+
+def print_report(result: Result, found: Found) -> None:
+    """Print a sample event, a sample document and the table with its verdict."""
+    if found.events:
+        print_rich("\n[bold]An event as a subscriber received it[/bold] (properties, then body)")
+        print_rich(JSON(json.dumps(found.events[0].properties, default=str)))
+        print_rich(JSON(found.events[0].body.decode()))
+    if found.sample_document:
+        print_rich("\n[bold]A document of ConversationActivities[/bold]")
+        print_rich(JSON(json.dumps(found.sample_document, default=str)))
+    rows = [(line.name, line.expected, line.found, "ok" if line.matches else "WRONG") for line in result.lines]
+    print_rich("")
+    print_table(None, ("outcome", "expected", "found", ""), rows)
+    print_rich(f"sent = published + stored + duplicate + dead; settled in {found.seconds:.1f} s")
+    for complaint in result.complaints:
+        print_rich(f"[bold red]WRONG[/bold red] {complaint}")
+    if result.adds_up:
+        print_rich("[bold green]Every message is accounted for.[/bold green]")
+
+
+def report_document(result: Result, found: Found) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    event = found.events[0] if found.events else None
+    return {
+        "adds_up": result.adds_up,
+        "complaints": result.complaints,
+        "seconds": round(found.seconds, 3),
+        "lines": [{"outcome": line.name, "expected": line.expected, "found": line.found} for line in result.lines],
+        "sample_event": event and {"properties": event.properties, "body": json.loads(event.body)},
+        "sample_document": found.sample_document,
+    }
