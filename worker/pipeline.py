@@ -82,6 +82,8 @@ class PipelineLimits:
     bundle: int
     bundle_bytes: int
     lookup_timeout_seconds: float
+    waiting: int
+    """Most works of one process that wait for the store unacknowledged; more wait in the broker."""
     own_user: str | None = None
     """The worker's own broker user, set when senders are checked: only its copies are believed about their origin."""
 
@@ -165,7 +167,7 @@ class Pipeline:
         self._waiting_lane.add(unknown)
         live, stored = self._translate_and_route(known)
         await self._publish(live)
-        self._store_lane.add(stored)
+        self._to_store(stored)
         self._accounts.batch(
             "ingress",
             len(batch),
@@ -276,7 +278,7 @@ class Pipeline:
             return
         live, stored = self._translate_and_route(works)
         await self._publish(live)
-        self._store_lane.add(stored)
+        self._to_store(stored)
 
     # -- translate, route, publish --------------------------------------------------------------------------------
 
@@ -310,9 +312,34 @@ class Pipeline:
                 returned.append(work)
             elif receipt is Receipt.NACKED:
                 self._fail(work.delivery, work.received_at, work.identity, _nacked())
-        self._store_lane.add(returned)
+        self._to_store(returned)
 
     # -- store ----------------------------------------------------------------------------------------------------
+
+    def _to_store(self, works: list[Work]) -> None:
+        """Queue works for the store. In an outage the first ones wait here, unacknowledged; the rest waits in the broker.
+
+        Without that bound they would fill the window and stop live traffic, which does not need the store at all.
+        """
+        if not self._gate.is_open:
+            room = max(0, self._limits.waiting - len(self._store_lane))
+            works, overflow = works[:room], works[room:]
+            for work in overflow:
+                self._set_aside(work)
+        self._store_lane.add(works)
+
+    def _set_aside(self, work: Work) -> None:
+        """Let a work wait in a retry tier, without spending an attempt: the store is at fault, not the message."""
+        reason = Reason.of_failure(self._gate.failure or _failure(Code.STORE_UNAVAILABLE, Dependency.STORE))
+        copy = retry_copy(
+            work.delivery,
+            reason,
+            self._retry.outage_tier,
+            attempt=attempt_of(work.delivery),
+            now=self._clock.now_ms(),
+            copy_id=self._new_id(),
+        )
+        self._copy_lane.add([Copy(work.delivery, work.received_at, copy, reason, work.identity, Outcome.RETRY)])
 
     async def _write(self, works: list[Work]) -> None:
         """Store a bundle. While the store is away the bundle waits, and spends no attempt."""
@@ -352,7 +379,9 @@ class Pipeline:
         if delay is None:
             self._bury(delivery, received_at, identity, reason)
             return
-        copy = retry_copy(delivery, reason, delay, now=self._clock.now_ms(), copy_id=self._new_id())
+        copy = retry_copy(
+            delivery, reason, delay, attempt=attempt + 1, now=self._clock.now_ms(), copy_id=self._new_id()
+        )
         self._copy_lane.add([Copy(delivery, received_at, copy, reason, identity, Outcome.RETRY)])
 
     def _bury(self, delivery: Delivery, received_at: float, identity: Identity, reason: Reason) -> None:

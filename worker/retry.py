@@ -14,6 +14,11 @@ class RetryPolicy:
     max_attempts: int
     """Tries a message gets, the first included."""
 
+    @property
+    def outage_tier(self) -> str:
+        """The delay for works that wait for a dependency: the second tier, long enough not to turn in circles."""
+        return self.delays[min(1, len(self.delays) - 1)]
+
     def tier_after(self, attempt: int) -> str | None:
         """Return the delay to wait after the failed try number *attempt* (from 1), or None when no try is left."""
         if attempt >= self.max_attempts:

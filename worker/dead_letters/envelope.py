@@ -105,13 +105,13 @@ def dead_letter(delivery: Delivery, reason: Reason, identity: Identity, *, now: 
     return _copy(delivery, contract.DEAD_LETTERS, "", headers, copy_id)
 
 
-def retry_copy(delivery: Delivery, reason: Reason, delay: str, *, now: int, copy_id: str) -> Outgoing:
-    """Return the copy that waits in the retry tier *delay* and counts one attempt more."""
+def retry_copy(delivery: Delivery, reason: Reason, delay: str, *, attempt: int, now: int, copy_id: str) -> Outgoing:
+    """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*."""
     headers = {
         contract.CODE: reason.code.value,
         contract.DETAIL: reason.detail,
         **_history(delivery, reason, now),
-        contract.ATTEMPT: attempt_of(delivery) + 1,
+        contract.ATTEMPT: attempt,
     }
     return _copy(delivery, "", contract.retry_queue(delay), headers, copy_id)
 
@@ -136,7 +136,7 @@ def _history(delivery: Delivery, reason: Reason, now: int) -> dict[str, str | in
 def _origin(delivery: Delivery) -> dict[str, str | int | None]:
     """Return where the message entered: a retried one remembers, for the broker only knows its last stop."""
     headers = delivery.properties.headers
-    if attempt_of(delivery) > 1 and isinstance(headers.get(contract.ORIGIN_QUEUE), str):
+    if _is_copy(delivery):
         names = (contract.ORIGIN_EXCHANGE, contract.ORIGIN_ROUTING_KEY, contract.ORIGIN_QUEUE)
         return {name: headers.get(name) for name in names}
     return {
@@ -183,10 +183,16 @@ def carried_headers(delivery: Delivery) -> dict[str, str | int]:
 def published_by(delivery: Delivery) -> str | None:
     """Return the broker user that published the message, if the broker checked it; copies carry it in a header."""
     properties = delivery.properties
-    if attempt_of(delivery) > 1:
+    if _is_copy(delivery):
         user = properties.headers.get(contract.USER_ID)
         return user if isinstance(user, str) else None
     return properties.user_id
+
+
+def _is_copy(delivery: Delivery) -> bool:
+    """Tell whether a worker made this from an earlier delivery. A publisher can pretend so; only diagnostics believe it."""
+    headers = delivery.properties.headers
+    return contract.FAILED_AT in headers and isinstance(headers.get(contract.ORIGIN_QUEUE), str)
 
 
 def _header_int(delivery: Delivery, name: str, *, lowest: int, highest: int) -> int | None:

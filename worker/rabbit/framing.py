@@ -79,6 +79,8 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     """pika's asyncio connection with the frames of registered channels taken over."""
 
     _frame_buffer: bytes
+    bytes_received: int
+    frames_received: int
 
     def attach(self, channel: int, sink: Sink) -> None:
         """Take over deliveries, returns and confirms of *channel*."""
@@ -124,11 +126,12 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
 
     def _read_frames(self, data: bytes) -> int:
         """Handle every complete frame in *data* and return where the first incomplete one starts."""
-        offset, size = 0, len(data)
+        offset: int = 0
+        size = len(data)
         sinks = self._sinks
         while size - offset >= FRAME_OVERHEAD:
             kind, channel, length = _head.unpack_from(data, offset)
-            end = offset + FRAME_OVERHEAD + length
+            end: int = offset + FRAME_OVERHEAD + length
             if end > size:
                 break
             if data[end - 1] != FRAME_END:
