@@ -70,6 +70,7 @@ async def _play(stage: Stage, samples: Sequence[Sample], say: Callable[[str], ob
         found.left_behind = await _depths(settings, connection)
         found.stored = await census.event_ids()
         found.sample_document = await census.sample()
+        await _clean_up(settings)
     return found
 
 
@@ -77,6 +78,9 @@ async def _prepare(settings: Settings, connection: Connection) -> None:
     findings = await topology.apply(connection, wanted_topology(settings, connection))
     for finding in topology.problems(findings):
         raise CommandError(ExitCode.CONFIGURATION, f"{finding.name}: {finding.problem}; {finding.way_out}")
+    if await _is_used(connection):
+        text = f"somebody uses queue {INGRESS} of this virtual host; let CIM_RABBITMQ_URL name another one"
+        raise CommandError(ExitCode.CONFIGURATION, text)
     now = time.time_ns() // 1_000_000
     for place in (*_LIVE, *_CLOSED):
         room = {"id": f"room-of-{place.customer_id}", "mode": "CONTACT_CENTER"}
@@ -84,6 +88,12 @@ async def _prepare(settings: Settings, connection: Connection) -> None:
         await change_conversation(settings, change)
     for place in _CLOSED:
         await change_conversation(settings, closing(place.conversation_id, now + 1))
+
+
+async def _clean_up(settings: Settings) -> None:
+    now = time.time_ns() // 1_000_000
+    for place in (*_LIVE, *_CLOSED):
+        await change_conversation(settings, closing(place.conversation_id, now), delete_exchange=True)
 
 
 async def _listen(connection: Connection, found: Found) -> list[Listener]:
@@ -154,7 +164,16 @@ async def _depths(settings: Settings, connection: Connection) -> dict[str, int]:
 
 
 async def _depth(connection: Connection, queue: str) -> int:
+    return int((await _look_at(connection, queue)).message_count)
+
+
+async def _is_used(connection: Connection) -> bool:
+    state = await _look_at(connection, INGRESS)
+    return bool(state.message_count or state.consumer_count)
+
+
+async def _look_at(connection: Connection, queue: str) -> Any:
     channel = await connection.channel()
     reply = await channel.call("queue_declare", queue, passive=True)
     await channel.close()
-    return int(reply.message_count)
+    return reply
