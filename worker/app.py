@@ -31,9 +31,9 @@ from worker.pipeline import Pipeline, PipelineLimits
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.conversations import ConversationExchanges
-from worker.rabbit.errors import AccessRefused, BrokerError, TopologyMismatch
+from worker.rabbit.errors import AccessRefused, BrokerError, BrokerUnreachable, ConnectionLost, TopologyMismatch
 from worker.rabbit.publisher import Publisher
-from worker.rabbit.topology import missing, wanted
+from worker.rabbit.topology import check, problems, wanted
 from worker.retry import RetryBudget, RetryPolicy
 from worker.session import IngressSession
 from worker.settings import address, delay_seconds, user_name
@@ -41,6 +41,7 @@ from worker.settings import address, delay_seconds, user_name
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from worker.failure import Failure
     from worker.settings import Settings
 
 _LOOKUP_TIMEOUT_SECONDS = 3.0
@@ -90,7 +91,7 @@ class Worker:
             self._store.ping,
             random=random.random,
             clock=self._clock.monotonic,
-            on_close=self._accounts.dependency_lost,
+            on_close=self._store_lost,
             on_open=self._accounts.dependency_back,
         )
 
@@ -177,7 +178,7 @@ class Worker:
             "dependency_down",
             dependency="broker",
             code=failure.code.value,
-            broker=address(self._settings.rabbitmq_url),
+            address=address(self._settings.rabbitmq_url),
             reason=str(error),
         )
 
@@ -217,7 +218,7 @@ class Worker:
                 "consuming", queue=contract.INGRESS, broker_version=".".join(map(str, consuming.server_version))
             )
             try:
-                await self._until_an_end(tasks, consuming, publishing)
+                await self._until_an_end(tasks, consuming.closed, publishing.closed, publisher.closed)
             finally:
                 self._consumer = None
                 for task in tasks:
@@ -238,10 +239,9 @@ class Worker:
         await consumer.close()
         self._log.info("drained", finished=finished, handed_back=back)
 
-    async def _until_an_end(self, tasks: list[asyncio.Task[None]], *connections: Connection) -> None:
+    async def _until_an_end(self, tasks: list[asyncio.Task[None]], *ends: asyncio.Future[BrokerError]) -> None:
         """Wait until told to stop; raise why, if something else ended first."""
         stopping = asyncio.create_task(self._stopping.wait())
-        ends = [connection.closed for connection in connections]
         awaited: list[asyncio.Future[Any]] = [stopping, *tasks, *ends]
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
@@ -256,25 +256,40 @@ class Worker:
             if task.done():
                 task.result()
         msg = "the broker cancelled a consumer"
-        raise BrokerError(msg)
+        raise ConnectionLost(msg)
 
     async def _connect(self, stack: contextlib.AsyncExitStack, purpose: str) -> Connection:
-        connection = await Connection.open(
-            self._settings.rabbitmq_url.get_secret_value(),
-            name=f"cim-worker {self._index} {purpose}",
-            heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
-            ca_file=self._settings.rabbitmq_ca_file,
+        opening = asyncio.create_task(
+            Connection.open(
+                self._settings.rabbitmq_url.get_secret_value(),
+                name=f"cim-worker {self._index} {purpose}",
+                heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
+                ca_file=self._settings.rabbitmq_ca_file,
+            )
         )
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not opening.done():
+            opening.cancel()
+            msg = "told to stop while connecting"
+            raise BrokerUnreachable(msg)
+        connection = opening.result()
         stack.push_async_callback(connection.close)
         return connection
 
     async def _check_topology(self, connection: Connection) -> None:
         """Refuse to work on a broker where a message could have nowhere to go."""
         tiers = tuple((delay, delay_seconds(delay)) for delay in self._settings.retry_delays)
-        absent = await missing(connection, wanted(tiers, self._settings.delivery_limit, connection.server_version))
+        expected = wanted(tiers, self._settings.delivery_limit, connection.server_version)
+        findings = list(problems(await check(connection, expected)))
+        absent = [f"{one.kind} {one.name}" for one in findings if one.is_missing]
         if absent:
             msg = f"missing: {', '.join(absent)}; run `cim-worker topology apply`"
             raise TopologyMismatch(msg)
+        for one in findings:
+            if not one.is_unchecked:
+                self._accounts.trouble("topology_differs", name=one.name, difference=one.problem, way_out=one.way_out)
 
     def _pipeline(self, publisher: Publisher, consumer: Consumer) -> Pipeline:
         settings = self._settings
@@ -326,6 +341,9 @@ class Worker:
             accounts=self._accounts,
             new_id=_new_id,
         )
+
+    def _store_lost(self, name: str, failure: Failure) -> None:
+        self._accounts.dependency_lost(name, failure, address=self._store.address)
 
     def _own_user(self) -> str | None:
         """Return our broker user, when copies have to prove that they are ours."""

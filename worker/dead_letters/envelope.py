@@ -190,7 +190,7 @@ def published_by(delivery: Delivery) -> str | None:
 
 
 def _is_copy(delivery: Delivery) -> bool:
-    """Tell whether a worker made this from an earlier delivery. A publisher can pretend so; only diagnostics believe it."""
+    """Tell whether a worker made this. A publisher can pretend so; only diagnostics believe it."""
     headers = delivery.properties.headers
     return contract.FAILED_AT in headers and isinstance(headers.get(contract.ORIGIN_QUEUE), str)
 

@@ -68,11 +68,13 @@ class LoggedAccounts:
         """Log something an operator should see."""
         self._log.warning(what, **facts)
 
-    def dependency_lost(self, name: str, failure: Failure) -> None:
+    def dependency_lost(self, name: str, failure: Failure, *, address: str) -> None:
         """Log and count the beginning of an outage."""
         self._metrics.dependency_up[name] = False
         self._metrics.outages[name, failure.code.value] += 1
-        self._log.error("dependency_down", dependency=name, code=failure.code.value, detail=failure.detail)
+        self._log.error(
+            "dependency_down", dependency=name, address=address, code=failure.code.value, reason=failure.detail
+        )
 
     def dependency_back(self, name: str, seconds: float) -> None:
         """Log the end of an outage."""

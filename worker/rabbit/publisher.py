@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker.rabbit.connection import Channel, Connection
+    from worker.rabbit.errors import BrokerError
 
 _RUN_BYTES = 64 * 1024
 """Frames are handed to the socket in runs of about this size: few system calls, little copying on a partial send."""
@@ -89,6 +90,11 @@ class Publisher:
         channel.closed.add_done_callback(lambda _: self._lose_all())
         connection.closed.add_done_callback(lambda _: self._lose_all())
         return self
+
+    @property
+    def closed(self) -> asyncio.Future[BrokerError]:
+        """Done, with the reason, once nothing can be published any more."""
+        return self._channel.closed
 
     @property
     def outstanding(self) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker.rabbit.connection import Channel, Connection
 
 _MISSING = "missing"
+_MAY_NOT_LOOK = "this user may not look at it"
+_MAY_NOT_DECLARE = "this user may not declare it"
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
@@ -58,6 +60,16 @@ class Finding:
     name: str
     problem: str | None = None
     way_out: str | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it does not exist."""
+        return self.problem == _MISSING
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether it could not be compared for lack of permission, as is right for a worker's user."""
+        return self.problem in {_MAY_NOT_LOOK, _MAY_NOT_DECLARE}
 
 
 def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker_version: tuple[int, ...]) -> Topology:
@@ -139,13 +151,6 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
     return findings
 
 
-async def missing(connection: Connection, topology: Topology) -> list[str]:
-    """Return the names of exchanges and queues that do not exist. Changes nothing, compares no arguments."""
-    kinds = [("exchange", one.name) for one in topology.exchanges] + [("queue", one.name) for one in topology.queues]
-    findings = [await _missing(connection, kind, name) for kind, name in kinds]
-    return [f"{one.kind} {one.name}" for one in findings if one is not None and one.problem == _MISSING]
-
-
 async def _missing(connection: Connection, kind: str, name: str) -> Finding | None:
     try:
         async for channel in _fresh_channel(connection):
@@ -155,7 +160,7 @@ async def _missing(connection: Connection, kind: str, name: str) -> Finding | No
             return Finding(kind, name, _MISSING, "run `cim-worker topology apply`")
         raise
     except AccessRefused:
-        return Finding(kind, name, "this user may not look at it", f"grant the user any permission on {name}")
+        return Finding(kind, name, _MAY_NOT_LOOK, f"grant the user any permission on {name}")
     return None
 
 
@@ -192,7 +197,7 @@ async def _try(
             raise
         return Finding(kind, name, _difference(error.text), _way_out(kind, name))
     except AccessRefused:
-        return Finding(kind, name, "this user may not declare it", f"use a user with configure permission on {name}")
+        return Finding(kind, name, _MAY_NOT_DECLARE, f"use a user with configure permission on {name}")
     return Finding(kind, name)
 
 
