@@ -52,15 +52,15 @@ class AdapterError(Exception):
         self.failure = failure
 
 
-class StoreUnavailable(AdapterError):
+class StoreUnavailable(AdapterError):  # noqa: N818 - a state of the world, not an error of ours
     """The store is away, or the effect of a write is not known. Do the whole call again later: ids make it harmless."""
 
 
-class OperatorFault(AdapterError):
+class OperatorFault(AdapterError):  # noqa: N818 - the design says fault
     """Credentials, permissions or configuration: no message is at fault and only an operator can help."""
 
 
-class StoreRefused(AdapterError):
+class StoreRefused(AdapterError):  # noqa: N818 - a state of the world, not an error of ours
     """This one document can never be stored, or the server refused it for a reason nobody listed."""
 
 
@@ -122,7 +122,7 @@ _BY_SERVER_CODE: Final[dict[int, tuple[Code, Dependency | None]]] = {
     **dict.fromkeys(_ACCESS_CODES, (Code.STORE_ACCESS_REFUSED, Dependency.STORE)),
     **dict.fromkeys(_AWAY_CODES, (Code.STORE_UNAVAILABLE, Dependency.STORE)),
     **dict.fromkeys((10334, 10003), (Code.DOCUMENT_TOO_LARGE, None)),
-    # BadValue, TypeMismatch, Overflow (nested too deep), InvalidBSON, validation, unsuitable index values, bad field names.
+    # BadValue, TypeMismatch, Overflow (nested too deep), InvalidBSON, field names, validation, index keys.
     **dict.fromkeys(
         (2, 14, 15, 22, 52, 53, 55, 57, 66, 121, 146, 171, 17280, _DUPLICATE_KEY), (Code.STORE_REJECTED, None)
     ),
@@ -190,6 +190,11 @@ def document_too_large() -> Failure:
     return _failure(Code.DOCUMENT_TOO_LARGE, None, "checked before sending", None)
 
 
+def store_silent() -> Failure:
+    """Return the failure of an operation the store did not answer within our deadline."""
+    return _failure(Code.STORE_UNAVAILABLE, Dependency.STORE, "no answer within the deadline", None)
+
+
 def store_too_busy() -> Failure:
     """Return the failure of a change that lost every race against other writers: try again later."""
     return _failure(Code.STORE_UNAVAILABLE, Dependency.STORE, "others keep changing the same document", None)
@@ -205,7 +210,7 @@ def fingerprint(code: Code, stage: Stage, pointer: str = "", where: str = "") ->
         where: what else tells causes apart: a server's error number, or for a bug exception type and function.
     """
     parts = "/".join("*" if part.isdecimal() else part for part in pointer.split("/"))
-    text = "\0".join((code.value, stage.value, parts, where))
+    text = f"{code.value}\0{stage.value}\0{parts}\0{where}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_FINGERPRINT_DIGITS]
 
 
@@ -222,9 +227,7 @@ def _row(exc: BaseException, number: int | None) -> tuple[Code, Dependency | Non
     names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(exc).__mro__]
     if "pymongo.errors.PyMongoError" in names:
         return _store_row(exc, names, number)
-    if number is not None and any(
-        name.endswith("ChannelClosed") or name.endswith("ConnectionClosed") for name in names
-    ):
+    if number is not None and any(name.endswith(("ChannelClosed", "ConnectionClosed")) for name in names):
         return _BY_REPLY_CODE.get(number) or _first_listed(names)
     return _first_listed(names)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ID_DIGITS: Final = 24
 
@@ -37,7 +39,7 @@ class LetterProblem:
 
 @dataclass(frozen=True, slots=True)
 class LetterRecord:
-    """One dead letter. Strings are empty and numbers None where the letter does not say; times are epoch milliseconds."""
+    """One dead letter. Strings are empty and numbers None where it does not say; times are epoch milliseconds."""
 
     id: str
     """24 hex digits from `letter_id`: the same letter delivered again has the same id."""

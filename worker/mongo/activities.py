@@ -10,13 +10,13 @@ from pymongo import ASCENDING
 
 from worker.failure import Failure, classify_write_error
 from worker.mongo.bulk import Encoded, Inserted, encode_alone, insert_each
-from worker.mongo.client import Document, Store, translated
 from worker.store_result import Refused, StoreResult, Written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from worker.activity import Activity
+    from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "ConversationActivities"
 _READ_BACK_IDS: Final = 500
@@ -31,6 +31,7 @@ class ActivityStore:
 
     def __init__(self, store: Store) -> None:
         """Write through *store*."""
+        self._store = store
         self._collection = store.collection(COLLECTION)
 
     async def store(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
@@ -62,12 +63,12 @@ class ActivityStore:
 
         Raises `StoreUnavailable` or `OperatorFault`.
         """
-        with translated():
+        async with self._store.operation():
             await self._collection.create_index([("conversationId", ASCENDING), ("timestamp", ASCENDING)])
 
     async def get(self, event_id: str) -> Document | None:
         """Return the stored document of an event, or None. Raises `StoreUnavailable` or `OperatorFault`."""
-        with translated():
+        async with self._store.operation():
             return await self._collection.find_one({"_id": ObjectId(event_id)})
 
     async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[tuple[StoreResult, _Held]]:
@@ -75,18 +76,18 @@ class ActivityStore:
         created = DatetimeMS(now_ms)
         encoded = [encode_alone(activity_document(activity, created)) for activity in activities]
         good = [item for item in encoded if isinstance(item, Encoded)]
-        answers = iter(await insert_each(self._collection, good))
+        answers = iter(await insert_each(self._store, self._collection, good))
         inserted = [next(answers) if isinstance(item, Encoded) else item for item in encoded]
         taken = [a.event_id for a, answer in zip(activities, inserted, strict=True) if answer is Inserted.KEY_TAKEN]
         held = await self._digests(taken)
         return [_result(a, answer, held) for a, answer in zip(activities, inserted, strict=True)]
 
     async def _digests(self, event_ids: Sequence[str]) -> dict[str, str | None]:
-        """Return the digests stored under *event_ids*; an id that is not there is missing, one without a digest is None."""
+        """Return the digest stored under each of *event_ids* that is there; None if it was stored without one."""
         found: dict[str, str | None] = {}
         for start in range(0, len(event_ids), _READ_BACK_IDS):
             ids = [ObjectId(event_id) for event_id in event_ids[start : start + _READ_BACK_IDS]]
-            with translated():
+            async with self._store.operation():
                 async for document in self._collection.find({"_id": {"$in": ids}}, {"payloadDigest": 1}):
                     found[str(document["_id"])] = document.get("payloadDigest")
         return found

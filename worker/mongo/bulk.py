@@ -20,12 +20,13 @@ from worker.failure import (
     document_too_large,
     store_error,
 )
-from worker.mongo.client import Document, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pymongo.asynchronous.collection import AsyncCollection
+
+    from worker.mongo.client import Document, Store
 
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 """What every MongoDB server accepts; more is refused before it is sent."""
@@ -65,7 +66,9 @@ def encode_alone(document: Mapping[str, object]) -> Encoded | Failure:
     return Encoded(RawBSONDocument(data), len(data))
 
 
-async def insert_each(collection: AsyncCollection[Document], documents: Sequence[Encoded]) -> list[InsertResult]:
+async def insert_each(
+    store: Store, collection: AsyncCollection[Document], documents: Sequence[Encoded]
+) -> list[InsertResult]:
     """Insert *documents* in calls of bounded size and return one result for each, in order.
 
     Everything reported as `NEW` or `KEY_TAKEN` is known to be on a majority.
@@ -76,7 +79,7 @@ async def insert_each(collection: AsyncCollection[Document], documents: Sequence
     """
     results: list[InsertResult] = []
     for chunk in chunks(documents):
-        results += await _insert_chunk(collection, chunk)
+        results += await _insert_chunk(store, collection, chunk)
     return results
 
 
@@ -92,17 +95,22 @@ def chunks(documents: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         yield documents[start:]
 
 
-async def _insert_chunk(collection: AsyncCollection[Document], chunk: Sequence[Encoded]) -> list[InsertResult]:
+async def _insert_chunk(
+    store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]
+) -> list[InsertResult]:
     documents = [encoded.document for encoded in chunk]
     try:
-        with translated():
+        async with store.operation():
             return await _insert(collection, documents)
     except StoreRefused as error:
         if len(chunk) == 1:
             return [error.failure]
     # The server refused the whole call for the sake of one document: find it by halves, so that the others get through.
     half = len(chunk) // 2
-    return [*await _insert_chunk(collection, chunk[:half]), *await _insert_chunk(collection, chunk[half:])]
+    return [
+        *await _insert_chunk(store, collection, chunk[:half]),
+        *await _insert_chunk(store, collection, chunk[half:]),
+    ]
 
 
 async def _insert(collection: AsyncCollection[Document], documents: Sequence[RawBSONDocument]) -> list[InsertResult]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.errors import PyMongoError
-from pymongo.uri_parser import parse_uri
+from pymongo.errors import ConfigurationError, PyMongoError
 
 from worker.codes import Stage
-from worker.failure import classify, store_error
+from worker.failure import classify, store_error, store_silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from pymongo.asynchronous.collection import AsyncCollection
     from pymongo.asynchronous.database import AsyncDatabase
@@ -28,12 +28,13 @@ MAJORITY: Final = WriteConcern(w="majority", j=True)
 class Store:
     """The connection of one process to the store. Make it after any fork; close it at the end."""
 
-    def __init__(self, client: AsyncMongoClient[Document], database: str, address: str) -> None:
+    def __init__(self, client: AsyncMongoClient[Document], database: str, address: str, timeout_ms: int) -> None:
         """Use `connect` instead."""
         self._client = client
         self._database: AsyncDatabase[Document] = client.get_database(
             database, write_concern=MAJORITY, read_preference=ReadPreference.PRIMARY
         )
+        self._timeout_seconds = timeout_ms / 1000
         self.address = address
         """Host and port, without user and password: for people and logs."""
 
@@ -43,12 +44,34 @@ class Store:
 
     async def ping(self) -> None:
         """Return when the store answers. Raises `StoreUnavailable` or `OperatorFault`."""
-        with translated():
+        async with self.operation():
             await self._client.admin.command("ping")
 
     async def close(self) -> None:
         """Close all connections. The object cannot be used afterwards."""
         await self._client.close()
+
+    @asynccontextmanager
+    async def operation(self) -> AsyncIterator[None]:
+        """Give the block a deadline, and turn what the driver raises in it into our exceptions.
+
+        The driver's exception is not kept as the cause: it can hold whole documents.
+
+        Raises:
+            StoreUnavailable: the store is away, or slower than the deadline: the effect of a write is unknown.
+            OperatorFault: credentials, permissions or configuration.
+            StoreRefused: the document at hand cannot be stored.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                yield
+        except TimeoutError:
+            failure = store_silent()
+        except (PyMongoError, BSONError) as exc:
+            failure = classify(exc, Stage.STORE)
+        else:
+            return
+        raise store_error(failure)
 
 
 def connect(
@@ -65,7 +88,7 @@ def connect(
     Args:
         uri: `mongodb://` or `mongodb+srv://`, with credentials if the server wants them.
         database: the database of all collections.
-        timeout_ms: longest any one operation may take, all of the driver's own attempts together.
+        timeout_ms: longest any one operation may take, the driver's own second attempt included.
         selection_timeout_ms: longest to look for a usable server, so that an outage is noticed early.
         ca_file: PEM file of the authorities to trust for TLS; None for the system's.
         app_name: shown in the server's log and in `currentOp`.
@@ -73,45 +96,27 @@ def connect(
     Raises:
         OperatorFault: the address or an option in it cannot be used.
     """
+    # The driver's own total deadline, timeoutMS, would also replace the shorter one for finding a server.
+    selection_timeout_ms = min(selection_timeout_ms, timeout_ms)
     options: Document = {} if ca_file is None else {"tlsCAFile": ca_file}
-    with translated():
+    try:
         client: AsyncMongoClient[Document] = AsyncMongoClient(
             uri,
             appname=app_name,
-            timeoutMS=timeout_ms,
-            serverSelectionTimeoutMS=min(selection_timeout_ms, timeout_ms),
-            connectTimeoutMS=min(selection_timeout_ms, timeout_ms),
+            serverSelectionTimeoutMS=selection_timeout_ms,
+            connectTimeoutMS=selection_timeout_ms,
+            socketTimeoutMS=timeout_ms,
+            waitQueueTimeoutMS=timeout_ms,
             **options,
         )
-        return Store(client, database, redacted(uri))
+        return Store(client, database, redacted(uri), timeout_ms)
+    except (PyMongoError, ValueError, TypeError):
+        # Their texts may quote the address.
+        failure = classify(ConfigurationError(""))
+    raise store_error(failure)
 
 
 def redacted(uri: str) -> str:
     """Return `host:port` of every server in *uri*, and nothing else of it."""
-    if uri.startswith("mongodb+srv://"):
-        return uri.removeprefix("mongodb+srv://").rpartition("@")[2].partition("/")[0].partition("?")[0]
-    try:
-        nodes = parse_uri(uri, warn=False, normalize=False)["nodelist"]
-    except (PyMongoError, ValueError):
-        return "an address that cannot be read"
-    return ",".join(host if port is None else f"{host}:{port}" for host, port in nodes)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the driver raises into our exceptions.
-
-    The driver's exception is not kept as the cause: it can hold whole documents.
-
-    Raises:
-        StoreUnavailable: the store is away or the effect of a write is unknown.
-        OperatorFault: credentials, permissions or configuration.
-        StoreRefused: the document at hand cannot be stored.
-    """
-    try:
-        yield
-    except (PyMongoError, BSONError) as exc:
-        ours = store_error(classify(exc, Stage.STORE))
-    else:
-        return
-    raise ours
+    hosts = uri.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    return hosts or "an address that cannot be read"

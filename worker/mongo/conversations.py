@@ -12,12 +12,12 @@ from worker.cim.conversation import NOT_ACTIVE
 from worker.failure import StoreRefused, StoreUnavailable, store_too_busy
 from worker.lifecycle import ConversationRecord, merge
 from worker.mongo.bulk import Encoded, encode_alone
-from worker.mongo.client import Document, Store, translated
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from worker.lifecycle import LifecycleChange
+    from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "conversations"
 _IDS_PER_QUERY: Final = 500
@@ -38,10 +38,11 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         """Keep the registry in *store*."""
+        self._store = store
         self._collection = store.collection(COLLECTION)
 
     async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
-        """Return the records for these conversation ids and channel session ids: one query per set, read from the primary.
+        """Return the records for these conversation ids and channel session ids: one query each, from the primary.
 
         A session that two conversations claim belongs to the active one, or else to the one changed last.
 
@@ -95,7 +96,7 @@ class Registry:
 
         Raises `StoreUnavailable` or `OperatorFault`.
         """
-        with translated():
+        async with self._store.operation():
             cursor = (
                 self._collection.find(_filter(state, active=active, after=after)).sort("_id", ASCENDING).limit(limit)
             )
@@ -107,25 +108,25 @@ class Registry:
         Raises `StoreUnavailable` or `OperatorFault`.
         """
         query: Document = {"state": {"$in": sorted(NOT_ACTIVE)}, "stateUpdatedAt": {"$gte": since_ms}}
-        with translated():
+        async with self._store.operation():
             cursor = self._collection.find(query).limit(_MAX_CLOSED)
             return [ConversationRecord.from_document(document) async for document in cursor]
 
     async def ensure_indexes(self) -> None:
         """Create the index that lookups by channel session need. Raises `StoreUnavailable` or `OperatorFault`."""
-        with translated():
+        async with self._store.operation():
             await self._collection.create_index([("channelSessionIds", ASCENDING)])
 
     async def _find(self, field: str, ids: Collection[str]) -> Sequence[ConversationRecord]:
         records: list[ConversationRecord] = []
         for some in _slices(ids):
-            with translated():
+            async with self._store.operation():
                 cursor = self._collection.find({field: {"$in": some}})
                 records += [ConversationRecord.from_document(document) async for document in cursor]
         return records
 
     async def _document(self, conversation_id: str) -> Document | None:
-        with translated():
+        async with self._store.operation():
             return await self._collection.find_one({"_id": conversation_id})
 
     async def _replace(self, record: ConversationRecord, read: Document | None) -> bool:
@@ -134,7 +135,7 @@ class Registry:
         encoded = encode_alone({**record.to_document(), "revision": (revision or 0) + 1})
         if not isinstance(encoded, Encoded):
             raise StoreRefused(encoded)
-        with translated():
+        async with self._store.operation():
             if read is not None:
                 unchanged = {"_id": record.id, "revision": revision}
                 return (await self._collection.replace_one(unchanged, encoded.document)).matched_count == 1

@@ -9,10 +9,11 @@ from pymongo import ASCENDING
 from worker.codes import Code
 from worker.dead_letters.letter import LetterRecord, RecordResult
 from worker.mongo.bulk import Encoded, Inserted, InsertResult, encode_alone, insert_each
-from worker.mongo.client import Document, Store, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "dead_letters"
 _READ_BACK_IDS: Final = 500
@@ -24,6 +25,7 @@ class DeadLetterStore:
 
     def __init__(self, store: Store) -> None:
         """Record through *store*."""
+        self._store = store
         self._collection = store.collection(COLLECTION)
 
     async def record(self, letters: Sequence[LetterRecord]) -> list[RecordResult]:
@@ -39,7 +41,7 @@ class DeadLetterStore:
         encoded = {key: encode_alone(letter.to_document()) for key, letter in distinct.items()}
         good = {key: item for key, item in encoded.items() if isinstance(item, Encoded)}
         answers: dict[str, InsertResult] = {key: item for key, item in encoded.items() if not isinstance(item, Encoded)}
-        answers |= zip(good, await insert_each(self._collection, list(good.values())), strict=True)
+        answers |= zip(good, await insert_each(self._store, self._collection, list(good.values())), strict=True)
         there = await self._present([key for key, answer in answers.items() if answer is Inserted.KEY_TAKEN])
         return [
             _result(answers[letter.id], first=distinct[letter.id] is letter, present=letter.id in there)
@@ -48,13 +50,13 @@ class DeadLetterStore:
 
     async def get(self, letter_id: str) -> LetterRecord | None:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""
-        with translated():
+        async with self._store.operation():
             document = await self._collection.find_one({"_id": letter_id})
         return None if document is None else LetterRecord.from_document(document)
 
     async def ensure_indexes(self) -> None:
         """Create what the dead-letter commands search by. Raises `StoreUnavailable` or `OperatorFault`."""
-        with translated():
+        async with self._store.operation():
             for field in _INDEXED:
                 await self._collection.create_index([(field, ASCENDING)])
 
@@ -62,7 +64,7 @@ class DeadLetterStore:
         found: set[str] = set()
         for start in range(0, len(ids), _READ_BACK_IDS):
             query: Document = {"_id": {"$in": list(ids[start : start + _READ_BACK_IDS])}}
-            with translated():
+            async with self._store.operation():
                 found |= {document["_id"] async for document in self._collection.find(query, {"_id": 1})}
         return found
 

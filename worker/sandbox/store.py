@@ -130,7 +130,7 @@ class StoreProcess:
 
 
 def embedded_store(data_dir: Path) -> StoreProcess:
-    """Return nx-27017 over SQLite files in `data_dir`, not started yet: for trying out and testing on one machine only."""
+    """Return nx-27017 over SQLite files in `data_dir`, not started: for trying out and testing on one machine only."""
     pid_file = data_dir / "server.pid"
 
     def command(port: int) -> list[str]:
@@ -144,7 +144,7 @@ def embedded_store(data_dir: Path) -> StoreProcess:
 
 
 def mongod_store(data_dir: Path) -> StoreProcess | None:
-    """Return the `mongod` of this machine with its data in `data_dir`, not started yet; None if there is no such program."""
+    """Return this machine's `mongod` with its data in `data_dir`, not started; None if there is no such program."""
     program = shutil.which("mongod")
     if program is None:
         return None
