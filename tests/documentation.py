@@ -1,0 +1,57 @@
+"""Writes the generated tables of the documentation: `python -m tests.documentation`. A test sees that it was done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from worker.cli.exit_codes import ExitCode
+from worker.cli.settings import markdown as settings_table
+from worker.codes import Code
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+SCHEMAS = ROOT / "schemas" / "README.md"
+DEPLOY = ROOT / "deploy" / "README.md"
+
+
+def written(file: Path) -> str:
+    """Return the text of *file* as it has to be."""
+    text = file.read_text()
+    for name, table in TABLES[file].items():
+        block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        text, count = block.subn(lambda match, table=table: match[1] + table() + match[2], text)
+        assert count == 1, f"{file} has no place for {name}"
+    return text
+
+
+def snippet(name: str) -> str:
+    """Return the Python code of README.md that follows `<!-- snippet: NAME -->`."""
+    found = re.search(rf"<!-- snippet: {name} -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found, f"README.md has no snippet {name}"
+    return found[1]
+
+
+def exit_code_table() -> str:
+    """Return the table of exit codes."""
+    rows = "".join(f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+    return "| Exit code | Means |\n|---|---|\n" + rows
+
+
+def code_table() -> str:
+    """Return the catalogue of reason codes."""
+    lines = ["| Code | Class | Stage | What was expected, or what to do |", "|---|---|---|---|"]
+    for code in Code:
+        spec = code.spec
+        lines.append(f"| `{code.value}` | {spec.failure_class.value} | {spec.stage.value} | {spec.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {
+    README: {"settings": settings_table, "exit codes": exit_code_table},
+    SCHEMAS: {"codes": code_table},
+}
+
+if __name__ == "__main__":
+    for document in TABLES:
+        document.write_text(written(document))
