@@ -85,10 +85,11 @@ def _read_fields(raw: bytes, properties: Properties) -> None:
             offset = end
             continue
         setattr(properties, name, value)
+    properties.damaged |= offset > len(raw)
 
 
 def _read_table(raw: bytes, offset: int, end: int, into: dict[str, Any]) -> bool:
-    """Read entries up to *end* into *into*; return False if reading stopped early."""
+    """Read entries up to *end* into *into*; return False if reading stopped early or an entry ran past the end."""
     try:
         while offset < end:
             key_end = offset + 1 + raw[offset]
@@ -96,7 +97,7 @@ def _read_table(raw: bytes, offset: int, end: int, into: dict[str, Any]) -> bool
             into[key], offset = _read_value(raw, key_end)
     except Exception:  # noqa: BLE001 - a value of unknown kind has no known length: the rest of the table is unreadable
         return False
-    return True
+    return offset == end <= len(raw)
 
 
 def _number(layout: str) -> Callable[[bytes, int], tuple[Any, int]]:
@@ -125,6 +126,9 @@ def _read_array(raw: bytes, offset: int) -> tuple[list[Any], int]:
     while offset < end:
         value, offset = _read_value(raw, offset)
         values.append(value)
+    if offset != end:
+        msg = "an entry runs past its array"
+        raise ValueError(msg)
     return values, end
 
 
@@ -230,8 +234,15 @@ def encode_table(headers: Mapping[str, str | int]) -> bytes:
 def _short(text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     if len(raw) > MAX_SHORT_STRING:
-        raw = raw[:MAX_SHORT_STRING].decode("utf-8", "ignore").encode()
+        raw = cut(text).encode()
     return bytes((len(raw),)) + raw
+
+
+def cut(text: str) -> str:
+    """Return *text* as a short string brings it over: at most 255 bytes, cut at a character boundary."""
+    if len(text) * 4 <= MAX_SHORT_STRING:
+        return text
+    return text.encode("utf-8", "replace")[:MAX_SHORT_STRING].decode("utf-8", "ignore")
 
 
 def encode_publish(
