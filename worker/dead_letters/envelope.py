@@ -17,7 +17,7 @@ from worker.failure import fingerprint
 from worker.ports import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.codes import Code, FailureClass, Stage
     from worker.failure import Failure
@@ -124,7 +124,7 @@ def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:
     return _copy(delivery, "", contract.PARKED, kept, copy_id)
 
 
-def _history(delivery: Delivery, reason: Reason, now: int) -> dict[str, str | int | None]:
+def _history(delivery: Delivery, reason: Reason, now: int) -> dict[str, object]:
     return {
         contract.FINGERPRINT: reason.fingerprint,
         contract.FIRST_FAILED_AT: _header_int(delivery, contract.FIRST_FAILED_AT, lowest=0, highest=_MAX_TIME) or now,
@@ -133,7 +133,7 @@ def _history(delivery: Delivery, reason: Reason, now: int) -> dict[str, str | in
     }
 
 
-def _origin(delivery: Delivery) -> dict[str, str | int | None]:
+def _origin(delivery: Delivery) -> dict[str, object]:
     """Return where the message entered: a retried one remembers, for the broker only knows its last stop."""
     headers = delivery.properties.headers
     if _is_copy(delivery):
@@ -146,9 +146,7 @@ def _origin(delivery: Delivery) -> dict[str, str | int | None]:
     }
 
 
-def _copy(
-    delivery: Delivery, exchange: str, routing_key: str, headers: dict[str, str | int | None], copy_id: str
-) -> Outgoing:
+def _copy(delivery: Delivery, exchange: str, routing_key: str, headers: Mapping[str, object], copy_id: str) -> Outgoing:
     properties = delivery.properties
     return Outgoing(
         exchange,
@@ -200,21 +198,22 @@ def _header_int(delivery: Delivery, name: str, *, lowest: int, highest: int) -> 
     return value if type(value) is int and lowest <= value <= highest else None
 
 
-def _bounded_headers(headers: dict[str, str | int | None]) -> dict[str, str | int]:
+def _bounded_headers(headers: Mapping[str, object]) -> dict[str, str | int]:
+    """Keep texts, cut, and 64-bit integers; a stranger may have put anything else under our names."""
     bounded: dict[str, str | int] = {}
     for name, value in headers.items():
-        if isinstance(value, str) and name != contract.PROBLEMS:  # the list is cut by whole problems
-            bounded[name] = _bounded(value)
-        elif value is not None:
+        if isinstance(value, str):  # our own list of problems is shorter than its limit: it is cut by whole problems
+            bounded[name] = _bounded(value, _MAX_PROBLEMS_BYTES if name == contract.PROBLEMS else _MAX_TEXT_BYTES)
+        elif type(value) is int and -(2**63) <= value < 2**63:
             bounded[name] = value
     return bounded
 
 
-def _bounded(text: str) -> str:
+def _bounded(text: str, limit: int = _MAX_TEXT_BYTES) -> str:
     """Cut a text to what a header may hold, at a character boundary."""
-    if len(text) * 4 <= _MAX_TEXT_BYTES:
+    if len(text) * 4 <= limit:
         return text
-    return text.encode("utf-8", "replace")[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
+    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
 def _problems_json(reason: Reason) -> str:
