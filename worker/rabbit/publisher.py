@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import pika.exceptions
 
 from worker.ports import Outgoing, Receipt
-from worker.rabbit.codec import decode_properties, encode_properties, encode_publish
+from worker.rabbit.codec import cut, decode_properties, encode_properties, encode_publish
 from worker.rabbit.errors import ConfirmTimeout
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Publisher:
         Returns receipts in the order of *messages*. Two messages with one id are never in flight together, because
         their returns could not be told apart: the later one waits. A confirm that does not come in time ends the
         connection and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
+
+        Raises ValueError, OverflowError or AttributeError for a message that no frame can hold: a bug of the caller.
         """
         if not messages:
             return []
@@ -115,7 +117,7 @@ class Publisher:
         while waiting:
             waiting = await self._send(waiting, window)
             if waiting:
-                await self._wait_for_id(waiting[0][1].message_id)
+                await self._wait_for_id(cut(waiting[0][1].message_id))
         await self._wait(window.done)
         return window.receipts
 
@@ -128,36 +130,30 @@ class Publisher:
         deferred: list[tuple[int, Outgoing]] = []
         run: list[bytes] = []
         run_bytes = 0
-        number = self._channel.raw.channel_number
-        frame_max = self._connection.raw.frame_max
-        for index, message in messages:
-            if self._lost:
-                window.settle(index, Receipt.UNKNOWN)
-                continue
-            if message.message_id in self._tag_by_id:
-                deferred.append((index, message))
-                continue
-            frames = encode_publish(
-                number,
-                message.exchange,
-                message.routing_key,
-                self._properties(message),
-                message.body,
-                frame_max=frame_max,
-            )
-            self._track(message.message_id, window, index)
-            run.append(frames)
-            run_bytes += len(frames)
-            if run_bytes >= _RUN_BYTES:
+        try:
+            for index, message in messages:
+                message_id = cut(message.message_id)
+                if self._lost:
+                    window.settle(index, Receipt.UNKNOWN)
+                    continue
+                if message_id in self._tag_by_id:
+                    deferred.append((index, message))
+                    continue
+                frames = self._encode(message)
+                self._track(message_id, window, index)
+                run.append(frames)
+                run_bytes += len(frames)
+                if run_bytes >= _RUN_BYTES:
+                    self._flush(run)
+                    run, run_bytes = [], 0
+                    await self._wait_for_room()
+        finally:  # also when a message cannot be written: what has its tag must go out, or all later tags are wrong
+            if run:
                 self._flush(run)
-                run, run_bytes = [], 0
-                await self._wait_for_room()
-        if run:
-            self._flush(run)
         return deferred
 
-    def _properties(self, message: Outgoing) -> bytes:
-        return encode_properties(
+    def _encode(self, message: Outgoing) -> bytes:
+        properties = encode_properties(
             message_id=message.message_id,
             correlation_id=message.correlation_id,
             headers=message.headers,
@@ -167,6 +163,14 @@ class Publisher:
             type_=message.type,
             app_id=message.app_id,
             user_id=self._user_id,
+        )
+        return encode_publish(
+            self._channel.raw.channel_number,
+            message.exchange,
+            message.routing_key,
+            properties,
+            message.body,
+            frame_max=self._connection.raw.frame_max,
         )
 
     def _track(self, message_id: str, window: _Window, index: int) -> None:
@@ -194,8 +198,11 @@ class Publisher:
             await self._wait(self._progress)
 
     async def _wait(self, event: asyncio.Event) -> None:
-        """Wait for progress; no progress within the confirm timeout ends the connection, unless it is blocked."""
-        while not event.is_set():
+        """Wait until *event* was set once, even if another task cleared it since.
+
+        No progress within the confirm timeout ends the connection, unless it is blocked.
+        """
+        while True:
             before = self._next_tag, len(self._pending)
             try:
                 async with asyncio.timeout(self._confirm_timeout):
@@ -205,6 +212,8 @@ class Publisher:
                 if stuck and self._connection.blocked_reason is None:
                     self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
                     self._lose_all()
+            else:
+                return
 
     def _lose_all(self) -> None:
         self._lost = True
