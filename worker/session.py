@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from worker.rabbit.consumer import Consumer, Delivery
     from worker.settings import Settings
 
+_STOP_SECONDS = 2
+"""Longest the broker may take to confirm that it delivers nothing more."""
+
 
 class IngressSession:
     """Feeds the pipeline from one consumer. Single use."""
@@ -51,8 +54,7 @@ class IngressSession:
         Returns how many were finished and how many were handed back.
         """
         in_hand = self._consumer.unsettled
-        with contextlib.suppress(Exception):  # a dying channel must not keep us from the rest of the drain
-            await self._consumer.stop()
+        await self._stop_consuming()
         deadline = self._clock.monotonic() + grace_seconds
         while self._consumer.is_open and self._consumer.unsettled and self._clock.monotonic() < deadline:
             batch = self._consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
@@ -64,6 +66,7 @@ class IngressSession:
 
     async def abandon(self) -> int:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
+        await self._stop_consuming()  # or what is handed back would come right back here
         self._pipeline.stop()
         for task in self._batches:
             task.cancel()
@@ -73,6 +76,11 @@ class IngressSession:
         for delivery in back:
             self._accounts.settled(Outcome.HANDED_BACK, self._clock.monotonic() - delivery.received_at)
         return len(back)
+
+    async def _stop_consuming(self) -> None:
+        with contextlib.suppress(Exception):  # a dying channel, or a silent broker, must not keep us from the rest
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._consumer.stop()
 
     async def _gather_company(self) -> None:
         """Let a batch fill while others are in work; go at once when nothing is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -88,13 +89,14 @@ class Consumer:
     async def start(self, prefetch: int) -> None:
         """Begin to take deliveries with at most *prefetch* unacknowledged."""
         await self._channel.call("basic_qos", prefetch_count=prefetch)
-        reply = await self._channel.call("basic_consume", self._queue, lambda *_: None)
-        self._tag = reply.consumer_tag
+        # Known before the reply: whoever is cancelled here must still be able to stop what the broker has begun.
+        self._tag = f"cim-{secrets.token_hex(8)}"
+        await self._channel.call("basic_consume", self._queue, lambda *_: None, consumer_tag=self._tag)
 
     async def stop(self) -> None:
         """Stop taking deliveries; those already here stay, and can still be settled."""
         tag, self._tag = self._tag, None
-        if tag is not None and self.is_open:
+        if tag is not None and self.is_open and not self.cancelled.is_set():
             await self._channel.call("basic_cancel", tag)
 
     async def resize(self, prefetch: int) -> None:
