@@ -118,9 +118,8 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         data = rest + data_in if rest else data_in
         self._frame_buffer = b""
         offset = self._read_frames(data)
-        if self.is_closed:
-            return
-        self._frame_buffer = data[offset:] if offset else data
+        if not self.is_closed:
+            self._frame_buffer = data[offset:] if offset else data
         for sink in self._sinks.values():
             sink.on_read()
 
