@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from worker.failure import AdapterError
+from worker.codes import Stage
+from worker.failure import classify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +35,7 @@ class Gate:
 
         Args:
             name: for logs and metrics.
-            probe: answers if the dependency does, raises `AdapterError` if not.
+            probe: answers if the dependency does, raises if not.
             random: uniform numbers in [0, 1) for the jitter.
             clock: monotonic seconds.
             on_close: told once per outage, with its failure.
@@ -83,8 +84,8 @@ class Gate:
             longest = min(longest * 2, _LONGEST_PROBE_SECONDS)
             try:
                 await self._probe()
-            except AdapterError as error:
-                self.failure = error.failure
+            except Exception as error:  # noqa: BLE001 - whatever a probe raises, it must not be the last one
+                self.failure = classify(error, Stage.STORE)
                 continue
             self.failure = None
             self._open.set()
