@@ -73,6 +73,8 @@ class _Pool:
                 child.start()
                 self._children[index] = child
                 self._started_at[index] = now
+                if self._signals:  # it came while the child was being started, and passed it by
+                    child.terminate()
 
     def _collect(self) -> None:
         for index, child in list(self._children.items()):
