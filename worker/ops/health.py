@@ -35,7 +35,8 @@ class HealthServer:
             await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
+        unreadable = (ValueError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+        with contextlib.suppress(TimeoutError, OSError, *unreadable):
             async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
                 status, kind, body = self._respond(request.split(b" ", 2)[1].partition(b"?")[0])
