@@ -33,7 +33,8 @@ def read_letter(delivery: Delivery, *, recorded_at: int) -> LetterRecord:
     if that is a CIM message. *recorded_at* is epoch ms.
     """
     headers = delivery.properties.headers
-    if _text(headers.get(contract.CODE)) and _text(headers.get(contract.WORKER_VERSION)):
+    by_us = _text(headers.get(contract.CODE)) and _text(headers.get(contract.WORKER_VERSION))
+    if by_us and not _first_death(headers):  # our copies carry no trace of the broker's dead-lettering
         return _ours(delivery, headers, recorded_at)
     return _not_ours(delivery, headers, recorded_at)
 
