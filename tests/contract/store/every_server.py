@@ -1,0 +1,38 @@
+"""Hold every server that can be had here to the store's contract, one after the other: `make test-stores`.
+
+    python -m tests.contract.store.every_server [NAME…]
+
+Without names: the embedded server and each other one whose language is installed; that only the embedded one can be
+had is a failure, because then nothing shows that the code does not lean on its habits.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.contract.store.servers import SERVERS, is_available
+
+
+def main(names: list[str]) -> int:
+    """Run the suite on the servers of these names; return 0 when all of them keep the contract."""
+    wanted = names or [name for name in SERVERS if is_available(name)]
+    verdicts = {name: _hold_to_contract(name) for name in wanted}
+    print()
+    for name, kept in verdicts.items():
+        print(f"{name:20} {'keeps the contract' if kept else 'BREAKS THE CONTRACT or could not start'}")
+    if not names and len(verdicts) < 2:
+        print("only the embedded server can be had here: install Go (FerretDB) or Maven with a JDK (mongo-java-server)")
+        return 1
+    return 0 if all(verdicts.values()) else 1
+
+
+def _hold_to_contract(name: str) -> bool:
+    print(f"\n== {name} ==", flush=True)
+    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), "--store", name, "-q"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""Activities, letters and lifecycle changes made for the contract tests."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from worker.activity import Activity, event_id, payload_digest
+from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
+from worker.lifecycle import Fact, LifecycleChange
+
+NOW = 1_760_000_001_456
+
+
+def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | None = None) -> Activity:
+    """Return an activity of a closed conversation; same message id and text: same event, same digest."""
+    identity = event_id("app-1", message_id)
+    event = {
+        "id": identity,
+        "name": "THIRD_PARTY_ACTIVITY",
+        "type": "ACTIVITY",
+        "timestamp": NOW,
+        "conversationId": "conversation-1",
+        "eventEmitter": {"id": "app-1", "type": "APP"},
+        "channelSession": {"id": "session-1", "channel": {"id": "channel-1"}, "isActive": False},
+        "data": data
+        or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}},
+        "roomInfo": {"id": "room-1", "mode": "CONTACT_CENTER"},
+    }
+    digest = payload_digest(text.encode("utf-8", "surrogatepass"))
+    return Activity(identity, event, "conversation-1", "customer-1", "session-1", "room-1", digest, message_id, "app-1")
+
+
+def letter(number: int, body: bytes = b"not json", **fields: Any) -> LetterRecord:
+    """Return a dead letter; the same number and body: the same letter."""
+    return replace(
+        LetterRecord(
+            id=letter_id(body, NOW, f"message-{number}"),
+            code="malformed_json",
+            failure_class="invalid",
+            stage="decode",
+            fingerprint=hashlib.sha256(b"cause").hexdigest()[:12],
+            failed_at=NOW,
+            recorded_at=NOW + 5,
+            body=body,
+            problems=(LetterProblem("malformed_json", "", "JSON"),),
+            attempt=1,
+            headers=(("cim-code", "malformed_json"), ("weird.$key", "kept")),
+            properties=(("message_id", f"message-{number}"),),
+        ),
+        **fields,
+    )
+
+
+def change(
+    conversation_id: str, at: int, *, state: str | None = None, session: str | None = None, customer: str | None = None
+) -> LifecycleChange:
+    """Return what a lifecycle event of that time says about a conversation."""
+    sessions = () if session is None else (Fact({"id": session, "state": {"name": "STARTED"}}, at),)
+    return LifecycleChange(
+        conversation_id,
+        "TOPIC_STATE_CHANGE_EVENT",
+        at,
+        state=None if state is None else Fact(state, at),
+        customer_id=None if customer is None else Fact(customer, at),
+        sessions=sessions,
+    )

@@ -1,0 +1,174 @@
+"""The registry: looked up in one query per kind of id, changed by many workers without undoing each other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.store.examples import NOW, change
+from worker.failure import StoreRefused
+from worker.lifecycle import Fact, LifecycleChange
+from worker.mongo.conversations import COLLECTION, Registry
+
+if TYPE_CHECKING:
+    from tests.contract.store.conftest import OpenStore
+
+
+async def test_a_change_to_an_unknown_conversation_makes_it_known(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+
+        record = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1", customer="u-1"))
+
+        assert record == await registry.get("c-1")
+        document = await store.collection(COLLECTION).find_one({"_id": "c-1"})
+    assert document is not None
+    assert (document["state"], document["customerId"], document["channelSessionIds"]) == ("ACTIVE", "u-1", ["s-1"])
+
+
+async def test_a_later_change_wins_and_an_earlier_one_changes_nothing(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        await registry.apply(change("c-1", NOW + 10, state="CLOSED"))
+
+        late = await registry.apply(change("c-1", NOW, state="ACTIVE"))
+
+        assert late.state.value == "CLOSED"
+        assert late == await registry.get("c-1")
+
+
+async def test_the_same_change_twice_is_written_once(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        first = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1"))
+        before = await store.collection(COLLECTION).find_one({"_id": "c-1"})
+
+        assert await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1")) == first
+
+        assert await store.collection(COLLECTION).find_one({"_id": "c-1"}) == before
+
+
+async def test_workers_that_race_do_not_undo_each_other(open_store: OpenStore) -> None:
+    """Two workers, forty sessions of one conversation at once: every session is there afterwards."""
+    async with open_store(timeout_ms=60_000) as one, open_store(timeout_ms=60_000) as other:
+        registries = [Registry(one), Registry(other)]
+        await asyncio.gather(
+            *(registries[number % 2].apply(change("c-1", NOW + number, session=f"s-{number}")) for number in range(40))
+        )
+        record = await registries[0].get("c-1")
+
+    assert record is not None
+    assert {fact.value["id"] for fact in record.sessions} == {f"s-{number}" for number in range(40)}
+
+
+async def test_workers_that_create_the_same_conversation_at_once_both_count(open_store: OpenStore) -> None:
+    async with open_store() as one, open_store() as other:
+        for number in range(10):
+            await asyncio.gather(
+                Registry(one).apply(change(f"c-{number}", NOW, state="ACTIVE")),
+                Registry(other).apply(change(f"c-{number}", NOW, customer="u-1")),
+            )
+        records = await Registry(one).list()
+
+    assert {(record.state.value, record.customer_id.value) for record in records} == {("ACTIVE", "u-1")}
+    assert len(records) == 10
+
+
+async def test_a_record_written_by_hand_can_be_changed(open_store: OpenStore) -> None:
+    """Somebody may have put a document there without our times and without a revision."""
+    async with open_store() as store:
+        await store.collection(COLLECTION).insert_one({"_id": "c-1", "state": "ACTIVE", "customerId": "u-1"})
+        registry = Registry(store)
+
+        assert (await registry.apply(change("c-1", NOW, state="CLOSED"))).state.value == "CLOSED"
+        assert (await registry.apply(change("c-1", NOW + 1, state="ACTIVE"))).state.value == "ACTIVE"
+
+        record = await registry.get("c-1")
+    assert record is not None
+    assert record.customer_id.value == "u-1"
+
+
+async def test_lookup_answers_for_conversations_and_for_their_sessions(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        first = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1"))
+        first = await registry.apply(change("c-1", NOW + 1, session="s-2"))
+        second = await registry.apply(change("c-2", NOW, state="CLOSED", session="s-3"))
+
+        lookup = await registry.lookup(["c-1", "unknown", "c-1"], ["s-2", "s-3", "nobody's"])
+
+    assert lookup.by_conversation == {"c-1": first}
+    assert lookup.by_session == {"s-2": first, "s-3": second}
+
+
+async def test_lookup_of_nothing_asks_nothing_and_knows_nothing(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        lookup = await Registry(store).lookup([], [])
+
+    assert (lookup.by_conversation, lookup.by_session) == ({}, {})
+
+
+async def test_a_session_of_two_conversations_belongs_to_the_active_one(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        await registry.apply(change("c-1", NOW, state="ACTIVE", session="s"))
+        await registry.apply(change("c-2", NOW + 5, state="CLOSED", session="s"))
+
+        lookup = await registry.lookup([], ["s"])
+
+    assert lookup.by_session["s"].id == "c-1"
+
+
+async def test_lookup_takes_more_ids_than_one_query_holds(open_store: OpenStore) -> None:
+    async with open_store(timeout_ms=60_000) as store:
+        registry = Registry(store)
+        for number in range(0, 1200, 400):
+            await registry.apply(change(f"c-{number}", NOW, session=f"s-{number}"))
+
+        ids = range(1200)
+        lookup = await registry.lookup([f"c-{number}" for number in ids], [f"s-{number}" for number in ids])
+
+    assert sorted(lookup.by_conversation) == ["c-0", "c-400", "c-800"]
+    assert sorted(lookup.by_session) == ["s-0", "s-400", "s-800"]
+
+
+async def test_conversations_are_listed_by_state_in_pages(open_store: OpenStore) -> None:
+    states = {"c-1": "ACTIVE", "c-2": "CLOSED", "c-3": "CLOSING", "c-4": "WRAP_UP", "c-5": "ACTIVE"}
+    async with open_store() as store:
+        registry = Registry(store)
+        for conversation_id, state in states.items():
+            await registry.apply(change(conversation_id, NOW, state=state))
+
+        everything = await registry.list()
+        active = await registry.list(active=True)
+        over = await registry.list(active=False)
+        closed = await registry.list(state="CLOSED")
+        nothing = await registry.list(state="CLOSED", active=True)
+        page = await registry.list(limit=2, after="c-2")
+
+    assert [record.id for record in everything] == ["c-1", "c-2", "c-3", "c-4", "c-5"]
+    assert [record.id for record in active] == ["c-1", "c-4", "c-5"]
+    assert [record.id for record in over] == ["c-2", "c-3"]
+    assert [record.id for record in closed] == ["c-2"]
+    assert nothing == []
+    assert [record.id for record in page] == ["c-3", "c-4"]
+
+
+async def test_a_change_that_cannot_be_encoded_is_refused(open_store: OpenStore) -> None:
+    bad = LifecycleChange("c-1", "CHANNEL_SESSION_STARTED", NOW, sessions=(Fact({"id": "s", "\x00": 1}, NOW),))
+    async with open_store() as store:
+        with pytest.raises(StoreRefused):
+            await Registry(store).apply(bad)
+
+        assert await Registry(store).get("c-1") is None
+
+
+async def test_the_index_can_be_ensured_again_and_again(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await Registry(store).ensure_indexes()
+        await Registry(store).ensure_indexes()
+
+        indexes = await store.collection(COLLECTION).index_information()
+    assert [("channelSessionIds", 1)] in [list(index["key"]) for index in indexes.values()]
