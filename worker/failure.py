@@ -139,6 +139,18 @@ _BY_REPLY_CODE: Final[dict[int, tuple[Code, Dependency | None]]] = {
 _AWAY_LABELS: Final = ("RetryableWriteError", "SystemOverloadedError", "TransientTransactionError")
 
 
+# Phrases that are safe to repeat, out of texts that are not: what an operator wants to know first.
+_HINTS: Final = (
+    ("CERTIFICATE_VERIFY_FAILED", "TLS certificate not accepted"),
+    ("[SSL", "no TLS"),
+    ("Connection refused", "connection refused"),
+    ("Name or service not known", "host name not known"),
+    ("Temporary failure in name resolution", "host name not known"),
+    ("timed out", "timed out"),
+    ("connection closed", "connection closed"),
+)
+
+
 def classify(exc: BaseException, stage: Stage | None = None) -> Failure:
     """Return what *exc* means. Never raises; what no row knows is UNKNOWN with the place in our code as its cause.
 
@@ -152,7 +164,8 @@ def classify(exc: BaseException, stage: Stage | None = None) -> Failure:
     row = _row(exc, number)
     if row is None:
         return _unknown(exc, stage)
-    return _failure(*row, f"{type(exc).__name__}{'' if number is None else f' {number}'}", number)
+    cause = f"{type(exc).__name__}{'' if number is None else f' {number}'}{_hint(exc)}"
+    return _failure(*row, cause, number)
 
 
 def classify_at_encode(exc: Exception) -> Failure:
@@ -221,6 +234,11 @@ def server_code(exc: BaseException) -> int | None:
         if isinstance(number, int):
             return number
     return None
+
+
+def _hint(exc: BaseException) -> str:
+    text = str(exc)
+    return next((f": {hint}" for phrase, hint in _HINTS if phrase in text), "")
 
 
 def _row(exc: BaseException, number: int | None) -> tuple[Code, Dependency | None] | None:
