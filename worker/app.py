@@ -218,7 +218,7 @@ class Worker:
                 "consuming", queue=contract.INGRESS, broker_version=".".join(map(str, consuming.server_version))
             )
             try:
-                await self._until_an_end(tasks, consuming.closed, publishing.closed, publisher.closed)
+                await self._until_an_end([*tasks, pipeline.bug], consuming.closed, publishing.closed, publisher.closed)
             finally:
                 self._consumer = None
                 for task in tasks:
@@ -239,7 +239,7 @@ class Worker:
         await consumer.close()
         self._log.info("drained", finished=finished, handed_back=back)
 
-    async def _until_an_end(self, tasks: list[asyncio.Task[None]], *ends: asyncio.Future[BrokerError]) -> None:
+    async def _until_an_end(self, tasks: list[asyncio.Future[None]], *ends: asyncio.Future[BrokerError]) -> None:
         """Wait until told to stop; raise why, if something else ended first."""
         stopping = asyncio.create_task(self._stopping.wait())
         awaited: list[asyncio.Future[Any]] = [stopping, *tasks, *ends]

@@ -24,42 +24,60 @@ class Lane(Generic[T]):
         at_once: int,
         size_of: Callable[[T], int],
         bundle_bytes: int,
+        on_bug: Callable[[BaseException], None],
     ) -> None:
-        """Give bundles of at most *bundle* items and *bundle_bytes* (but at least one item) to *handle*."""
+        """Give bundles of at most *bundle* items and *bundle_bytes* (but at least one item) to *handle*.
+
+        A handler settles, or adds again, what it was given; *on_bug* is told of one that raises instead.
+        """
         self.name = name
         self._handle = handle
         self._bundle = bundle
         self._at_once = at_once
         self._size_of = size_of
         self._bundle_bytes = bundle_bytes
+        self._on_bug = on_bug
         self._waiting: deque[T] = deque()
+        self._in_hand = 0
+        self._cancelled = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """Items that wait or are in work."""
+        return len(self._waiting) + self._in_hand
 
     def add(self, items: Iterable[T]) -> None:
-        """Add work. Starts it at once if the lane has a hand free."""
+        """Add work. Starts it at once if the lane has a hand free. Once cancelled, the lane takes nothing more."""
+        if self._cancelled:
+            return
         self._waiting.extend(items)
         while self._waiting and len(self._tasks) < self._at_once:
             self._start()
 
     def cancel(self) -> None:
         """Drop what waits and cancel what is in work."""
+        self._cancelled = True
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
 
     def _start(self) -> None:
-        task = asyncio.create_task(self._handle(self._next_bundle()), name=f"lane {self.name}")
+        bundle = self._next_bundle()
+        size = len(bundle)
+        self._in_hand += size
+        task = asyncio.create_task(self._handle(bundle), name=f"lane {self.name}")
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(lambda done: self._done(done, size))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None], size: int) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.result()  # a handler settles or adds again what it was given: an exception here is a bug, shown loudly
-            self.add(())
+        self._in_hand -= size
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._on_bug(error)
+        self.add(())
 
     def _next_bundle(self) -> list[T]:
         bundle: list[T] = []

@@ -151,6 +151,8 @@ class Pipeline:
         self._accounts = accounts
         self._settle = settle
         self._new_id = new_id
+        self.bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends with the exception that nobody foresaw: its deliveries are in no lane, so the session has to end."""
         self._store_lane = self._lane("store", self._write, lambda work: len(work.delivery.body), at_once=2)
         self._copy_lane = self._lane("copies", self._publish_copies, lambda copy: len(copy.outgoing.body), at_once=2)
         self._waiting_lane = self._lane("waiting", self._resolve_late, lambda work: len(work.delivery.body), at_once=1)
@@ -164,7 +166,7 @@ class Pipeline:
         started = self._clock.monotonic()
         works = self._read(batch, started)
         known, unknown = await self._look_up(works)
-        self._waiting_lane.add(unknown)
+        self._within_bounds(self._waiting_lane, unknown)
         live, stored = self._translate_and_route(known)
         await self._publish(live)
         self._to_store(stored)
@@ -176,6 +178,11 @@ class Pipeline:
             store=len(stored),
             waiting=len(unknown),
         )
+
+    def fail(self, error: BaseException) -> None:
+        """Report an exception that left a batch or a bundle behind."""
+        if not self.bug.done():
+            self.bug.set_exception(error)
 
     def stop(self) -> None:
         """Abandon all that is in work; unsettled deliveries come again."""
@@ -216,8 +223,13 @@ class Pipeline:
         missing = [work for work in works if not self._remembered(work)]
         if not missing:
             return list(works), []
-        if await self._ask_registry(missing):
-            return list(works), []
+        try:
+            if await self._ask_registry(missing):
+                return list(works), []
+        except Exception as error:  # noqa: BLE001 - a record nobody can read must not stop the works of other conversations
+            self._fail_all(missing, classify(error, Stage.ROUTE))
+            failed = set(map(id, missing))
+            return [work for work in works if id(work) not in failed], []
         waiting = {id(work) for work in missing if work.message.conversation_id is None}
         return [work for work in works if id(work) not in waiting], [work for work in works if id(work) in waiting]
 
@@ -273,7 +285,12 @@ class Pipeline:
     async def _resolve_late(self, works: list[Work]) -> None:
         """Bring works on their way whose conversation could not be looked up; they wait, and spend no attempt."""
         await self._gate.wait()
-        if not await self._ask_registry(works):
+        try:
+            answered = await self._ask_registry(works)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail_all(works, classify(error, Stage.ROUTE))
+            return
+        if not answered:
             self._waiting_lane.add(works)
             return
         live, stored = self._translate_and_route(works)
@@ -317,16 +334,19 @@ class Pipeline:
     # -- store ----------------------------------------------------------------------------------------------------
 
     def _to_store(self, works: list[Work]) -> None:
-        """Queue works for the store. In an outage the first ones wait here, unacknowledged; the rest waits in the broker.
+        self._within_bounds(self._store_lane, works)
+
+    def _within_bounds(self, lane: Lane[Work], works: list[Work]) -> None:
+        """Queue works that need the store. In an outage the first wait here, unacknowledged; the rest in the broker.
 
         Without that bound they would fill the window and stop live traffic, which does not need the store at all.
         """
         if not self._gate.is_open:
-            room = max(0, self._limits.waiting - len(self._store_lane))
+            room = max(0, self._limits.waiting - len(self._store_lane) - len(self._waiting_lane))
             works, overflow = works[:room], works[room:]
             for work in overflow:
                 self._set_aside(work)
-        self._store_lane.add(works)
+        lane.add(works)
 
     def _set_aside(self, work: Work) -> None:
         """Let a work wait in a retry tier, without spending an attempt: the store is at fault, not the message."""
@@ -352,9 +372,7 @@ class Pipeline:
             self._store_lane.add(works)
             return
         except Exception as error:  # noqa: BLE001 - a bug in the adapter: each message is tried alone, later
-            failure = classify(error, Stage.STORE)
-            for work in works:
-                self._fail(work.delivery, work.received_at, work.identity, failure)
+            self._fail_all(works, classify(error, Stage.STORE))
             return
         counts = {written.value: 0 for written in Written}
         for work, result in zip(works, results, strict=True):
@@ -369,6 +387,10 @@ class Pipeline:
         self._accounts.batch("store", len(works), self._clock.monotonic() - started, **counts)
 
     # -- failures -------------------------------------------------------------------------------------------------
+
+    def _fail_all(self, works: Sequence[Work], failure: Failure) -> None:
+        for work in works:
+            self._fail(work.delivery, work.received_at, work.identity, failure)
 
     def _fail(self, delivery: Delivery, received_at: float, identity: Identity, failure: Failure) -> None:
         """Retry what may succeed later while tries are left; give up everything else."""
@@ -428,6 +450,7 @@ class Pipeline:
             at_once=at_once,
             size_of=size_of,
             bundle_bytes=self._limits.bundle_bytes,
+            on_bug=self.fail,
         )
 
 

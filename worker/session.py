@@ -102,5 +102,5 @@ class IngressSession:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)
-        if not task.cancelled():
-            task.result()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._pipeline.fail(error)
