@@ -101,6 +101,8 @@ class ConversationKeeper:
         self._accounts = accounts
         self._new_id = new_id
         self._to_delete: list[tuple[int, str]] = []
+        self._changing = asyncio.Lock()
+        """Held while exchanges are made to match the registry, so that no deletion hits one that was just reopened."""
         self._looked_back = False
 
     async def run(self) -> None:
@@ -149,7 +151,8 @@ class ConversationKeeper:
         self._cache.forget(change.conversation_id)
         if change.state is None:
             return
-        record = await converge(record, self._registry, self._exchanges)
+        async with self._changing:
+            record = await converge(record, self._registry, self._exchanges)
         active = record.to_conversation().active
         self._accounts.note("conversation", conversation_id=record.id, state=record.state.value, active=active)
         await self._look_back()
@@ -167,10 +170,10 @@ class ConversationKeeper:
         """Take over, once, the deletions that a keeper before us may not have lived to do."""
         if self._looked_back:
             return
-        self._looked_back = True
         now = self._clock.now_ms()
         for record in await self._registry.closed_since(now - _SWEEP_BACK_MS):
             heapq.heappush(self._to_delete, (now + self._grace_ms, record.id))
+        self._looked_back = True
 
     async def _sweep(self) -> None:
         """Delete exchanges whose grace is over, unless the conversation was opened again."""
@@ -178,12 +181,18 @@ class ConversationKeeper:
             await asyncio.sleep(1)
             while self._to_delete and self._to_delete[0][0] <= self._clock.now_ms():
                 await self._gate.wait()
-                _, conversation_id = self._to_delete[0]
+                due, conversation_id = heapq.heappop(self._to_delete)
                 try:
-                    record = await self._registry.get(conversation_id)
+                    await self._delete_if_closed(conversation_id)
                 except (StoreUnavailable, OperatorFault) as error:
                     self._gate.close(error.failure)
-                    continue
-                if record is not None and not record.to_conversation().active:
-                    await self._exchanges.delete(conversation_id)
-                heapq.heappop(self._to_delete)
+                    heapq.heappush(self._to_delete, (due, conversation_id))
+                except Exception as error:  # noqa: BLE001 - one exchange that cannot be deleted must not keep the others
+                    failure = classify(error)
+                    self._accounts.trouble("conversation_exchange_kept", code=failure.code.value, reason=str(error))
+
+    async def _delete_if_closed(self, conversation_id: str) -> None:
+        async with self._changing:
+            record = await self._registry.get(conversation_id)
+            if record is not None and not record.to_conversation().active:
+                await self._exchanges.delete(conversation_id)
