@@ -5,6 +5,8 @@ A service that is missing fails the tests that need it; nothing is skipped. See 
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import uuid
 from pathlib import Path
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 # anything reads it. The addresses are kept, because they say which services to test against.
 _AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
 _chosen_services: list[str] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests, each in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -60,8 +72,8 @@ def vhost_url(broker: Broker) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _shared_breakable_broker(rabbitmq_root: Path | None) -> Iterator[LocalBroker]:
-    with private_broker(chroot=rabbitmq_root, say=lambda _line: None) as private:
+def _shared_breakable_broker(rabbitmq_root: Path | None, certificates: CertificateFiles) -> Iterator[LocalBroker]:
+    with private_broker(chroot=rabbitmq_root, ssl=certificates, say=lambda _line: None) as private:
         yield private
 
 
@@ -69,7 +81,7 @@ def _shared_breakable_broker(rabbitmq_root: Path | None) -> Iterator[LocalBroker
 def breakable_broker(_shared_breakable_broker: LocalBroker) -> Iterator[LocalBroker]:
     """Return a broker that the test may kill, freeze and restart; it is brought back to life afterwards.
 
-    Tests share it one after the other: make a virtual host of your own in it.
+    Tests share it one after the other: make a virtual host of your own in it. It speaks amqps too, with `certificates`.
     """
     yield _shared_breakable_broker
     _shared_breakable_broker.thaw()

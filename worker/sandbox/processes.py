@@ -66,7 +66,7 @@ class KeptProcess:
             return self.kill()
 
     def kill(self) -> int:
-        """End the group with SIGKILL and wait until it is gone; return the exit status."""
+        """End the group with SIGKILL, if it has not ended yet, and wait until it is gone; return the exit status."""
         self.send_signal(signal.SIGKILL)
         return self.wait(10.0)
 

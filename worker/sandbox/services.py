@@ -26,6 +26,8 @@ from worker.sandbox.management import ManagementApi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from worker.sandbox.broker import CertificateFiles
+
 _MANAGEMENT_PORT = 15672
 
 
@@ -99,7 +101,9 @@ def found_broker(
 
 
 @contextmanager
-def private_broker(*, chroot: Path | None = None, say: Callable[[str], object] = print) -> Iterator[LocalBroker]:
+def private_broker(
+    *, chroot: Path | None = None, ssl: CertificateFiles | None = None, say: Callable[[str], object] = print
+) -> Iterator[LocalBroker]:
     """Yield a node of our own that can be killed, frozen and restarted; install RabbitMQ first where that is possible.
 
     Raises:
@@ -109,7 +113,7 @@ def private_broker(*, chroot: Path | None = None, say: Callable[[str], object] =
         _install_rabbitmq_if_missing(say)
     whose = f"of {chroot}" if chroot else "of this machine"
     say(f"broker: rabbitmq-server {whose} as a private node, for this run only")
-    with LocalBroker(chroot=chroot) as broker:
+    with LocalBroker(chroot=chroot, ssl=ssl) as broker:
         yield broker
 
 
