@@ -1,0 +1,173 @@
+"""What the command line does without broker and store."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.command import cim_worker, printed_json
+from worker import __version__
+from worker.cli.exit_codes import ExitCode
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "schemas" / "examples").glob("*.json"))
+VALID: dict[str, Any] = {
+    "id": "m-1",
+    "header": {"sender": {"id": "app-1", "type": "APP"}, "conversationId": "c-1"},
+    "body": {"type": "PLAIN", "markdownText": "a secret text"},
+}
+INVALID = {**VALID, "header": {"sender": {"id": "app-1", "type": "APP"}}}
+COMMANDS = (
+    ("run",),
+    ("topology", "apply"),
+    ("topology", "check"),
+    ("conversations", "open"),
+    ("conversations", "close"),
+    ("conversations", "show"),
+    ("conversations", "list"),
+    ("validate",),
+    ("publish",),
+    ("settings",),
+    ("demo",),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_help_of_every_command_ends_with_examples(command: tuple[str, ...]) -> None:
+    finished = cim_worker(*command, "--help")
+
+    assert finished.returncode == ExitCode.OK
+    assert f"cim-worker {' '.join(command)}" in finished.stdout.partition("Examples:")[2]
+
+
+def test_help_is_quick_and_names_the_variables_that_matter() -> None:
+    before = time.monotonic()
+
+    finished = cim_worker("--help")
+
+    assert time.monotonic() - before < 5
+    assert "CIM_RABBITMQ_URL" in finished.stdout
+    assert "CIM_MONGODB_URI" in finished.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert cim_worker("--version").stdout.strip() == f"cim-worker {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("validate",), ("run", "--processes", "0"), ("demo", "--wrong")])
+def test_wrong_usage_ends_with_its_own_code(arguments: tuple[str, ...]) -> None:
+    assert cim_worker(*arguments).returncode == ExitCode.CONFIGURATION
+
+
+def test_every_published_example_is_valid() -> None:
+    finished = cim_worker("validate", *EXAMPLES, "--json")
+
+    assert finished.returncode == ExitCode.OK, finished.stdout
+    assert printed_json(finished)["valid"] == len(EXAMPLES)
+    assert len(EXAMPLES) > 20
+
+
+def test_a_single_message_from_standard_input_is_judged() -> None:
+    finished = cim_worker("validate", "-", stdin=json.dumps(INVALID, indent=2))
+
+    assert finished.returncode == ExitCode.REJECTED
+    assert "missing_anchor" in finished.stdout
+    assert "/header" in finished.stdout
+
+
+def test_of_an_array_each_element_is_judged_alone() -> None:
+    finished = cim_worker("validate", "-", "--json", stdin=json.dumps([VALID, INVALID]))
+
+    assert finished.returncode == ExitCode.REJECTED
+    messages = printed_json(finished)["messages"]
+    assert [(one["index"], one["result"]) for one in messages] == [(1, "valid"), (2, "rejected")]
+    assert messages[1]["problems"][0]["code"] == "missing_anchor"
+
+
+def test_of_json_lines_each_line_is_judged_alone(tmp_path: Path) -> None:
+    file = tmp_path / "messages.jsonl"
+    file.write_text(json.dumps(VALID) + "\n\nnonsense\n" + json.dumps(INVALID) + "\n")
+
+    finished = cim_worker("validate", file, "--json")
+
+    messages = printed_json(finished)["messages"]
+    assert [(one["index"], [p["code"] for p in one["problems"]]) for one in messages] == [
+        (1, []),
+        (3, ["malformed_json"]),
+        (4, ["missing_anchor"]),
+    ]
+
+
+def test_validation_honours_the_size_limit() -> None:
+    message = {**VALID, "body": {"type": "PLAIN", "markdownText": "x" * 2000}}
+
+    finished = cim_worker("validate", "-", "--json", stdin=json.dumps(message), CIM_MAX_MESSAGE_BYTES="1500")
+
+    assert printed_json(finished)["messages"][0]["problems"][0]["code"] == "message_too_large"
+
+
+def test_validation_never_repeats_the_text_of_a_message() -> None:
+    finished = cim_worker("validate", "-", stdin=json.dumps({**INVALID, "id": 5}))
+
+    assert finished.returncode == ExitCode.REJECTED
+    assert "a secret text" not in finished.stdout + finished.stderr
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    finished = cim_worker("validate", "missing.json")
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert finished.stderr.count("\n") == 1
+    assert "missing.json" in finished.stderr
+
+
+def test_settings_show_addresses_and_never_credentials() -> None:
+    variables = {
+        "CIM_RABBITMQ_URL": "amqp://someone:hunter2@broker.example.org:5673/vhost",
+        "CIM_MONGODB_URI": "mongodb://someone:hunter2@one.example.org:27018,two.example.org/?authSource=admin",
+        "CIM_BATCH_SIZE": "321",
+    }
+
+    table = cim_worker("settings", **variables)
+    settings = printed_json(cim_worker("settings", "--json", **variables))
+
+    assert "hunter2" not in table.stdout
+    assert settings["CIM_RABBITMQ_URL"]["value"] == "broker.example.org:5673"
+    assert settings["CIM_MONGODB_URI"]["value"] == "one.example.org:27018,two.example.org"
+    assert settings["CIM_BATCH_SIZE"]["value"] == "321"
+    assert settings["CIM_BATCH_SIZE"]["is_default"] is False
+    assert settings["CIM_PREFETCH"]["is_default"] is True
+    assert "hunter2" not in json.dumps(settings)
+
+
+@pytest.mark.parametrize("command", [("settings",), ("run",), ("topology", "check"), ("publish", "-"), ("demo",)])
+def test_a_wrong_setting_is_named_with_the_reason(command: tuple[str, ...]) -> None:
+    finished = cim_worker(*command, CIM_PREFETCH="many", CIM_RABBITMQ_URL="http://someone:hunter2@host/")
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert "CIM_PREFETCH" in finished.stderr
+    assert "CIM_RABBITMQ_URL" in finished.stderr
+    assert "hunter2" not in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("command", [("topology", "check"), ("topology", "apply"), ("publish", str(EXAMPLES[0]))])
+def test_a_broker_that_is_not_there_is_named_by_host_and_port(command: tuple[str, ...]) -> None:
+    finished = cim_worker(*command, CIM_RABBITMQ_URL="amqp://someone:hunter2@127.0.0.1:1/")
+
+    assert finished.returncode == ExitCode.BROKER_UNREACHABLE
+    assert "127.0.0.1:1" in finished.stderr
+    assert "hunter2" not in finished.stderr + finished.stdout
+    assert finished.stderr.count("\n") == 1
+
+
+def test_a_store_that_is_not_there_is_named_by_host_and_port() -> None:
+    finished = cim_worker("conversations", "list", CIM_MONGODB_URI="mongodb://someone:hunter2@127.0.0.1:1/")
+
+    assert finished.returncode == ExitCode.STORE_UNREACHABLE
+    assert "127.0.0.1:1" in finished.stderr
+    assert "hunter2" not in finished.stderr + finished.stdout
+    assert finished.stderr.count("\n") == 1

@@ -1,0 +1,113 @@
+"""The rights that deploy/README.md asks for are enough, and no more than that is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+import pika
+import pika.exceptions
+import pytest
+
+from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
+from tests.acceptance.test_cli_offline import INVALID, VALID
+from tests.documentation import DEPLOY
+from worker.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pymongo.database import Database
+
+    from worker.sandbox.services import Broker, Store
+
+OPENED = {
+    "name": "TOPIC_STATE_CHANGE_EVENT",
+    "timestamp": 1760000000000,
+    "data": {"id": "c-1", "state": "ACTIVE", "customer": {"_id": "u-1"}},
+}
+
+
+def documented(user: str) -> dict[str, str]:
+    """Return the rights of a user as the table in deploy/README.md gives them."""
+    row = re.search(rf"^\| {re.escape(user)} \| `(.*?)` \| `(.*?)` \| `(.*?)` \|$", DEPLOY.read_text(), re.MULTILINE)
+    assert row, user
+    return dict(zip(("configure", "write", "read"), (cell.replace("\\|", "|") for cell in row.groups()), strict=True))
+
+
+@pytest.fixture
+def url_of(broker: Broker, vhost_url: str) -> Iterator[Callable[[str], str]]:
+    """Give a new broker user the documented rights and return the URL to connect with."""
+    vhost = urlsplit(vhost_url).path[1:]
+    made: list[str] = []
+
+    def make(user: str) -> str:
+        name, password = f"test-{secrets.token_hex(6)}", secrets.token_hex(6)
+        broker.management.create_user(name, password)
+        made.append(name)
+        broker.management.set_permissions(name, vhost, **documented(user))
+        parts = urlsplit(vhost_url)
+        return parts._replace(netloc=f"{name}:{password}@{parts.hostname}:{parts.port}").geturl()
+
+    yield make
+    for name in made:
+        broker.management.request("DELETE", f"/users/{quote(name)}", missing_is_fine=True)
+
+
+def test_every_user_can_do_its_job(
+    url_of: Callable[[str], str], vhost_url: str, store: Store, documents: Database[dict[str, object]], tmp_path: Path
+) -> None:
+    places = {"CIM_MONGODB_URI": store.uri, "CIM_MONGODB_DATABASE": documents.name, "CIM_RECORD_INTERVAL_MS": "100"}
+    operator = url_of("operator (`topology apply`)")
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=operator).returncode == ExitCode.OK
+    worker = url_of("worker")
+    log = tmp_path / "worker.log"
+
+    with running(COMMAND, "run", log=log, CIM_RABBITMQ_URL=worker, **places):
+        publish(url_of("platform (conversation events)"), "cim.conversation-events", OPENED)
+        wait_until(lambda: conversation_is_open(vhost_url))
+        with pika.BlockingConnection(pika.URLParameters(url_of("subscriber with queues `crm.…`"))) as connection:
+            channel = connection.channel()
+            channel.queue_declare("crm.c-1", exclusive=True)
+            channel.queue_bind("crm.c-1", "conversation.c-1")
+            publisher = url_of("publisher")
+            elsewhere = {**VALID, "id": "m-2", "header": {**VALID["header"], "conversationId": "c-2"}}
+            for message in (VALID, INVALID, elsewhere):
+                publish(publisher, "cim.ingress", message)
+
+            wait_until(lambda: channel.basic_get("crm.c-1", auto_ack=True)[0] is not None)
+        wait_until(lambda: documents["ConversationActivities"].find_one({"conversationId": "c-2"}))
+        wait_until(lambda: documents["dead_letters"].find_one({"code": "missing_anchor"}))
+    assert "ACCESS_REFUSED" not in log.read_text()
+
+
+def test_the_hot_path_configures_nothing(
+    url_of: Callable[[str], str], vhost_url: str, store: Store, documents: Database[dict[str, object]], tmp_path: Path
+) -> None:
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url).returncode == ExitCode.OK
+    worker = url_of("worker, hot path only (`CIM_CONVERSATION_EVENTS=false`)")
+    places = {"CIM_MONGODB_URI": store.uri, "CIM_MONGODB_DATABASE": documents.name, "CIM_CONVERSATION_EVENTS": "false"}
+
+    with running(COMMAND, "run", log=tmp_path / "worker.log", CIM_RABBITMQ_URL=worker, **places):
+        publish(vhost_url, "cim.ingress", VALID)
+        wait_until(lambda: documents["ConversationActivities"].find_one({"conversationId": "c-1"}))
+
+
+def publish(url: str, exchange: str, document: object) -> None:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, "any", json.dumps(document).encode(), mandatory=True)
+
+
+def conversation_is_open(url: str) -> bool:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        try:
+            connection.channel().exchange_declare("conversation.c-1", passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        return True

@@ -1,0 +1,59 @@
+"""How input is split into messages: every message keeps its own bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.cli.messages import split_messages
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param(b'{"a": 1}\n', [(1, b'{"a": 1}\n')], id="one object keeps its line end"),
+        pytest.param(b'{\n  "a": {}\n}', [(1, b'{\n  "a": {}\n}')], id="one object on several lines"),
+        pytest.param(b"", [(1, b"")], id="an empty file is one message, a bad one"),
+        pytest.param(b"nonsense", [(1, b"nonsense")], id="no JSON at all"),
+        pytest.param(b"[]", [(1, b"[]")], id="an empty array is one message, a bad one"),
+        pytest.param(b'[{"a":1}, {"b":2}]', [(1, b'{"a":1}'), (2, b'{"b":2}')], id="an array"),
+        pytest.param(b'[{"a":"],[{\\"}"}, 5]', [(1, b'{"a":"],[{\\"}"}'), (2, b"5")], id="brackets inside strings"),
+        pytest.param(b'[{"a":NaN}, bad]', [(1, b'{"a":NaN}'), (2, b"bad")], id="bad elements stay alone"),
+        pytest.param(b'[{"a":1}', [(1, b'[{"a":1}')], id="an array that does not end"),
+        pytest.param(b'[{"a":1}] x', [(1, b'[{"a":1}] x')], id="an array with something behind it"),
+        pytest.param(b'{"a":1}\r\n{"b":2}\n', [(1, b'{"a":1}'), (2, b'{"b":2}')], id="JSON lines"),
+        pytest.param(b'\n{"a":1}\n\nbad\n', [(2, b'{"a":1}'), (4, b"bad")], id="JSON lines with gaps and a bad one"),
+        pytest.param(b'{"a":1}\n{"\xff":2}', [(1, b'{"a":1}'), (2, b'{"\xff":2}')], id="lines that are not UTF-8"),
+        pytest.param(b'{"a":1,\n"b":', [(1, b'{"a":1,\n"b":')], id="one object cut off"),
+    ],
+)
+def test_messages_are_found(content: bytes, expected: list[tuple[int, bytes]]) -> None:
+    assert split_messages(content) == expected
+
+
+@given(st.lists(JSON_VALUES, min_size=1), st.sampled_from([None, 2]))
+def test_the_elements_of_an_array_are_the_ones_that_were_written(values: list[object], indent: int | None) -> None:
+    content = json.dumps(values, indent=indent).encode()
+
+    assert [json.loads(body) for _, body in split_messages(content)] == values
+
+
+@given(st.lists(st.dictionaries(st.text(), JSON_VALUES), min_size=2))
+def test_json_lines_are_the_ones_that_were_written(values: list[object]) -> None:
+    lines = [json.dumps(value).encode() for value in values]
+
+    assert split_messages(b"\n".join(lines)) == list(enumerate(lines, 1))
+
+
+@given(st.binary())
+def test_any_bytes_give_at_least_one_message(content: bytes) -> None:
+    assert split_messages(content)

@@ -1,0 +1,109 @@
+"""The documentation says what the code does: tables are current, and nothing that can be used is missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, TABLES, snippet, written
+from worker import contract
+from worker.cim.bodies import BODY_MODELS
+from worker.cli.application import app
+from worker.cli.exit_codes import ExitCode
+from worker.codes import Code
+from worker.mongo import activities, conversations, dead_letters
+from worker.outcome import Outcome
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_generated_tables_are_current(file: Path) -> None:
+    assert file.read_text() == written(file), "run: python -m tests.documentation"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_row_in_the_readme(name: str) -> None:
+    assert f"| `CIM_{name.upper()}` |" in README.read_text()
+
+
+def test_every_command_has_a_row_in_the_readme() -> None:
+    commands = list(_commands())
+
+    assert len(commands) > 10
+    assert [name for name in commands if f"`cim-worker {name}" not in README.read_text()] == []
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_every_exit_code_is_explained_in_the_readme(code: ExitCode) -> None:
+    assert f"| {code.value} | {code.meaning} |" in README.read_text()
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_row_in_the_readme(outcome: Outcome) -> None:
+    assert f"| {outcome.value.replace('_', ' ')} |" in README.read_text()
+
+
+@pytest.mark.parametrize("header", contract.LETTER_HEADERS)
+def test_every_header_of_a_dead_letter_is_explained(header: str) -> None:
+    assert f"`{header}`" in SCHEMAS.read_text()
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_reason_code_is_explained(code: Code) -> None:
+    assert f"| `{code.value}` | {code.spec.failure_class.value} |" in SCHEMAS.read_text()
+
+
+def test_every_body_type_with_required_fields_is_explained_to_publishers() -> None:
+    required = [
+        name
+        for name, model in BODY_MODELS.items()
+        if any(field.is_required() for key, field in model.model_fields.items() if key != "type")
+    ]
+
+    assert len(required) > 5
+    assert [name for name in required if f"`{name}`" not in SCHEMAS.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(contract.INGRESS, contract.HUB, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED),
+        *(contract.retry_queue("<delay>"), contract.conversation_exchange("<id>")),
+        *(activities.COLLECTION, conversations.COLLECTION, dead_letters.COLLECTION),
+    ],
+)
+def test_everything_on_the_broker_and_in_the_store_is_explained_to_operators(name: str) -> None:
+    assert f"| `{name}` |" in DEPLOY.read_text()
+
+
+@pytest.mark.parametrize("name", ["publish", "subscribe"])
+def test_the_code_of_the_readme_is_python(name: str) -> None:
+    ast.parse(snippet(name))
+
+
+@pytest.mark.parametrize("file", [README, SCHEMAS, DEPLOY], ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_somewhere(file: Path) -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", file.read_text())]
+
+    assert links
+    assert [link for link in links if link and not (file.parent / link).exists()] == []
+
+
+def _commands() -> Iterator[str]:
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[str]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield " ".join(path)
+            return
+        for name, child in children.items():
+            yield from walk(child, (*path, name))
+
+    return walk(typer.main.get_command(app), ())

@@ -1,0 +1,108 @@
+"""Logs: one JSON object per line, with nothing in it that must not get out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from worker.ops.logging import configure_logging, mask_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+URL = "amqp://someone:hunter2@broker.example.org:5672/vhost"
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before[0], before[1]
+    for name in ("pika", "pymongo", "asyncio"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_has_event_level_time_in_utc_and_process_id(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+
+    structlog.get_logger().info("batch", size=3)
+
+    [line] = lines(capsys)
+    assert (line["event"], line["level"], line["size"]) == ("batch", "info", 3)
+    assert line["timestamp"].endswith("Z")
+    assert line["pid"] > 0
+
+
+def test_what_is_below_the_level_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "warning")
+
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("loud")
+
+    assert [line["event"] for line in lines(capsys)] == ["loud"]
+
+
+def test_libraries_speak_up_only_when_it_matters_and_pika_never(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "debug")
+
+    logging.getLogger("pika.adapters").error("connection lost")
+    logging.getLogger("pymongo.topology").info("heartbeat")
+    logging.getLogger("pymongo.topology").warning("no primary at %s", URL)
+
+    [line] = lines(capsys)
+    assert line["event"] == "no primary at amqp://***@broker.example.org:5672/vhost"
+
+
+@pytest.mark.parametrize(
+    "key", ["body", "payload", "password", "rabbitmq_url", "mongodb_uri", "Authorization", "input"]
+)
+def test_telling_names_are_masked(key: str) -> None:
+    assert mask_secrets(None, "info", {key: "hunter2"}) == {key: "***"}
+
+
+@pytest.mark.parametrize("key", ["body_type", "body_bytes", "message_id", "conversation_id", "reason"])
+def test_harmless_names_are_not_masked(key: str) -> None:
+    assert mask_secrets(None, "info", {key: "text"}) == {key: "text"}
+
+
+def test_credentials_are_cut_out_of_everything() -> None:
+    values = {"event": f"to {URL}", "reasons": [URL], "nested": {"where": URL, "password": "x"}, "raw": b"hunter2"}
+
+    masked = mask_secrets(None, "info", values)
+
+    assert "hunter2" not in json.dumps(masked)
+    assert masked["nested"]["password"] == "***"
+    assert masked["raw"] == "<7 bytes>"
+
+
+def test_a_traceback_is_there_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+
+    try:
+        int(URL)
+    except ValueError:
+        structlog.get_logger().exception("failed")
+
+    [line] = lines(capsys)
+    assert "ValueError" in line["exception"]
+    assert "hunter2" not in line["exception"]
+
+
+def test_the_console_format_is_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("console", "info")
+
+    structlog.get_logger().info("batch", size=3)
+
+    output = capsys.readouterr().err
+    assert "batch" in output
+    assert not output.startswith("{")
