@@ -174,8 +174,7 @@ def test_nothing_is_left_after_close(rabbitmq_root: Path | None) -> None:
 def test_nothing_is_left_when_the_owner_is_killed(rabbitmq_root: Path | None) -> None:
     """A parent that dies by SIGKILL cannot clean up; broker, port mapper and folder go all the same."""
     program = (
-        "import sys; from pathlib import Path; from tests.eventually import eventually
-from worker.sandbox.broker import LocalBroker\n"
+        "import sys; from pathlib import Path; from worker.sandbox.broker import LocalBroker\n"
         "broker = LocalBroker(chroot=Path(sys.argv[1]) if len(sys.argv) > 1 else None); broker.start()\n"
         "print(broker.node_name, broker.folder, broker.port_mapper_port, flush=True); sys.stdin.read()"
     )
