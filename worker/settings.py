@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "CIM_"
 _MIB = 1024 * 1024
+_DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class ConfigurationError(Exception):
@@ -205,7 +206,9 @@ def load_settings(**overrides: Any) -> Settings:
 def address(url: SecretStr | str) -> str:
     """Return host and port of a URL, never user or password: for people and logs."""
     parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
-    return parts.netloc.rpartition("@")[2] or parts.netloc
+    hosts = parts.netloc.rpartition("@")[2]
+    default = _DEFAULT_PORTS.get(parts.scheme)
+    return hosts if default is None or parts.port is not None else f"{hosts}:{default}"
 
 
 def user_name(url: SecretStr) -> str:

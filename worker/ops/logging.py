@@ -68,6 +68,7 @@ def _last(*, is_console: bool) -> Sequence[Processor]:
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         mask_secrets,
+        _put_first_things_first,
         renderer,
     )
 
@@ -88,6 +89,11 @@ def _redirect_standard_logging(level: int, last: Sequence[Processor]) -> None:
 def _add_process_id(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     event_dict["pid"] = os.getpid()
     return event_dict
+
+
+def _put_first_things_first(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    first = {key: event_dict.pop(key) for key in ("timestamp", "level", "event") if key in event_dict}
+    return {**first, **event_dict}
 
 
 def _is_secret(key: str) -> bool:

@@ -225,7 +225,8 @@ def _opening_error(error: BaseException) -> BrokerError:
 def _without_credentials(error: BaseException) -> str:
     """Name the innermost cause; pika's own texts can repeat connection parameters."""
     causes = getattr(error, "exceptions", None) or getattr(error, "args", None) or ()
-    inner = next((cause for cause in reversed(causes) if isinstance(cause, BaseException)), None)
+    wrapped = getattr(error, "exception", None)
+    inner = next((cause for cause in (wrapped, *reversed(causes)) if isinstance(cause, BaseException)), None)
     if inner is not None:
         return _without_credentials(inner)
     if isinstance(error, OSError):
