@@ -70,6 +70,10 @@ class ManagementApi:
         policy = {"pattern": pattern, "definition": definition, "apply-to": apply_to}
         self.request("PUT", f"/policies/{_quoted(vhost)}/{_quoted(name)}", policy)
 
+    def delete_policy(self, vhost: str, name: str) -> None:
+        """Delete a policy; nothing happens if it is not there."""
+        self.request("DELETE", f"/policies/{_quoted(vhost)}/{_quoted(name)}", missing_is_fine=True)
+
     def queues(self, vhost: str) -> list[str]:
         """Return the names of the queues of a virtual host, sorted."""
         return sorted(queue["name"] for queue in self.request("GET", f"/queues/{_quoted(vhost)}?columns=name"))

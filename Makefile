@@ -1,0 +1,73 @@
+# `make` or `make help` lists what there is. Every target does its own set-up; nothing is left running.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+SHELL := bash
+
+RUN := .venv/bin
+# What a target's program is given on its command line, as in: make chaos SEED=7 MINUTES=30
+SEED ?=
+MINUTES ?=
+MESSAGES ?=
+INPUTS ?=
+ARGS ?=
+OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MESSAGES),--messages $(MESSAGES)) \
+  $(if $(INPUTS),--inputs $(INPUTS)) $(ARGS)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: setup
+setup: .venv/.made ## make .venv with the worker and its tools (again only when pyproject.toml changes)
+
+.venv/.made: pyproject.toml .ci/setup
+	@PYTHON="$(PYTHON)" .ci/setup check
+	@touch $@
+
+.venv/.made-bench: .venv/.made
+	@PYTHON="$(PYTHON)" .ci/setup check bench
+	@touch $@
+
+.PHONY: demo
+demo: .venv/.made ## watch activities of every kind travel, counted at the end
+	@$(RUN)/cim-worker demo $(OPTIONS)
+
+.PHONY: test
+test: .venv/.made ## every test, against a real RabbitMQ and a MongoDB wire connection (ARGS="-k name" for some)
+	@$(RUN)/pytest $(ARGS)
+
+.PHONY: check
+check: .venv/.made ## lint, format, types, imports and the unit tests: seconds, no services
+	@$(RUN)/ruff check
+	@$(RUN)/ruff format --check
+	@$(RUN)/mypy
+	@$(RUN)/lint-imports
+	@$(RUN)/pytest tests/unit -q $(ARGS)
+
+.PHONY: format
+format: .venv/.made ## format the code and repair what lint can repair safely
+	@$(RUN)/ruff check --fix-only --quiet
+	@$(RUN)/ruff format
+
+.PHONY: test-stores
+test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract
+	@$(RUN)/python -m tests.contract.store.every_server $(ARGS)
+
+.PHONY: chaos
+chaos: .venv/.made ## faults at random times, then every message accounted for (SEED=, MINUTES=, MESSAGES=)
+	@$(RUN)/python -m tests.chaos $(OPTIONS)
+
+.PHONY: fuzz
+fuzz: .venv/.made ## mutated and raw bytes: always an outcome, never an exception (SEED=, INPUTS=)
+	@$(RUN)/python -m tests.fuzz $(OPTIONS)
+
+.PHONY: bench
+bench: .venv/.made-bench ## compare with what others would use (ARGS=--quick: under two minutes)
+	@$(RUN)/python -m tests.benchmarks $(OPTIONS)
+
+.PHONY: clean
+clean: ## remove .venv and everything that was made by tools
+	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	@rm -rf ./*.egg-info
