@@ -1,0 +1,234 @@
+"""The copies the worker makes of a delivery: dead letters, retries and parked letters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.deliveries import NOW, FakeDelivery, delivery
+from worker import __version__, contract
+from worker.codes import Code, FailureClass, Problem, Stage
+from worker.dead_letters.envelope import (
+    Identity,
+    Reason,
+    attempt_of,
+    carried_headers,
+    dead_letter,
+    parked_copy,
+    published_by,
+    retry_copy,
+)
+from worker.failure import Failure
+from worker.ports import Outgoing, Properties
+from worker.rabbit.codec import decode_properties, encode_properties
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROBLEMS = (
+    Problem(Code.WRONG_TYPE, "/header/timestamp", "A number."),
+    Problem(Code.MISSING_BODY, "/body", Code.MISSING_BODY.spec.meaning),
+)
+REASON = Reason.of_problems(PROBLEMS)
+WHO = Identity("sender-1", "Recorder", "message-1", "conversation-1")
+FAILURE = Failure(FailureClass.TRANSIENT, Code.PUBLISH_REJECTED, Stage.PUBLISH, "No room.", "abcdef012345")
+
+
+def letter(of: FakeDelivery, reason: Reason = REASON, who: Identity = WHO) -> Outgoing:
+    return dead_letter(of, reason, who, now=NOW, copy_id="made-up")
+
+
+def retried(of: FakeDelivery, *, attempt: int = 2, now: int = NOW) -> Outgoing:
+    return retry_copy(of, Reason.of_failure(FAILURE), "10s", attempt=attempt, now=now, copy_id="made-up")
+
+
+def over_the_wire(copy: Outgoing, exchange: str = "", queue: str = "cim.ingress") -> FakeDelivery:
+    """Return the delivery that a copy becomes, through our own encoder and decoder."""
+    raw = encode_properties(
+        message_id=copy.message_id,
+        correlation_id=copy.correlation_id,
+        headers=copy.headers,
+        content_type=copy.content_type,
+        content_encoding=copy.content_encoding,
+        timestamp=copy.timestamp,
+        type_=copy.type,
+        app_id=copy.app_id,
+    )
+    properties = decode_properties(raw)
+    assert not properties.damaged
+    return FakeDelivery(copy.body, properties, exchange, "cim.ingress", queue)
+
+
+def headers(copy: Outgoing) -> Mapping[str, str | int]:
+    assert copy.headers is not None
+    return copy.headers
+
+
+def test_a_dead_letter_carries_every_header_of_the_contract() -> None:
+    copy = letter(delivery(b"bytes", {contract.ATTEMPT: 3}))
+    assert (copy.exchange, copy.routing_key, copy.body) == ("cim.dead-letters", "", b"bytes")
+    assert headers(copy) == {
+        "cim-code": "wrong_type",
+        "cim-class": "invalid",
+        "cim-stage": "validate",
+        "cim-pointer": "/header/timestamp",
+        "cim-detail": "A number.",
+        "cim-problems": json.dumps(
+            [{"code": p.code.value, "pointer": p.pointer, "expected": p.expected} for p in PROBLEMS],
+            separators=(",", ":"),
+        ),
+        "cim-fingerprint": REASON.fingerprint,
+        "cim-attempt": 3,
+        "cim-first-failed-at": NOW,
+        "cim-failed-at": NOW,
+        "cim-origin-exchange": "cim.ingress",
+        "cim-origin-routing-key": "some.key",
+        "cim-origin-queue": "cim.ingress",
+        "cim-sender-id": "sender-1",
+        "cim-sender-name": "Recorder",
+        "cim-message-id": "message-1",
+        "cim-conversation-id": "conversation-1",
+        "cim-worker-version": __version__,
+    }
+    assert set(headers(copy)) == set(contract.LETTER_HEADERS)
+
+
+def test_what_is_not_known_of_the_sender_has_no_header() -> None:
+    copy = letter(delivery(), who=Identity())
+    unknown = {contract.SENDER_ID, contract.SENDER_NAME, contract.MESSAGE_ID, contract.CONVERSATION_ID}
+    assert set(headers(copy)) == set(contract.LETTER_HEADERS) - unknown
+
+
+def test_a_failure_of_the_way_is_its_own_only_problem() -> None:
+    copy = letter(delivery(), Reason.of_failure(FAILURE))
+    assert json.loads(str(headers(copy)[contract.PROBLEMS])) == [
+        {"code": "publish_rejected", "pointer": "", "expected": "No room."}
+    ]
+    assert headers(copy)[contract.FINGERPRINT] == "abcdef012345"
+
+
+EVERY_PROPERTY: dict[str, Any] = {
+    "content_type": "text/x",
+    "content_encoding": "gzip",
+    "delivery_mode": 1,
+    "priority": 9,
+    "correlation_id": "corr",
+    "reply_to": "elsewhere",
+    "expiration": "1",
+    "message_id": "amqp-id",
+    "timestamp": 5,
+    "type": "kind",
+    "user_id": "alice",
+    "app_id": "recorder",
+}
+
+
+@pytest.mark.parametrize("kind", ["dead", "retry", "parked"])
+def test_only_harmless_properties_are_copied(kind: str) -> None:
+    assert {one.name for one in fields(Properties)} == {*EVERY_PROPERTY, "headers", "damaged"}, "a new one: decide"
+    hostile = {"CC": ["elsewhere"], "BCC": ["elsewhere"], "x-death": [], "x-delay": 5, "other": "mine"}
+    of = delivery(b"{}", hostile, **EVERY_PROPERTY)
+    copies = {"dead": letter(of), "retry": retried(of), "parked": parked_copy(of, copy_id="made-up")}
+    copy = copies[kind]
+    kept = ("content_type", "content_encoding", "correlation_id", "message_id", "timestamp", "type", "app_id")
+    for name in kept:
+        assert getattr(copy, name) == EVERY_PROPERTY[name]
+    assert {one.name for one in fields(Outgoing)} == {*kept, "exchange", "routing_key", "body", "headers"}
+    assert not set(headers(copy)) & set(hostile)
+
+
+def test_a_delivery_without_an_id_gets_one_because_returns_are_matched_by_it() -> None:
+    assert letter(delivery()).message_id == "made-up"
+    assert letter(delivery(message_id="")).message_id == "made-up"
+
+
+def test_a_retry_counts_names_its_tier_and_says_why() -> None:
+    copy = retried(delivery(b"body"))
+    assert (copy.exchange, copy.routing_key, copy.body) == ("", "cim.ingress.retry.10s", b"body")
+    assert headers(copy)[contract.ATTEMPT] == 2
+    assert headers(copy)[contract.CODE] == "publish_rejected"
+    assert contract.WORKER_VERSION not in headers(copy), "only letters carry it: by it they are told from retries"
+
+
+def test_origin_first_failure_and_user_survive_any_number_of_retries() -> None:
+    first = delivery(b"body", {"traceparent": "00-abc"}, user_id="alice", message_id="m")
+    again = over_the_wire(retried(first, attempt=2, now=NOW))
+    third = over_the_wire(retried(again, attempt=3, now=NOW + 1000))
+    last = letter(third)
+    assert attempt_of(third) == 3
+    assert published_by(third) == "alice"
+    found = headers(dead_letter(third, REASON, WHO, now=NOW + 2000, copy_id="x"))
+    assert found[contract.FIRST_FAILED_AT] == NOW
+    assert found[contract.FAILED_AT] == NOW + 2000
+    assert found[contract.ORIGIN_EXCHANGE] == "cim.ingress"
+    assert found[contract.ORIGIN_ROUTING_KEY] == "some.key"
+    assert found["traceparent"] == "00-abc"
+    assert found[contract.USER_ID] == "alice"
+    assert (last.body, last.message_id) == (b"body", "m")
+
+
+@pytest.mark.parametrize("nonsense", [0, -1, 10**7, True, "3", None, 2.0, [2], 2**70])
+def test_a_nonsense_attempt_counts_as_the_first(nonsense: object) -> None:
+    assert attempt_of(delivery(headers={contract.ATTEMPT: nonsense})) == 1
+
+
+def test_trace_and_checked_user_go_into_everything_made_of_a_delivery() -> None:
+    of = delivery(headers={"traceparent": "00-a", "tracestate": "v=1", "other": "x"}, user_id="alice")
+    assert carried_headers(of) == {"traceparent": "00-a", "tracestate": "v=1", "cim-user-id": "alice"}
+    assert carried_headers(delivery(headers={"traceparent": 7, "cim-user-id": "forged"})) == {}
+
+
+anything = st.recursive(
+    st.text(max_size=3000) | st.integers() | st.floats() | st.booleans() | st.none() | st.binary(max_size=50),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*contract.LETTER_HEADERS, "traceparent", contract.USER_ID]), anything),
+    st.text(max_size=2000),
+)
+def test_whatever_a_stranger_puts_under_our_names_every_copy_can_be_written_and_is_small(
+    hostile: dict[str, Any], text: str
+) -> None:
+    of = delivery(b"{}", hostile, message_id="m")
+    long_reason = Reason.of_problems(tuple(Problem(Code.WRONG_TYPE, "/" + text, text) for _ in range(20)))
+    for copy in (
+        letter(of, long_reason, Identity(text, text, text, text)),
+        retried(of),
+        parked_copy(of, copy_id="x"),
+    ):
+        raw = encode_properties(message_id=copy.message_id, headers=copy.headers)
+        assert len(raw) < 24 * 1024
+        assert not decode_properties(raw).damaged
+
+
+def test_the_list_of_problems_stays_json_when_it_is_cut() -> None:
+    problems = tuple(Problem(Code.WRONG_TYPE, f"/{'ä' * 300}/{number}", "x" * 900) for number in range(20))
+    listed = json.loads(str(headers(letter(delivery(), Reason.of_problems(problems)))[contract.PROBLEMS]))
+    assert 1 <= len(listed) < 20
+    assert listed[0]["pointer"].startswith("/ää")
+
+
+def test_no_byte_of_the_body_is_in_any_header() -> None:
+    of = delivery(b'{"secret": "hunter2"}')
+    assert "hunter2" not in json.dumps([dict(headers(letter(of))), dict(headers(retried(of)))])
+
+
+def test_a_parked_letter_keeps_its_reasons() -> None:
+    dead = over_the_wire(letter(delivery(b"huge")), queue="cim.dead-letters")
+    parked = parked_copy(dead, copy_id="x")
+    assert (parked.exchange, parked.routing_key, parked.body) == ("", "cim.dead-letters.parked", b"huge")
+    assert headers(parked) == headers(letter(delivery(b"huge")))
+
+
+def test_a_reason_says_the_same_for_the_same_cause() -> None:
+    assert Reason.of_problems(PROBLEMS) == REASON
+    assert replace(REASON, detail="") != REASON
+    assert Reason.of_problems((Problem(Code.WRONG_TYPE, "/header/other", ""),)).fingerprint != REASON.fingerprint
