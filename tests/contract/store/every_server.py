@@ -2,35 +2,45 @@
 
     python -m tests.contract.store.every_server [NAME…]
 
-Without names: the embedded server and each other one whose language is installed; that only the embedded one can be
+`CIM_MONGODB_URI` set and no names: the server at that address only (the tests that break a server use one of their own).
+Without either: the embedded server and each other one whose language is installed; that only the embedded one can be
 had is a failure, because then nothing shows that the code does not lean on its habits.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.contract.store.servers import SERVERS, is_available
+from tests.contract.store.servers import SERVERS, SHORTFALLS, is_available
 
 
 def main(names: list[str]) -> int:
     """Run the suite on the servers of these names; return 0 when all of them keep the contract."""
+    if not names and "CIM_MONGODB_URI" in os.environ:
+        return 0 if _hold_to_contract(None) else 1
     wanted = names or [name for name in SERVERS if is_available(name)]
     verdicts = {name: _hold_to_contract(name) for name in wanted}
     print()
     for name, kept in verdicts.items():
-        print(f"{name:20} {'keeps the contract' if kept else 'BREAKS THE CONTRACT or could not start'}")
+        print(f"{name:20} {_verdict(name) if kept else 'BREAKS THE CONTRACT or could not start'}")
     if not names and len(verdicts) < 2:
         print("only the embedded server can be had here: install Go (FerretDB) or Maven with a JDK (mongo-java-server)")
         return 1
     return 0 if all(verdicts.values()) else 1
 
 
-def _hold_to_contract(name: str) -> bool:
-    print(f"\n== {name} ==", flush=True)
-    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), "--store", name, "-q"]
+def _verdict(name: str) -> str:
+    known = len(SHORTFALLS.get(name, {}))
+    return f"keeps the contract but for {known} known shortfalls (XFAIL above)" if known else "keeps the contract"
+
+
+def _hold_to_contract(name: str | None) -> bool:
+    print(f"\n== {name or 'the store at CIM_MONGODB_URI'} ==", flush=True)
+    which = [] if name is None else ["--store", name]
+    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), *which, "-q"]
     return subprocess.run(command, check=False).returncode == 0
 
 

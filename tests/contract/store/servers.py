@@ -74,24 +74,27 @@ SERVERS: Final[dict[str, Callable[[Path], LocalStore]]] = {
 }
 """By name, each takes a folder of its own and returns a server that is not started yet."""
 
-_NOT_ATOMIC: Final = "finds and replaces a document in two steps, so that of two writers at once one undoes the other"
-_NOT_DURABLE: Final = "acknowledges before it writes to disk, and a kill can leave a broken file behind"
+_NOT_ATOMIC: Final = (
+    "loses one of two replacements of a document at the same time, though their filters exclude each other"
+)
+_NOT_DURABLE: Final = "loses acknowledged writes, and sometimes its file, by kill -9"
 
 SHORTFALLS: Final[dict[str, dict[str, str]]] = {
     "ferretdb": {
         "test_workers_that_race_do_not_undo_each_other": _NOT_ATOMIC,
-        "test_workers_that_create_the_same_conversation_at_once_both_count": _NOT_ATOMIC,
         "unchanged[lists in lists]": "refuses lists in lists",
         "unchanged[looks like extended JSON]": "refuses keys that begin with a dollar",
     },
     "mongo-java-server": {
         "test_workers_that_race_do_not_undo_each_other": _NOT_ATOMIC,
-        "test_workers_that_create_the_same_conversation_at_once_both_count": _NOT_ATOMIC,
         "test_what_was_acknowledged_before_a_kill_is_there_after_the_restart": _NOT_DURABLE,
         "test_a_batch_interrupted_by_a_kill_is_done_again_without_loss_or_repetition": _NOT_DURABLE,
     },
 }
-"""What MongoDB promises and these servers do not keep, by the end of a test's name: expected to fail there only."""
+"""What MongoDB promises and these servers do not keep, by the end of a test's name: expected to fail there only.
+
+As seen in runs of this suite; why a server behaves so was not looked into.
+"""
 
 
 def _data(folder: Path) -> Path:
