@@ -2,7 +2,7 @@
 
     python -m tests.contract.store.every_server [NAME…]
 
-`CIM_MONGODB_URI` set and no names: the server at that address only (the tests that break a server use one of their own).
+`CIM_MONGODB_URI` set and no names: the server at that address only (tests that break a server use one of their own).
 Without either: the embedded server and each other one whose language is installed; that only the embedded one can be
 had is a failure, because then nothing shows that the code does not lean on its habits.
 """
