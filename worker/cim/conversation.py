@@ -33,7 +33,7 @@ def session_ended(session: dict[str, Any]) -> bool:
     """Tell whether a channel session is over: by its state, or by its flag when it carries no state."""
     state = session.get("state")
     name = state.get("name") if isinstance(state, dict) else state
-    if name is not None:
+    if isinstance(name, str):
         return name in ENDED_SESSION_STATES
     return session.get("isActive", session.get("active")) is False
 
