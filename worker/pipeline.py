@@ -23,6 +23,7 @@ from worker.dead_letters.envelope import (
     attempt_of,
     carried_headers,
     dead_letter,
+    forget_pretence,
     published_by,
     retry_copy,
 )
@@ -197,6 +198,7 @@ class Pipeline:
         works = []
         for delivery in batch:
             received_at = getattr(delivery, "received_at", started)
+            forget_pretence(delivery, self._limits.own_user)
             try:
                 message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
                 problem = self._senders.problem(message, delivery) if isinstance(message, CimMessage) else None

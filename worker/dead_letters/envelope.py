@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from worker.ports import Delivery
 
 _MAX_TEXT_BYTES = 512
+_MAX_SHORT_BYTES = 255
+"""What an AMQP short string holds, such as a message id."""
 _MAX_PROBLEMS_BYTES = 8 * 1024
 _MAX_ATTEMPT = 1_000_000
 _MAX_TIME = 2**53
@@ -151,7 +153,8 @@ def _copy(delivery: Delivery, exchange: str, routing_key: str, headers: Mapping[
     return Outgoing(
         exchange,
         routing_key,
-        properties.message_id or copy_id,
+        # As the broker will give it back: a return is matched by it, and a longer one would be cut on the wire.
+        _bounded(properties.message_id or copy_id, _MAX_SHORT_BYTES),
         delivery.body,
         correlation_id=properties.correlation_id,
         type=properties.type,
@@ -176,6 +179,18 @@ def carried_headers(delivery: Delivery) -> dict[str, str | int]:
     if user:
         carried[contract.USER_ID] = _bounded(user)
     return carried
+
+
+def forget_pretence(delivery: Delivery, own_user: str | None) -> None:
+    """Drop the headers that only our copies may have from a delivery that somebody else published.
+
+    *own_user* is the user our copies are published by, as the broker vouches for it; None when they carry none. Then
+    a publisher who carries none either can still pretend, and `cim-user-id` is no proof.
+    """
+    headers = delivery.properties.headers
+    if headers and delivery.properties.user_id != own_user:
+        for name in (*contract.LETTER_HEADERS, contract.USER_ID):
+            headers.pop(name, None)
 
 
 def published_by(delivery: Delivery) -> str | None:

@@ -75,7 +75,7 @@ def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> 
     code = _BY_BROKER_REASON.get(_text(death.get("reason")), Code.FOREIGN_LETTER)
     message = parse(delivery.body, received_at=recorded_at)
     died_at = _integer(death.get("time"))
-    failed_at = died_at * 1000 if died_at is not None and died_at < 10**11 else died_at
+    failed_at = died_at * 1000 if died_at is not None and abs(died_at) < 10**11 else died_at
     keys = death.get("routing-keys")
     identity = f"{delivery.properties.message_id}\0{_text(death.get('queue'))}"
     return LetterRecord(
