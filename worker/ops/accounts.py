@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from worker.outcome import Outcome
 
 
+_MAX_TOLD = 256
+"""Most characters of an id in one line of the log: ids come from strangers and may be a megabyte long."""
+
+
 class LoggedAccounts:
     """Counts and logs for one process."""
 
@@ -52,12 +56,12 @@ class LoggedAccounts:
             code=reason.code.value,
             failure_class=reason.failure_class.value,
             stage=reason.stage.value,
-            pointer=reason.pointer or None,
+            pointer=_told(reason.pointer) or None,
             fingerprint=reason.fingerprint,
             attempt=attempt,
-            sender_id=identity.sender_id,
-            message_id=identity.message_id,
-            conversation_id=identity.conversation_id,
+            sender_id=_told(identity.sender_id),
+            message_id=_told(identity.message_id),
+            conversation_id=_told(identity.conversation_id),
         )
 
     def note(self, what: str, **facts: object) -> None:
@@ -80,3 +84,10 @@ class LoggedAccounts:
         """Log the end of an outage."""
         self._metrics.dependency_up[name] = True
         self._log.info("dependency_up", dependency=name, outage_seconds=round(seconds, 2))
+
+
+def _told(text: str | None) -> str | None:
+    """Return what a stranger wrote as a log may repeat it: bounded, and without line ends and terminal codes."""
+    if text is None or (len(text) <= _MAX_TOLD and text.isprintable()):
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text[:_MAX_TOLD])
