@@ -12,7 +12,7 @@ import typer
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import help_end, print_json, print_table
+from worker.cli.output import add_command, print_json, print_table
 from worker.cli.services import command_settings, open_broker, open_store
 
 if TYPE_CHECKING:
@@ -30,35 +30,39 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tab
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Open, close and look at conversations. Needs no running worker.", no_args_is_help=True)
-    group.command(
+    add_command(
+        group,
         "open",
-        epilog=help_end(
-            "cim-worker conversations open c-1",
-            "cim-worker conversations open c-1 --customer u-9 --session s-1 --session s-2",
-            """cim-worker conversations open c-1 --room-info '{"id": "r-1", "mode": "CONTACT_CENTER"}'""",
-            environment=_BOTH,
-        ),
-    )(open_)
-    group.command(
+        open_,
+        "cim-worker conversations open c-1",
+        "cim-worker conversations open c-1 --customer u-9 --session s-1 --session s-2",
+        """cim-worker conversations open c-1 --room-info '{"id": "r-1", "mode": "CONTACT_CENTER"}'""",
+        environment=_BOTH,
+    )
+    add_command(
+        group,
         "close",
-        epilog=help_end(
-            "cim-worker conversations close c-1", "cim-worker conversations close c-1 --now", environment=_BOTH
-        ),
-    )(close)
-    group.command(
+        close,
+        "cim-worker conversations close c-1",
+        "cim-worker conversations close c-1 --now",
+        environment=_BOTH,
+    )
+    add_command(
+        group,
         "show",
-        epilog=help_end(
-            "cim-worker conversations show c-1", "cim-worker conversations show c-1 --json", environment=_STORE
-        ),
-    )(show)
-    group.command(
+        show,
+        "cim-worker conversations show c-1",
+        "cim-worker conversations show c-1 --json",
+        environment=_STORE,
+    )
+    add_command(
+        group,
         "list",
-        epilog=help_end(
-            "cim-worker conversations list --active",
-            "cim-worker conversations list --state CLOSED --limit 20 --json",
-            environment=_STORE,
-        ),
-    )(list_)
+        list_,
+        "cim-worker conversations list --active",
+        "cim-worker conversations list --state CLOSED --limit 20 --json",
+        environment=_STORE,
+    )
     app.add_typer(group, name="conversations")
 
 

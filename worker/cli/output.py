@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    import typer
     from rich.console import RenderableType
     from rich.progress import Progress
 
 _WIDTH_WHEN_NOT_A_TERMINAL = 160
+
+
+def add_command(
+    group: typer.Typer, name: str, function: Callable[..., None], *examples: str, environment: Sequence[str] = ()
+) -> None:
+    """Add *function* to *group* as a command whose help is its docstring, and ends with *examples*."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    group.command(name, help=text, epilog=help_end(*examples, environment=environment))(function)
 
 
 def help_end(*examples: str, environment: Sequence[str] = ()) -> str:

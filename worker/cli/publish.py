@@ -12,7 +12,7 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import help_end, print_json, progress
+from worker.cli.output import add_command, print_json, progress
 from worker.cli.services import command_settings, open_broker
 from worker.cli.validate import judge, print_judged, rejected
 
@@ -28,15 +28,15 @@ _SHORT_STRING_BYTES = 255
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
+    add_command(
+        app,
         "publish",
-        epilog=help_end(
-            "cim-worker publish recording.json",
-            "cim-worker publish --check exports/*.jsonl",
-            "generate-messages | cim-worker publish - --json",
-            environment=("CIM_RABBITMQ_URL",),
-        ),
-    )(publish)
+        publish,
+        "cim-worker publish recording.json",
+        "cim-worker publish --check exports/*.jsonl",
+        "generate-messages | cim-worker publish - --json",
+        environment=("CIM_RABBITMQ_URL",),
+    )
 
 
 def publish(

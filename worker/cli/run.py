@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.output import help_end
+from worker.cli.output import add_command
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
+    add_command(
+        app,
         "run",
-        epilog=help_end(
-            "cim-worker run                     one process, until SIGTERM or SIGINT",
-            "cim-worker run --processes 4       four, each restarted when it crashes",
-            "CIM_LOG_FORMAT=json cim-worker run 2>worker.log",
-            environment=(
-                "CIM_RABBITMQ_URL",
-                "CIM_MONGODB_URI",
-                "CIM_PROCESSES",
-                "CIM_DRAIN_GRACE_MS",
-                "CIM_HEALTH_PORT",
-            ),
+        run,
+        "cim-worker run                     one process, until SIGTERM or SIGINT",
+        "cim-worker run --processes 4       four, each restarted when it crashes",
+        "CIM_LOG_FORMAT=json cim-worker run 2>worker.log",
+        environment=(
+            "CIM_RABBITMQ_URL",
+            "CIM_MONGODB_URI",
+            "CIM_PROCESSES",
+            "CIM_DRAIN_GRACE_MS",
+            "CIM_HEALTH_PORT",
         ),
-    )(run)
+    )
 
 
 def run(

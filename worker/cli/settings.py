@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.output import help_end, print_json, print_table
+from worker.cli.output import add_command, print_json, print_table
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -38,14 +38,14 @@ class SettingRow:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
+    add_command(
+        app,
         "settings",
-        epilog=help_end(
-            "cim-worker settings",
-            "CIM_BATCH_SIZE=500 cim-worker settings --json | jq '.CIM_BATCH_SIZE'",
-            "cim-worker settings --markdown        the table of the README",
-        ),
-    )(settings)
+        settings,
+        "cim-worker settings",
+        "CIM_BATCH_SIZE=500 cim-worker settings --json | jq '.CIM_BATCH_SIZE'",
+        "cim-worker settings --markdown        the table of the README",
+    )
 
 
 def settings(

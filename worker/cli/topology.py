@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import help_end, print_json, print_table
+from worker.cli.output import add_command, print_json, print_table
 from worker.cli.services import command_settings, open_broker
 
 if TYPE_CHECKING:
@@ -23,18 +23,22 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tab
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(help="Create or check the queues and exchanges of the public contract.", no_args_is_help=True)
-    group.command(
+    add_command(
+        group,
         "apply",
-        epilog=help_end("cim-worker topology apply", "cim-worker topology apply --json", environment=_ENVIRONMENT),
-    )(apply)
-    group.command(
+        apply,
+        "cim-worker topology apply",
+        "cim-worker topology apply --json",
+        environment=_ENVIRONMENT,
+    )
+    add_command(
+        group,
         "check",
-        epilog=help_end(
-            "cim-worker topology check",
-            "cim-worker topology check --json | jq '.problems'",
-            environment=_ENVIRONMENT,
-        ),
-    )(check)
+        check,
+        "cim-worker topology check",
+        "cim-worker topology check --json | jq '.problems'",
+        environment=_ENVIRONMENT,
+    )
     app.add_typer(group, name="topology")
 
 

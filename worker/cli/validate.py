@@ -9,7 +9,7 @@ import typer
 
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import help_end, print_json, print_table, progress
+from worker.cli.output import add_command, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,15 @@ Judged = tuple[FileMessage, "CimMessage | Rejected"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
+    add_command(
+        app,
         "validate",
-        epilog=help_end(
-            "cim-worker validate recording.json",
-            "cim-worker validate exports/*.jsonl --json",
-            "generate-messages | cim-worker validate -",
-            environment=("CIM_MAX_MESSAGE_BYTES",),
-        ),
-    )(validate)
+        validate,
+        "cim-worker validate recording.json",
+        "cim-worker validate exports/*.jsonl --json",
+        "generate-messages | cim-worker validate -",
+        environment=("CIM_MAX_MESSAGE_BYTES",),
+    )
 
 
 def validate(

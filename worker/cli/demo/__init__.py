@@ -5,26 +5,27 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import help_end
+from worker.cli.output import add_command
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
+    add_command(
+        app,
         "demo",
-        epilog=help_end(
-            "cim-worker demo",
-            "cim-worker demo --messages 20000 --seed 7",
-            "CIM_RABBITMQ_URL=amqp://guest:guest@localhost:5672/ cim-worker demo",
-            environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI"),
-        ),
-    )(demo)
+        demo,
+        "cim-worker demo",
+        "cim-worker demo --messages 20000 --seed 7",
+        "CIM_RABBITMQ_URL=amqp://guest:guest@localhost:5672/ cim-worker demo",
+        environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI"),
+    )
 
 
 def demo(
@@ -44,6 +45,8 @@ def demo(
     from worker.cli.demo.tally import tally
     from worker.cli.output import print_json
 
+    # Told to stop, leave the stage as after Ctrl-C: with everything that was started ended and removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with set_stage(say=_say) as stage:
         samples, found = play(stage, seed=seed, count=messages, say=_say)
     result = tally(samples, found)
