@@ -202,8 +202,12 @@ def _parameters(url: str, name: str, heartbeat: int, ca_file: str | None, timeou
     parameters.stack_timeout = timeout
     parameters.connection_attempts = 1
     parameters.blocked_connection_timeout = None
-    if url.startswith("amqps"):
-        context = ssl.create_default_context(cafile=ca_file)
+    if url.lower().startswith("amqps:"):
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            msg = f"the authorities in {ca_file} cannot be read: {error.strerror or type(error).__name__}"
+            raise BrokerUnreachable(msg) from None
         parameters.ssl_options = pika.SSLOptions(context, parameters.host)
     return parameters
 
