@@ -6,6 +6,7 @@ in the text, and a sentence; `cim-worker settings` and the README table are made
 
 from __future__ import annotations
 
+import ssl
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -155,6 +156,11 @@ class Settings(BaseSettings):
     def _mongodb_uri(cls, value: SecretStr) -> SecretStr:
         return _checked_url(value, ("mongodb", "mongodb+srv"))
 
+    @field_validator("rabbitmq_ca_file", "mongodb_ca_file")
+    @classmethod
+    def _authorities(cls, value: str | None) -> str | None:
+        return None if value is None else _checked_authorities(value)
+
     @field_validator("retry_delays", mode="before")
     @classmethod
     def _split_delays(cls, value: object) -> object:
@@ -234,7 +240,20 @@ def _checked_url(value: SecretStr, schemes: tuple[str, ...]) -> SecretStr:
     if parts.scheme not in schemes or not host:
         msg = f"must be a URL that starts with {wanted} and names a host"
         raise ValueError(msg)
+    if "@" in parts.path + parts.fragment or ("@" in parts.query and "@" not in parts.netloc):
+        # Taken as it stands, a part of the password would count as the host, and be logged as that.
+        msg = "user and password must be percent-encoded: / as %2F, ? as %3F, # as %23, @ as %40"
+        raise ValueError(msg)
     return value
+
+
+def _checked_authorities(file: str) -> str:
+    try:
+        ssl.create_default_context(cafile=file)
+    except (OSError, ValueError):  # an SSLError is an OSError
+        msg = "must be a readable PEM file of certificates"
+        raise ValueError(msg) from None
+    return file
 
 
 def _parse_sender_users(text: str) -> dict[str, frozenset[str]]:

@@ -100,6 +100,8 @@ def _store_failures_told(settings: Settings) -> Iterator[None]:
         yield
     except StoreUnavailable as error:
         text = f"the store at {at} does not answer; start it or correct CIM_MONGODB_URI"
+        if "certificate" in str(error):
+            text = f"the store at {at} is not trusted: its TLS certificate is not accepted; check CIM_MONGODB_CA_FILE"
         raise CommandError(ExitCode.STORE_UNREACHABLE, text) from error
     except OperatorFault as error:
         raise CommandError(

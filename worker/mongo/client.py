@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
 from worker.codes import Stage
 from worker.failure import classify, store_error, store_silent
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+_CERTIFICATE_REFUSED: Final = "CERTIFICATE_VERIFY_FAILED"
+"""How OpenSSL says it. The driver hides it in the text of a server that cannot be found, which looks like an outage."""
 # Said aloud, because the server's default is w:1 in a set with an arbiter.
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 
@@ -69,6 +72,8 @@ class Store:
             failure = store_silent()
         except (PyMongoError, BSONError) as exc:
             failure = classify(exc, Stage.STORE)
+            if isinstance(exc, ConnectionFailure) and _CERTIFICATE_REFUSED in str(exc):
+                failure = replace(failure, detail=f"{failure.detail} Its TLS certificate is not accepted.")
         else:
             return
         raise store_error(failure)

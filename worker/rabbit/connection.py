@@ -58,7 +58,7 @@ class Connection:
 
         Raises:
             BrokerUnreachable: nobody answers, or TLS fails.
-            AccessRefused: credentials or virtual host refused.
+            AccessRefused: credentials or virtual host refused, or the address cannot be used.
         """
         opened: asyncio.Future[FramingConnection] = asyncio.get_running_loop().create_future()
         self: list[Connection] = []
@@ -195,7 +195,11 @@ async def _first(wanted: asyncio.Future[Any], ended: asyncio.Future[BrokerError]
 
 
 def _parameters(url: str, name: str, heartbeat: int, ca_file: str | None, timeout: float) -> pika.URLParameters:
-    parameters = pika.URLParameters(url)
+    try:
+        parameters = pika.URLParameters(url)
+    except Exception:  # noqa: BLE001 - pika evaluates options as Python; its errors quote what may be secret
+        msg = "an option in the address cannot be used"
+        raise AccessRefused(msg) from None
     parameters.client_properties = {"connection_name": name, "product": "cim-worker", "version": __version__}
     parameters.heartbeat = heartbeat
     parameters.socket_timeout = timeout
