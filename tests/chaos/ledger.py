@@ -1,0 +1,127 @@
+"""The ledger: every message that was published, what has to become of it, and where it was seen.
+
+A million messages fit: one byte or eight for each fact, in arrays indexed by the message's number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.messages import DIGEST_BYTES, Kind, Sample, canonical, digest_of, event_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EXAMPLES = 10
+
+
+class Findings:
+    """What is wrong, by invariant: how often, and some examples."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, invariant: str, example: str) -> None:
+        """Note one violation."""
+        self.counts[invariant] += 1
+        examples = self.examples.setdefault(invariant, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(example)
+
+
+class Ledger:
+    """Knows what was published under which number, and what was seen of it."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.kinds = bytearray()
+        self.attempts = bytearray()
+        """How often each message was handed to the broker: more than once when the harness itself repeated it."""
+        self.confirmed = bytearray()
+        self.live = bytearray()
+        """How often each was seen by a subscriber."""
+        self._digests = bytearray()
+        self.places: list[str | None] = []
+        self.codes: dict[int, str] = {}
+        self.conflict_of: dict[int, int] = {}
+        """Number of a conflict by the number it contradicts."""
+        self.by_digest: dict[bytes, int] = {}
+        """Those that may die, by digest: nothing else can be read from their bytes."""
+        self.trapped = 0
+        """How many publishes carried a CC header to the trap."""
+        self.findings = Findings()
+        """What is wrong with single events; the rest is found at the end."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def expect(self, sample: Sample) -> None:
+        """Enter a message before it is published; a repetition changes nothing."""
+        if sample.number < len(self.kinds):
+            return
+        self.kinds.append(sample.kind)
+        self._digests += sample.digest
+        self.places.append(sample.place)
+        for facts in (self.attempts, self.confirmed, self.live):
+            facts.append(0)
+        if sample.kind >= Kind.INVALID:
+            self.codes[sample.number] = sample.code
+            self.by_digest[sample.digest] = sample.number
+        if sample.original is not None:
+            self.conflict_of[sample.original] = sample.number
+            self.by_digest[self.digest(sample.original)] = sample.original
+
+    def handed_over(self, sample: Sample) -> None:
+        """Note that the broker may have the message now."""
+        _increment(self.attempts, sample.number)
+        self.trapped += "CC" in sample.headers and not sample.exchange
+
+    def kind(self, number: int) -> Kind:
+        """Return what has to become of a message."""
+        return Kind(self.kinds[number])
+
+    def digest(self, number: int) -> bytes:
+        """Return the digest of its body."""
+        return bytes(self._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES])
+
+    def number_of(self, message_id: object) -> int | None:
+        """Return the number in a message id of this run, or None."""
+        run, _, number = str(message_id).rpartition("-")
+        return int(number) if run == self.run and number.isdecimal() and int(number) < len(self.kinds) else None
+
+    def published(self) -> Iterator[int]:
+        """Yield the numbers of all messages the broker confirmed."""
+        return (number for number, confirmed in enumerate(self.confirmed) if confirmed)
+
+    def seen_at_subscriber(self, body: bytes, properties: Any, *, seen_before: bool) -> None:
+        """Check one event a subscriber received, and count it.
+
+        *seen_before*: the subscriber's own broker session ended before its acknowledgement, so the event may come twice
+        without anybody's fault.
+        """
+        event = json.loads(body)
+        number = self.number_of(event["data"].get("id"))
+        if number is None:
+            self.findings.add("an event nobody published", f"{event.get('id')} of {event['data'].get('id')}")
+            return
+        if not (seen_before and self.live[number]):
+            _increment(self.live, number)
+        self._compare(number, event, properties)
+
+    def _compare(self, number: int, event: dict[str, Any], properties: Any) -> None:
+        wanted = event_id_of(self.run, number)
+        if event["id"] != wanted or properties.message_id != wanted:
+            self.findings.add("another event id", f"{number}: {event['id']} / {properties.message_id}, not {wanted}")
+        if digest_of(canonical(event["data"])) != self.digest(number):
+            self.findings.add("another payload", f"{number} ({self.kind(number).name}) at a subscriber")
+        if event["conversationId"] != self.places[number]:
+            self.findings.add("another conversation", f"{number}: {event['conversationId']}, not {self.places[number]}")
+        if properties.type != "THIRD_PARTY_ACTIVITY" or properties.delivery_mode != 2:
+            self.findings.add("other properties", f"{number}: {properties.type}, mode {properties.delivery_mode}")
+
+
+def _increment(facts: bytearray, number: int) -> None:
+    facts[number] = min(facts[number] + 1, 255)

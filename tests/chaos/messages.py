@@ -1,0 +1,369 @@
+"""The traffic: messages of every kind from a seed, each with what has to become of it.
+
+Valid bodies are written as canonical JSON (sorted keys, no spaces) and need no normalisation, so that one digest serves
+for the bytes, for the event's `data` and for the stored document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    import random
+    import time
+    from collections.abc import Callable
+
+KILL_MARK: Final = "chaos-kills-its-reader"
+DIGEST_BYTES: Final = 8
+_DAY_MS: Final = 24 * 3600 * 1000
+_SENDERS: Final = 5
+_REMEMBERED: Final = 300
+_PARKED_BYTES: Final = 17 * 1024 * 1024
+"""More than a MongoDB document holds."""
+
+
+class Kind(IntEnum):
+    """What has to become of a message; everything below INVALID is valid."""
+
+    LIVE = 1
+    """For a conversation nobody disturbs: at a subscriber, and not in the store."""
+    SESSION_LIVE = 2
+    """The same, named only by its channel session."""
+    MOVING = 3
+    """For a conversation that closes, reopens, loses its exchange or its subscriber: at a subscriber or in the store."""
+    CLOSED = 4
+    """In the store."""
+    SESSION_CLOSED = 5
+    UNKNOWN = 6
+    STAND_ALONE = 7
+    NARROW = 8
+    """For a conversation whose queue is full now and then: retried, in the end at a subscriber."""
+    INVALID = 20
+    """Dead with its code and the same bytes, like everything from here on."""
+    CONFLICT = 21
+    """Another payload under the id of a stored one: one of the two is stored, the other dead."""
+    REJECTED = 22
+    """For a conversation whose only queue is full for ever: all attempts, then dead."""
+    KILLER = 23
+    """Kills its reader: the broker gives it up."""
+    FOREIGN = 24
+    """Put into the dead letters by a stranger."""
+    PARKED = 25
+    """Dead, and too large for a document."""
+
+
+AT_SUBSCRIBER: Final = frozenset({Kind.LIVE, Kind.SESSION_LIVE, Kind.NARROW})
+IN_STORE: Final = frozenset({Kind.CLOSED, Kind.SESSION_CLOSED, Kind.UNKNOWN, Kind.STAND_ALONE})
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Conversation ids by what happens to them; the session of a conversation is `session-` and its id."""
+
+    live: tuple[str, ...]
+    moving: tuple[str, ...]
+    closed: tuple[str, ...]
+    narrow: tuple[str, ...]
+    full: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: str, *, live: int = 24, moving: int = 6, closed: int = 6) -> Self:
+        """Name them for one run."""
+
+        def names(kind: str, count: int) -> tuple[str, ...]:
+            return tuple(f"{kind}-{run}-{number}" for number in range(count))
+
+        return cls(
+            names("live", live), names("moving", moving), names("closed", closed), names("narrow", 1), names("full", 1)
+        )
+
+    @property
+    def to_open(self) -> tuple[str, ...]:
+        """Those that are active at the start."""
+        return (*self.live, *self.moving, *self.narrow, *self.full)
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often each sort of message comes, as weights."""
+
+    live: float = 50
+    session_live: float = 8
+    moving: float = 12
+    closed: float = 5
+    session_closed: float = 3
+    unknown: float = 6
+    stand_alone: float = 6
+    narrow: float = 2
+    repeated: float = 3
+    invalid: float = 4
+    conflict: float = 1
+    rejected: float = 0.1
+    foreign: float = 0.5
+    oversized: float = 0.1
+
+
+LONG_MIX: Final = Mix(
+    live=900,
+    session_live=12,
+    moving=25,
+    closed=12,
+    session_closed=5,
+    unknown=8,
+    stand_alone=8,
+    narrow=2,
+    repeated=10,
+    invalid=10,
+    conflict=3,
+    rejected=0.05,
+    foreign=0.5,
+    oversized=0.02,
+)
+"""A million messages in half an hour: mostly live traffic, because the embedded store is slower than the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One message to publish. A repetition has the number of its original."""
+
+    number: int
+    kind: Kind
+    body: bytes
+    digest: bytes
+    routing_key: str
+    exchange: str = ""
+    code: str = ""
+    """The reason code of one that has to die."""
+    headers: dict[str, Any] = field(default_factory=dict)
+    original: int | None = None
+    """The number of the message a conflict contradicts."""
+    place: str | None = None
+    """Its conversation, where it names one or its session does."""
+
+
+def digest_of(body: bytes) -> bytes:
+    """Return the short digest by which the ledger knows a body."""
+    return sha256(body).digest()[:DIGEST_BYTES]
+
+
+def canonical(document: object) -> bytes:
+    """Return the canonical bytes of a JSON document."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sender_of(number: int) -> str:
+    """Return the sender id of message *number*."""
+    return f"chaos-app-{number % _SENDERS}"
+
+
+def event_id_of(run: str, number: int) -> str:
+    """Return the event id the contract promises for message *number*; computed here on purpose, not by the worker."""
+    return sha256(f"{sender_of(number)}\0{run}-{number}".encode()).hexdigest()[:24]
+
+
+class MillisecondTimestamp(datetime):
+    """A header timestamp in milliseconds, as careless publishers send it: pika's encoder writes what this says."""
+
+    milliseconds = 1_760_000_000_123
+
+    def utctimetuple(self) -> time.struct_time:
+        """Return a time of day so late that pika's seconds since 1970 come out as our milliseconds."""
+        return (1970, 1, 1, 0, 0, self.milliseconds, 0, 1, 0)  # type: ignore[return-value]
+
+
+class Traffic:
+    """Makes messages, one at a time. The same arguments always give the same messages."""
+
+    def __init__(self, rng: random.Random, run: str, places: Places, mix: Mix, *, now_ms: int) -> None:
+        self._rng = rng
+        self._run = run
+        self._places = places
+        self._now_ms = now_ms
+        self._next = 0
+        self._recent: deque[Sample] = deque(maxlen=_REMEMBERED)
+        self._stored: deque[Sample] = deque(maxlen=_REMEMBERED)
+        sorts: dict[str, Callable[[], Sample | None]] = {
+            "live": lambda: self._conversation(Kind.LIVE, places.live),
+            "session_live": lambda: self._session(Kind.SESSION_LIVE, places.live),
+            "moving": lambda: self._conversation(Kind.MOVING, places.moving),
+            "closed": lambda: self._conversation(Kind.CLOSED, places.closed),
+            "session_closed": lambda: self._session(Kind.SESSION_CLOSED, places.closed),
+            "unknown": self._unknown,
+            "stand_alone": self._stand_alone,
+            "narrow": lambda: self._conversation(Kind.NARROW, places.narrow),
+            "repeated": self._repeated,
+            "invalid": self._invalid,
+            "conflict": self._conflict,
+            "rejected": self._rejected,
+            "foreign": self._foreign,
+            "oversized": lambda: self._blob(Kind.INVALID, 1_100_000),
+        }
+        self._sorts = list(sorts.values())
+        self._weights = [getattr(mix, name) for name in sorts]
+
+    @property
+    def count(self) -> int:
+        """How many different messages were made."""
+        return self._next
+
+    def next(self) -> Sample:
+        """Return the next message; now and then an earlier one again."""
+        while True:
+            sample = self._rng.choices(self._sorts, self._weights)[0]()
+            if sample is not None:
+                return sample
+
+    def killer(self) -> Sample:
+        """Return a message that kills its reader."""
+        return self._finish(Kind.KILLER, {"conversationId": self._places.live[0]}, KILL_MARK, code="delivery_limit")
+
+    def parked(self) -> Sample:
+        """Return a message that no document can hold."""
+        return self._blob(Kind.PARKED, _PARKED_BYTES)
+
+    def _conversation(self, kind: Kind, places: tuple[str, ...]) -> Sample:
+        place = self._rng.choice(places)
+        return self._finish(kind, {"conversationId": place}, place=place)
+
+    def _session(self, kind: Kind, places: tuple[str, ...]) -> Sample:
+        place = self._rng.choice(places)
+        return self._finish(kind, {"channelSessionId": f"session-{place}"}, place=place)
+
+    def _unknown(self) -> Sample:
+        place = f"unknown-{self._run}-{self._next}"
+        return self._finish(Kind.UNKNOWN, {"conversationId": place}, place=place)
+
+    def _stand_alone(self) -> Sample:
+        return self._finish(Kind.STAND_ALONE, {"customer": {"_id": f"customer-{self._next}"}})
+
+    def _rejected(self) -> Sample:
+        place = self._places.full[0]
+        return self._finish(Kind.REJECTED, {"conversationId": place}, code="publish_rejected", place=place)
+
+    def _repeated(self) -> Sample | None:
+        return self._rng.choice(self._recent) if self._recent else None
+
+    def _conflict(self) -> Sample | None:
+        """Contradict a message that goes to the store; each at most once, so that what is right stays clear."""
+        if not self._stored:
+            return None
+        index = self._rng.randrange(len(self._stored))
+        original = self._stored[index]
+        del self._stored[index]
+        message = json.loads(original.body)
+        message["body"]["markdownText"] = "another payload under the same id"
+        number = self._number()
+        body = canonical(message)
+        return Sample(
+            number,
+            Kind.CONFLICT,
+            body,
+            digest_of(body),
+            original.routing_key,
+            original.exchange,
+            "payload_conflict",
+            original=original.number,
+            place=original.place,
+        )
+
+    def _foreign(self) -> Sample:
+        number = self._number()
+        body = b"a letter of a stranger %d" % number
+        return Sample(number, Kind.FOREIGN, body, digest_of(body), "", "cim.dead-letters", code="foreign_letter")
+
+    def _blob(self, kind: Kind, size: int) -> Sample:
+        number = self._number()
+        body = b'{"id":"%d","blob":"%b"}' % (number, b"x" * size)
+        return Sample(number, kind, body, digest_of(body), "cim.ingress", code="message_too_large")
+
+    def _invalid(self) -> Sample:
+        code, spoil = self._rng.choice(_SPOILED)
+        number = self._number()
+        body = spoil(self._message(number, {"conversationId": self._rng.choice(self._places.live)}, "spoiled"))
+        headers = {"CC": [TRAP]} if self._rng.random() < _HOSTILE else {}
+        return Sample(number, Kind.INVALID, body, digest_of(body), "cim.ingress", code=code, headers=headers)
+
+    def _finish(
+        self, kind: Kind, anchor: dict[str, Any], text: str = "", *, code: str = "", place: str | None = None
+    ) -> Sample:
+        number = self._number()
+        body = canonical(self._message(number, anchor, text or f"☎ {number}"))
+        exchange, key = ("", "cim.ingress") if self._rng.random() < _BY_QUEUE else ("cim.ingress", f"chaos.{kind.name}")
+        headers = self._rng.choice(_HOSTILE_HEADERS) if self._rng.random() < _HOSTILE else {}
+        sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place)
+        if kind < Kind.INVALID:
+            self._recent.append(sample)
+        if kind in IN_STORE:
+            self._stored.append(sample)
+        return sample
+
+    def _message(self, number: int, anchor: dict[str, Any], text: str) -> dict[str, Any]:
+        # Some publishers' clocks are wrong by a day; nothing may depend on them.
+        wrong_by = self._rng.choice((0, 0, 0, 0, -_DAY_MS, _DAY_MS))
+        header = {
+            "channelData": {"additionalAttributes": []},
+            "sender": {"id": sender_of(number), "senderName": "Chaos", "type": "APP"},
+            "timestamp": self._now_ms + number + wrong_by,
+            **anchor,
+        }
+        return {"id": f"{self._run}-{number}", "header": header, "body": {"type": "CHAOS", "markdownText": text}}
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+
+TRAP: Final = "chaos.trap"
+"""A queue that only a CC header routes to: a copy that carried the header along would show there."""
+_HOSTILE: Final = 0.05
+_BY_QUEUE: Final = 0.8
+_HOSTILE_HEADERS: Final[tuple[dict[str, Any], ...]] = (
+    {"when": MillisecondTimestamp(2025, 1, 1, tzinfo=UTC)},
+    {"CC": [TRAP]},
+    {"x-death": [{"reason": "rejected", "queue": "elsewhere", "count": 99, "exchange": "", "routing-keys": ["a"]}]},
+    {"cim-attempt": "many", "cim-code": "payload_conflict", "x-delivery-count": "none"},
+)
+
+
+def _spoil(**changes: object) -> Callable[[dict[str, Any]], bytes]:
+    def spoiled(message: dict[str, Any]) -> bytes:
+        message["header"].update(changes)
+        return canonical(message)
+
+    return spoiled
+
+
+def _nested(message: dict[str, Any]) -> bytes:
+    return canonical(message)[:-1] + b',"deep":' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], bytes]:
+    def spoiled(message: dict[str, Any]) -> bytes:
+        del message[name]
+        return canonical(message)
+
+    return spoiled
+
+
+_SPOILED: Final[tuple[tuple[str, Callable[[dict[str, Any]], bytes]], ...]] = (
+    ("malformed_json", lambda message: canonical(message)[:-9]),
+    ("not_an_object", lambda message: b"[" + canonical(message) + b"]"),
+    ("invalid_utf8", lambda message: canonical(message).replace(b"spoiled", b"sp\xffiled")),
+    ("invalid_unicode", lambda message: canonical(message).replace(b"spoiled", b"sp\\ud800iled")),
+    ("duplicate_key", lambda message: b'{"id":"first",' + canonical(message)[1:]),
+    ("number_not_finite", lambda message: canonical(message)[:-1] + b',"n":1e999}'),
+    ("integer_out_of_range", lambda message: canonical(message)[:-1] + b',"n":' + b"9" * 5000 + b"}"),
+    ("nesting_too_deep", _nested),
+    ("missing_sender", _spoil(sender=None)),
+    ("missing_sender_id", _spoil(sender={"type": "APP"})),
+    ("missing_body", _without("body")),
+    ("missing_anchor", _spoil(conversationId="")),
+    ("invalid_timestamp", _spoil(timestamp="last Tuesday")),
+    ("wrong_type", _spoil(stamps="none")),
+)

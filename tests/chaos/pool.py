@@ -1,0 +1,191 @@
+"""The worker pool as a real subprocess, run from a snapshot of the package, and what can be learnt from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+MARK: Final = "CIM_CHAOS_RUN"
+"""An environment variable by which every process of a run can be found, whoever started it."""
+# The pool ends with the harness, however that one dies: SIGTERM at the death of the parent (prctl 1 is PR_SET_PDEATHSIG).
+_GUARD = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def snapshot(folder: Path) -> Path:
+    """Copy the worker package into *folder*, so that edits to the tree during a run change nothing. Returns *folder*."""
+    shutil.copytree(REPOSITORY / "worker", folder / "worker", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+class Pool:
+    """Runs `cim-worker run --processes N`; after a kill a new one can be started while orphans still end."""
+
+    def __init__(self, code: Path, log: Path, environment: Mapping[str, str], mark: str) -> None:
+        self._code = code
+        self.log = log
+        self._mark = mark
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CIM_")}
+        self._environment = {**inherited, **environment, "PYTHONPATH": str(code), MARK: mark}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+
+    def command(self, *arguments: str) -> None:
+        """Run one `cim-worker` command to its end. Raises CalledProcessError with its output."""
+        subprocess.run(
+            [sys.executable, "-m", "worker", *arguments],
+            cwd=self._code,
+            env=self._environment,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    def start(self, processes: int = 2) -> None:
+        """Start the supervisor; an older one may still be ending. Call from the main thread only."""
+        self.starts += 1
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _GUARD, "-m", "worker", "run", "--processes", str(processes)],
+                cwd=self._code,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def supervisor(self) -> subprocess.Popen[bytes]:
+        """The newest supervisor."""
+        assert self._process is not None
+        return self._process
+
+    def children(self) -> list[int]:
+        """Return the process ids of the newest supervisor's workers."""
+        found: list[int] = []
+        for pid in self.alive() if self._process is not None else ():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                is_worker = b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                if int(stat[1]) == self.supervisor.pid and is_worker:
+                    found.append(pid)
+        return found
+
+    def alive(self) -> list[int]:
+        """Return every process of this run that still lives: supervisors, workers and their trackers."""
+        needle = f"{MARK}={self._mark}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                if needle in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+    def memory_mib(self) -> dict[int, float]:
+        """Return the resident memory of each worker process."""
+        sizes = {}
+        for pid in self.children():
+            with contextlib.suppress(OSError):
+                sizes[pid] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_KIB / 1024
+        return sizes
+
+    def wait_for_end(self, pids: list[int], seconds: float) -> list[int]:
+        """Wait until processes are gone; return those that are not."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._process is not None:
+                self._process.poll()  # reaps it
+            pids = [pid for pid in pids if _is_alive(pid)]
+            if not pids:
+                break
+            time.sleep(0.1)
+        return pids
+
+    def kill_everything(self) -> None:
+        """End every process of this run, by id: the last resort, and the clean-up after a failed run."""
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+
+
+@dataclass
+class LogFacts:
+    """What the JSON logs of all processes tell."""
+
+    sessions: int = 0
+    drained: int = 0
+    ended_cleanly: int = 0
+    received: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    unbalanced: list[str] = field(default_factory=list)
+    """Final counts that do not add up."""
+    outages: dict[str, int] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    """Lines that are not JSON: tracebacks and warnings do not belong there."""
+
+
+def read_log(log: Path) -> LogFacts:
+    """Read the log of a pool."""
+    facts = LogFacts()
+    for entry in _entries(log, facts):
+        what = entry.get("event")
+        if what == "consuming":
+            facts.sessions += 1
+        elif what == "drained":
+            facts.drained += 1
+        elif what == "dependency_down":
+            key = f"{entry.get('dependency')} {entry.get('code')}"
+            facts.outages[key] = facts.outages.get(key, 0) + 1
+        elif what == "worker_stopped":
+            _read_final_counts(entry, facts)
+    return facts
+
+
+def _entries(log: Path, facts: LogFacts) -> Iterator[dict[str, Any]]:
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                if line.strip() and len(facts.unreadable) < 50:
+                    facts.unreadable.append(line.rstrip())
+                continue
+            yield entry
+
+
+_OUTCOMES = ("published", "stored", "duplicate", "retry", "dead", "handed_back")
+
+
+def _read_final_counts(entry: dict[str, Any], facts: LogFacts) -> None:
+    facts.ended_cleanly += 1
+    outcomes = {name: int(entry.get(name, 0)) for name in _OUTCOMES}
+    facts.received += int(entry["received"])
+    for name, count in outcomes.items():
+        facts.outcomes[name] = facts.outcomes.get(name, 0) + count
+    if entry["received"] != sum(outcomes.values()):
+        facts.unbalanced.append(f"received {entry['received']}, outcomes {outcomes}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

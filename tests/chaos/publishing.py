@@ -1,0 +1,180 @@
+"""The publisher of the harness: plain pika, confirms pipelined, what stays unknown is published again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+if TYPE_CHECKING:
+    from tests.chaos.ledger import Ledger
+    from tests.chaos.messages import Sample
+
+_WINDOW = 400
+_RECONNECT_SECONDS = 0.3
+_OPEN_TIMEOUT_SECONDS = 15.0
+_DEPTH_SECONDS = 0.5
+_HUGE = 16 * 1024 * 1024
+_SILENCE_SECONDS = 20.0
+"""Confirms that stay out so long are given up with their connection."""
+
+
+class Publisher:
+    """Publishes through a ledger for as long as `run` runs, over any number of connections."""
+
+    def __init__(self, url: str, ledger: Ledger) -> None:
+        self._parameters = pika.URLParameters(url)
+        self._parameters.heartbeat = 30
+        self._ledger = ledger
+        self._todo: deque[Sample] = deque()
+        self._outstanding: dict[int, Sample] = {}
+        self._channel: Any = None
+        self._next_tag = 1
+        self._change = asyncio.Event()
+        self._lost = asyncio.Event()
+        self.ingress_depth = 0
+        """Messages ready in the ingress queue, as the broker said a moment ago."""
+        self.connections = 0
+        """How many connections it needed."""
+
+    @property
+    def unfinished(self) -> int:
+        """Messages not confirmed yet."""
+        return len(self._todo) + len(self._outstanding)
+
+    async def publish(self, sample: Sample) -> None:
+        """Enter a message into the ledger and publish it; waits while too many are unconfirmed."""
+        while self.unfinished >= _WINDOW:
+            self._change.clear()
+            await self._change.wait()
+        self._ledger.expect(sample)
+        self._todo.append(sample)
+        self._send()
+
+    async def flushed(self) -> None:
+        """Wait until everything is confirmed."""
+        while self.unfinished:
+            self._change.clear()
+            await self._change.wait()
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled."""
+        while True:
+            connection = None
+            try:
+                connection = await self._connect()
+                await self._until_lost()
+            except (TimeoutError, OSError, pika.exceptions.AMQPError):
+                pass  # tried again, as after every end of a connection
+            finally:
+                self._channel = None
+                # Unknown is neither success nor failure: published again, and the ledger counts it.
+                self._todo.extendleft(reversed(self._outstanding.values()))
+                self._outstanding.clear()
+                if connection is not None:
+                    _abandon(connection)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _connect(self) -> AsyncioConnection:
+        connection, self._lost = await open_connection(self._parameters)
+        lost = self._lost
+        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        channel = connection.channel(on_open_callback=lambda channel: opened.done() or opened.set_result(channel))
+        channel.add_on_close_callback(lambda *_: lost.set())
+        async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS):
+            await opened
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm)
+        self.connections += 1
+        self._next_tag = 1
+        self._channel = channel
+        self._send()
+        return connection
+
+    async def _until_lost(self) -> None:
+        """Return when the connection ended, or confirms stay out although the broker could answer."""
+        while not self._lost.is_set():
+            before = self._next_tag, len(self._outstanding)
+            silent_until = asyncio.get_running_loop().time() + _SILENCE_SECONDS
+            while not self._lost.is_set() and asyncio.get_running_loop().time() < silent_until:
+                with contextlib.suppress(TimeoutError, pika.exceptions.AMQPError):
+                    self._channel.queue_declare("cim.ingress", passive=True, callback=self._on_depth)
+                    async with asyncio.timeout(_DEPTH_SECONDS):
+                        await self._lost.wait()
+            if self._outstanding and before == (self._next_tag, len(self._outstanding)):
+                return
+
+    def _send(self) -> None:
+        while self._todo and self._channel is not None and self._channel.is_open:
+            sample = self._todo.popleft()
+            self._outstanding[self._next_tag] = sample
+            self._next_tag += 1
+            self._ledger.handed_over(sample)
+            properties = pika.BasicProperties(
+                delivery_mode=2,
+                content_type="application/json",
+                message_id=f"{self._ledger.run}-{sample.number}" if sample.number % 3 or _is_huge(sample) else None,
+                headers=sample.headers or None,
+            )
+            try:
+                self._channel.basic_publish(sample.exchange, sample.routing_key, sample.body, properties, mandatory=True)
+            except pika.exceptions.AMQPError:
+                self._lost.set()
+
+    def _on_return(self, _: object, method: Any, properties: Any, __: bytes) -> None:
+        self._ledger.findings.add("the harness published to nowhere", f"{method.routing_key}: {properties.message_id}")
+
+    def _on_depth(self, frame: Any) -> None:
+        self.ingress_depth = frame.method.message_count
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        positive = isinstance(method, pika.spec.Basic.Ack)
+        tags = [method.delivery_tag]
+        if method.multiple:
+            tags = [tag for tag in self._outstanding if tag <= method.delivery_tag]
+        for tag in tags:
+            sample = self._outstanding.pop(tag, None)
+            if sample is not None and positive:
+                self._ledger.confirmed[sample.number] = 1
+            elif sample is not None:
+                self._todo.append(sample)
+                asyncio.get_running_loop().call_later(_RECONNECT_SECONDS, self._send)
+        self._change.set()
+
+
+def _is_huge(sample: Sample) -> bool:
+    """Tell whether no document can hold the body: then the letter can only be found by its message id."""
+    return len(sample.body) > _HUGE
+
+
+async def open_connection(parameters: pika.URLParameters) -> tuple[AsyncioConnection, asyncio.Event]:
+    """Open a connection; the event is set when it ends. Raises OSError or TimeoutError."""
+    lost = asyncio.Event()
+    opened: asyncio.Future[AsyncioConnection] = asyncio.get_running_loop().create_future()
+
+    def failed(_: object, error: object) -> None:
+        if not opened.done():
+            opened.set_exception(OSError(str(error)))
+
+    connection = AsyncioConnection(
+        parameters,
+        on_open_callback=lambda connection: opened.done() or opened.set_result(connection),
+        on_open_error_callback=failed,
+        on_close_callback=lambda *_: lost.set(),
+    )
+    try:
+        async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS):
+            return await opened, lost
+    except BaseException:
+        _abandon(connection)
+        raise
+
+
+def _abandon(connection: AsyncioConnection) -> None:
+    with contextlib.suppress(Exception):
+        connection._terminate_stream(ConnectionAbortedError("abandoned"))

@@ -1,0 +1,345 @@
+"""One run: publish, break, wait for quiet, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pymongo.errors
+
+from tests.chaos import evidence as reading
+from tests.chaos import verdict
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.messages import LONG_MIX, TRAP, Kind, Mix
+from tests.chaos.platform import Platform
+from tests.chaos.pool import LogFacts, read_log
+from tests.chaos.world import DATABASE, DRAIN_SECONDS, MAX_ATTEMPTS, PREFETCH, World, world
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
+
+_MAX_DEPTH = 4000
+"""Messages in the ingress queue above which the publisher waits."""
+_QUIET_TIMEOUT_SECONDS = 60.0
+_LIMBO_SECONDS = 200.0
+"""A broker that restarts looks again after its dead-lettered messages only every 180 s."""
+_LONG_FROM_MESSAGES = 100_000
+_QUEUES = ("cim.ingress", "cim.ingress.retry.1s", "cim.ingress.retry.2s", "cim.dead-letters", "cim.conversation-events")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do in one run."""
+
+    seed: int
+    minutes: float = 5.0
+    messages: int = 50_000
+    every: float = 5.0
+    """Seconds between the beginnings of two faults, on average."""
+    at_once: int = 2
+    only: tuple[str, ...] = ()
+    """Names of faults; all when empty."""
+    mix: Mix | None = None
+    code: Path | None = None
+    """A folder with the worker package to run instead of the tree's."""
+    keep: Path | None = None
+    """A folder to copy logs to."""
+    quiet_timeout: float = _LIMBO_SECONDS
+
+    @property
+    def traffic(self) -> Mix:
+        """The mix of messages."""
+        return self.mix or (LONG_MIX if self.messages >= _LONG_FROM_MESSAGES else Mix())
+
+
+@dataclass
+class Report:
+    """The figures of one run. `violations` is empty when every invariant held."""
+
+    seed: int
+    messages: int = 0
+    published: int = 0
+    seconds: float = 0.0
+    seconds_until_quiet: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    at_subscribers: int = 0
+    in_store: int = 0
+    dead: dict[str, int] = field(default_factory=dict)
+    parked: int = 0
+    duplicates: int = 0
+    double_letters: int = 0
+    duplicates_bound: int = 0
+    sessions: int = 0
+    pool_starts: int = 0
+    clean_ends: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+    outages: dict[str, int] = field(default_factory=dict)
+    peak_mib: float = 0.0
+    violations: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return asdict(self)
+
+
+class Progress:
+    """What the progress line shows."""
+
+    def __init__(self) -> None:
+        self.phase = "starting"
+        self.active: list[str] = []
+        self.faults: Counter[str] = Counter()
+
+
+async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World, Progress], None]) -> Report:
+    """Do one run and return its report. *progress* is called twice a second."""
+    started = time.monotonic()
+    state = Progress()
+    async with world(plan.seed, plan.traffic, say, code=plan.code) as made:
+        platform = Platform(made)
+        watching = asyncio.create_task(_watch(made, state, progress))
+        try:
+            state.phase = "opening conversations"
+            await _open(made, platform)
+            state.phase = "publishing"
+            await _break_while_publishing(made, platform, plan, state)
+            state.phase = "waiting for quiet"
+            broken = time.monotonic()
+            evidence = await _settled(made, plan.quiet_timeout)
+            until_quiet = time.monotonic() - broken
+            state.phase = "stopping"
+            await _stop_pool(made)
+            await _read_queues(made, evidence)
+            return _report(plan, made, state, evidence, time.monotonic() - started, until_quiet)
+        finally:
+            watching.cancel()
+            if plan.keep is not None:
+                _keep_logs(made, plan.keep)
+
+
+async def _watch(made: World, state: Progress, progress: Callable[[World, Progress], None]) -> None:
+    while True:
+        for pid, size in (await asyncio.to_thread(made.pool.memory_mib)).items():
+            made.memory.setdefault(pid, []).append((time.monotonic(), size))
+        for _ in range(4):
+            progress(made, state)
+            await asyncio.sleep(0.5)
+
+
+async def _open(made: World, platform: Platform) -> None:
+    await asyncio.to_thread(made.pool.command, "topology", "apply")
+    await made.admin(lambda channel: channel.queue_declare(TRAP, durable=True))
+    made.pool.start()
+    await platform.open_all()
+    # Closed ones have no exchange to wait for; their registry entry is what counts.
+    await asyncio.to_thread(_wait_for_registry, made)
+
+
+def _wait_for_registry(made: World) -> None:
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(made.store.uri)
+    deadline = time.monotonic() + 30
+    with client:
+        while time.monotonic() < deadline:
+            states = {one["_id"]: one["state"] for one in client[DATABASE]["conversations"].find({}, {"state": 1})}
+            if all(states.get(place) == "CLOSED" for place in made.places.closed):
+                return
+            time.sleep(0.2)
+    raise TimeoutError("the registry never learnt which conversations are closed")
+
+
+async def _break_while_publishing(made: World, platform: Platform, plan: Plan, state: Progress) -> None:
+    publishing = asyncio.create_task(_publish(made, plan))
+    breaking = asyncio.create_task(_Injector(made, platform, plan, state).run(publishing))
+    try:
+        await publishing
+        await breaking
+        await made.publisher.flushed()
+    finally:
+        for task in (publishing, breaking):
+            task.cancel()
+        await asyncio.gather(publishing, breaking, return_exceptions=True)
+
+
+async def _publish(made: World, plan: Plan) -> None:
+    """Publish evenly over the time, and slower when the ingress queue fills."""
+    started = time.monotonic()
+    rate = plan.messages / (plan.minutes * 60)
+    await made.publisher.publish(made.traffic.parked())
+    while made.traffic.count < plan.messages:
+        due = min(plan.messages, int((time.monotonic() - started) * rate) + 1)
+        if made.traffic.count >= due or made.publisher.ingress_depth > _MAX_DEPTH:
+            await asyncio.sleep(0.02)
+            continue
+        for _ in range(min(50, due - made.traffic.count)):
+            await made.publisher.publish(made.traffic.next())
+        await asyncio.sleep(0)
+
+
+class _Injector:
+    """Starts faults at random times, several at once if they do not touch the same thing."""
+
+    def __init__(self, made: World, platform: Platform, plan: Plan, state: Progress) -> None:
+        self._made = made
+        self._platform = platform
+        self._plan = plan
+        self._state = state
+        self._rng: random.Random = made.rng
+        self._catalogue = [FAULTS[name] for name in plan.only] or list(FAULTS.values())
+        self._due: list[Fault] = []
+        self._active: dict[asyncio.Task[None], Fault] = {}
+
+    async def run(self, publishing: asyncio.Task[None]) -> None:
+        """Break things until the time is over, everything is published and every fault has been."""
+        ends = time.monotonic() + self._plan.minutes * 60
+        try:
+            while time.monotonic() < ends or not publishing.done() or not self._every_fault_was_started():
+                self._start_one()
+                await asyncio.sleep(self._rng.uniform(0.4, 1.6) * self._plan.every)
+                self._collect()
+            while self._active:
+                await asyncio.wait(self._active)
+                self._collect()
+        finally:
+            for task in self._active:
+                task.cancel()
+            await asyncio.gather(*self._active, return_exceptions=True)
+
+    def _every_fault_was_started(self) -> bool:
+        return all(self._state.faults[fault.name] for fault in self._catalogue)
+
+    def _start_one(self) -> None:
+        if len([one for one in self._active.values() if one.name != "killing_message"]) >= self._plan.at_once:
+            return
+        if not self._due:
+            self._due = self._rng.sample(self._catalogue, len(self._catalogue))
+        taken = {need for fault in self._active.values() for need in fault.needs}
+        fault = next((fault for fault in self._due if not fault.needs & taken), None)
+        if fault is None:
+            return
+        self._due.remove(fault)
+        self._state.faults[fault.name] += 1
+        self._made.say(f"{fault.name} …")
+        task = asyncio.create_task(self._inject(fault), name=fault.name)  # type: ignore[arg-type]
+        self._active[task] = fault
+        self._state.active = [one.name for one in self._active.values()]
+
+    async def _inject(self, fault: Fault) -> None:
+        await fault.inject(self._made, self._platform, self._rng)
+
+    def _collect(self) -> None:
+        for task in [task for task in self._active if task.done()]:
+            fault = self._active.pop(task)
+            if error := task.exception():
+                self._made.ledger.findings.add("a fault that could not be done", f"{fault.name}: {error!r}")
+        self._state.active = [one.name for one in self._active.values()]
+
+
+async def _settled(made: World, timeout: float) -> reading.Evidence:
+    """Wait until nothing is under way and everything has arrived, or the time is over; return the evidence."""
+    deadline = time.monotonic() + timeout
+    evidence = reading.Evidence()
+    while True:
+        busy = await _busy_queues(made)
+        if not busy or time.monotonic() > deadline:
+            with contextlib.suppress(pymongo.errors.PyMongoError):
+                evidence = await asyncio.to_thread(reading.read_store, made.store.uri, DATABASE, made.ledger)
+                evidence.parked = Counter(_parked_numbers(made, evidence))
+                if not verdict.missing(made.ledger, evidence) and not busy:
+                    return evidence
+        if time.monotonic() > deadline:
+            for queue, count in busy.items():
+                made.ledger.findings.add("not quiet", f"{count} messages still in {queue} after {timeout:g} s")
+            return evidence
+        await asyncio.sleep(1)
+
+
+def _parked_numbers(made: World, evidence: reading.Evidence) -> list[int]:
+    """Take the letters' word for it until the queue itself can be read, at the very end."""
+    return [number for number in evidence.letters if made.ledger.kind(number) is Kind.PARKED]
+
+
+async def _busy_queues(made: World) -> dict[str, int]:
+    """Return the queues with messages in them or in somebody's hands."""
+    answer: list[dict[str, Any]] = []
+    path = "/queues/chaos?columns=name,messages,messages_ready,messages_unacknowledged"
+    await made.manage(lambda: answer.extend(made.broker.management.request("GET", path)))
+    depths = await made.admin(lambda channel: {q: channel.queue_declare(q, passive=True) for q in _QUEUES})
+    busy = {queue["name"]: int(queue.get("messages") or 0) for queue in answer}
+    busy = {name: count for name, count in busy.items() if count and _has_to_run_empty(name)}
+    return busy | {q: d.method.message_count for q, d in depths.items() if d.method.message_count}
+
+
+def _has_to_run_empty(queue: str) -> bool:
+    return queue not in (TRAP, "cim.dead-letters.parked")
+
+
+async def _stop_pool(made: World) -> None:
+    """Stop the pool as an operator would; nothing may be left of it."""
+    made.pool.supervisor.terminate()
+    left = await asyncio.to_thread(made.pool.wait_for_end, made.pool.alive(), DRAIN_SECONDS + 15)
+    left = [pid for pid in left if pid != made.pool.supervisor.pid] or [
+        pid for pid in made.pool.alive() if pid != made.pool.supervisor.pid
+    ]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        code = made.pool.supervisor.wait(1)
+        if code != 0:
+            made.ledger.findings.add("the pool ended with an error", f"exit code {code}")
+    if left:
+        made.ledger.findings.add("processes left behind", f"{len(left)} after the pool was stopped")
+
+
+async def _read_queues(made: World, evidence: reading.Evidence) -> None:
+    evidence.parked = await made.admin(lambda channel: reading.read_parked(channel, made.ledger))
+    evidence.trapped = await made.admin(reading.read_trap)
+    for queue, count in (await _depths(made)).items():
+        made.ledger.findings.add("not quiet", f"{count} messages came back to {queue} when the pool stopped")
+
+
+async def _depths(made: World) -> dict[str, int]:
+    declared = await made.admin(lambda channel: {q: channel.queue_declare(q, passive=True) for q in _QUEUES})
+    return {queue: frame.method.message_count for queue, frame in declared.items() if frame.method.message_count}
+
+
+def _report(
+    plan: Plan, made: World, state: Progress, evidence: reading.Evidence, seconds: float, until_quiet: float
+) -> Report:
+    ledger, findings = made.ledger, made.ledger.findings
+    facts = read_log(made.pool.log)
+    verdict.judge(ledger, evidence, findings, max_attempts=MAX_ATTEMPTS)
+    verdict.judge_counts(facts, findings)
+    report = Report(plan.seed, messages=len(ledger), published=sum(ledger.attempts), seconds=round(seconds, 1))
+    report.duplicates, report.double_letters = verdict.duplicates(ledger), verdict.double_letters(ledger, evidence)
+    for count in (report.duplicates, report.double_letters):
+        report.duplicates_bound = verdict.judge_duplicates(count, facts, PREFETCH, findings)
+    report.peak_mib = round(verdict.judge_memory(made.memory, findings), 1)
+    report.seconds_until_quiet = round(until_quiet, 1)
+    report.faults = dict(sorted(state.faults.items()))
+    report.kinds = {Kind(kind).name: count for kind, count in sorted(Counter(ledger.kinds).items())}
+    report.at_subscribers = sum(1 for count in ledger.live if count)
+    report.in_store, report.parked = len(evidence.stored), sum(evidence.parked.values())
+    report.dead = dict(Counter(letter.code for letters in evidence.letters.values() for letter in letters))
+    _add_log_facts(report, facts, made)
+    report.violations, report.examples = dict(findings.counts), findings.examples
+    return report
+
+
+def _add_log_facts(report: Report, facts: LogFacts, made: World) -> None:
+    report.sessions, report.clean_ends, report.pool_starts = facts.sessions, facts.ended_cleanly, made.pool.starts
+    report.counted, report.outages = facts.outcomes, facts.outages
+
+
+def _keep_logs(made: World, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in (made.pool.log, made.broker.log):
+        with contextlib.suppress(OSError):
+            shutil.copy(log, folder / Path(log).name)

@@ -1,0 +1,147 @@
+"""The invariants: compares what the ledger expects with the evidence. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.chaos.messages import AT_SUBSCRIBER, IN_STORE, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.chaos.evidence import Evidence, Letter
+    from tests.chaos.ledger import Findings, Ledger
+    from tests.chaos.pool import LogFacts
+
+_STEADY_SECONDS = 60.0
+_WARM_UP_SECONDS = 15.0
+_MAX_MIB = 300.0
+_GROWTH = 1.25
+_GROWTH_MIB = 40.0
+
+
+def missing(ledger: Ledger, evidence: Evidence) -> list[int]:
+    """Return the messages that were published and have not arrived anywhere they may end."""
+    return [number for number in ledger.published() if not _has_arrived(number, ledger, evidence)]
+
+
+def _has_arrived(number: int, ledger: Ledger, evidence: Evidence) -> bool:
+    kind = ledger.kind(number)
+    if kind in AT_SUBSCRIBER:
+        return ledger.live[number] > 0
+    if kind is Kind.MOVING:
+        return ledger.live[number] > 0 or evidence.stored[number] > 0
+    if kind is Kind.PARKED:
+        return number in evidence.letters and evidence.parked[number] > 0
+    if kind in IN_STORE or kind is Kind.CONFLICT:
+        return evidence.stored[number] > 0 or _lost_a_conflict(number, ledger, evidence)
+    return number in evidence.letters
+
+
+def _lost_a_conflict(number: int, ledger: Ledger, evidence: Evidence) -> bool:
+    """Tell whether another payload under the same id is stored, and this one is dead for that reason."""
+    letters = evidence.letters.get(number, ())
+    return _other_is_stored(number, ledger, evidence) and any(one.code == "payload_conflict" for one in letters)
+
+
+def _other_is_stored(number: int, ledger: Ledger, evidence: Evidence) -> bool:
+    others = [ledger.conflict_of.get(number), *(a for a, b in ledger.conflict_of.items() if b == number)]
+    return any(other is not None and evidence.stored[other] for other in others)
+
+
+def judge(ledger: Ledger, evidence: Evidence, findings: Findings, *, max_attempts: int) -> None:
+    """Add every violation of an invariant that concerns single messages."""
+    for number in missing(ledger, evidence):
+        kind = ledger.kind(number)
+        what = "a valid message lost" if kind < Kind.INVALID else "a message that has to die has no letter"
+        findings.add(what, f"{number} ({kind.name}, {ledger.places[number]})")
+    for invariant, example in evidence.wrong:
+        findings.add(invariant, example)
+    for example in evidence.strangers:
+        findings.add("a letter nobody published", example)
+    for number, count in evidence.stored.items():
+        _judge_stored(number, count, ledger, evidence, findings)
+    for number, letters in evidence.letters.items():
+        _judge_letters(number, letters, ledger, evidence, findings, max_attempts)
+    for number, count in enumerate(ledger.live):
+        if count and ledger.kind(number) not in AT_SUBSCRIBER and ledger.kind(number) is not Kind.MOVING:
+            findings.add("at a subscriber though it must not", f"{number} ({ledger.kind(number).name}), {count} times")
+    if evidence.trapped > ledger.trapped:
+        findings.add("a CC header travelled on", f"{evidence.trapped} in the trap, at most {ledger.trapped} sent there")
+
+
+def _judge_stored(number: int, count: int, ledger: Ledger, evidence: Evidence, findings: Findings) -> None:
+    kind = ledger.kind(number)
+    if count > 1:
+        findings.add("a document twice", f"{number} ({kind.name}), {count} documents")
+    if kind in AT_SUBSCRIBER:
+        findings.add("in the store though its conversation is live", f"{number} ({kind.name})")
+    if kind >= Kind.INVALID and kind is not Kind.CONFLICT:
+        findings.add("stored though it must die", f"{number} ({kind.name})")
+    if kind is Kind.CONFLICT and _other_is_stored(number, ledger, evidence):
+        findings.add("a document twice", f"{number} and the one it contradicts")
+
+
+def _judge_letters(
+    number: int, letters: Sequence[Letter], ledger: Ledger, evidence: Evidence, findings: Findings, max_attempts: int
+) -> None:
+    kind = ledger.kind(number)
+    may_die_in_conflict = kind is Kind.CONFLICT or number in ledger.conflict_of
+    for letter in letters:
+        example = f"{number} ({kind.name}): {letter.code}, attempt {letter.attempt}"
+        if may_die_in_conflict:
+            if letter.code != "payload_conflict" or not _other_is_stored(number, ledger, evidence):
+                findings.add("a valid message dead-lettered", example)
+        elif kind < Kind.INVALID:
+            findings.add("a valid message dead-lettered", example)
+        elif letter.code != ledger.codes[number]:
+            findings.add("another code", f"{example}, not {ledger.codes[number]}")
+        elif kind is Kind.REJECTED and letter.attempt != max_attempts:
+            findings.add("another number of attempts", f"{example}, not {max_attempts}")
+        elif (kind is Kind.PARKED) != (letter.status == "parked"):
+            findings.add("another status", f"{example}: {letter.status}")
+
+
+def duplicates(ledger: Ledger) -> int:
+    """Return how many events subscribers received more often than the harness published their message."""
+    return sum(max(0, seen - sent) for seen, sent in zip(ledger.live, ledger.attempts, strict=True))
+
+
+def double_letters(ledger: Ledger, evidence: Evidence) -> int:
+    """Return how many letters there are beyond one for each publish."""
+    return sum(max(0, len(letters) - ledger.attempts[number]) for number, letters in evidence.letters.items())
+
+
+def judge_duplicates(count: int, facts: LogFacts, prefetch: int, findings: Findings) -> int:
+    """Add a violation when there are more duplicates than were in flight at the ends of sessions; return the bound."""
+    bound = prefetch * max(0, facts.sessions - facts.drained)
+    if count > bound:
+        findings.add("more duplicates than were in flight", f"{count}, at most {bound}")
+    return bound
+
+
+def judge_counts(facts: LogFacts, findings: Findings) -> None:
+    """Add a violation for every process whose final counts do not add up."""
+    for line in facts.unbalanced:
+        findings.add("counters do not add up", line)
+    if not facts.ended_cleanly:
+        findings.add("counters do not add up", "no process ended cleanly, so there is nothing to check")
+    for line in facts.unreadable:
+        findings.add("a log line that is no JSON", line)
+
+
+def judge_memory(samples: Mapping[int, Sequence[tuple[float, float]]], findings: Findings) -> float:
+    """Add a violation for every process whose memory grows or is too large; return the peak in MiB."""
+    peak = 0.0
+    for pid, points in samples.items():
+        peak = max([peak, *(size for _, size in points)])
+        begun, ended = points[0][0], points[-1][0]
+        if ended - begun < _STEADY_SECONDS:
+            continue
+        first = max(size for at, size in points if at < begun + max(_WARM_UP_SECONDS, (ended - begun) / 3))
+        last = min(size for at, size in points if at > ended - (ended - begun) / 4)
+        if last > first * _GROWTH + _GROWTH_MIB:
+            findings.add("memory grows", f"process {pid}: {first:.0f} to {last:.0f} MiB in {ended - begun:.0f} s")
+    if peak > _MAX_MIB:
+        findings.add("too much memory", f"{peak:.0f} MiB, at most {_MAX_MIB:.0f}")
+    return peak

@@ -1,0 +1,211 @@
+"""Everything one run needs: a private broker and store behind proxies, the pool, publisher and subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import pika
+
+from tests.chaos.evidence import has_letter
+from tests.chaos.ledger import Ledger
+from tests.chaos.messages import KILL_MARK, Mix, Places, Traffic
+from tests.chaos.pool import Pool, snapshot
+from tests.chaos.proxy import Proxy
+from tests.chaos.publishing import Publisher
+from tests.chaos.subscribing import Subscriber
+from worker.sandbox.broker import LocalBroker
+from worker.sandbox.management import ManagementError
+from worker.sandbox.services import private_broker
+from worker.sandbox.store import StoreProcess, embedded_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+T = TypeVar("T")
+
+VHOST = "chaos"
+DATABASE = "chaos"
+PREFETCH = 300
+MAX_ATTEMPTS = 6
+DELIVERY_LIMIT = 12
+DRAIN_SECONDS = 4.0
+SETTINGS = {
+    # Short timeouts, so that "longer than the timeouts" is a matter of seconds.
+    "CIM_RABBITMQ_HEARTBEAT_SECONDS": "3",
+    "CIM_CONFIRM_TIMEOUT_MS": "3000",
+    "CIM_MONGODB_TIMEOUT_MS": "1500",
+    "CIM_DRAIN_GRACE_MS": str(int(DRAIN_SECONDS * 1000)),
+    "CIM_CONVERSATION_GRACE_MS": "2000",
+    "CIM_REGISTRY_CACHE_MS": "1000",
+    "CIM_RETRY_DELAYS": "1s,2s",
+    "CIM_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+    "CIM_DELIVERY_LIMIT": str(DELIVERY_LIMIT),
+    "CIM_RECORD_INTERVAL_MS": "500",
+    "CIM_PREFETCH": str(PREFETCH),
+    "CIM_BATCH_SIZE": "100",
+    "CIM_LOG_FORMAT": "json",
+}
+LONGER_THAN_TIMEOUTS = 8.0
+SHORTER_THAN_TIMEOUTS = 0.8
+_ADMIN_TIMEOUT_SECONDS = 90.0
+
+
+@dataclass
+class World:
+    """The parts of a run that faults and checks work on."""
+
+    run: str
+    rng: random.Random
+    places: Places
+    ledger: Ledger
+    traffic: Traffic
+    broker: LocalBroker
+    store: StoreProcess
+    broker_net: Proxy
+    store_net: Proxy
+    pool: Pool
+    publisher: Publisher
+    subscriber: Subscriber
+    folder: Path
+    say: Callable[[str], None]
+    memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    """Worker process id to (monotonic seconds, MiB)."""
+
+    async def admin(self, action: Callable[[Any], T]) -> T:
+        """Do something on a channel of our own, past the proxies; repeat until the broker let us.
+
+        Raises TimeoutError when it never does.
+        """
+        return await asyncio.to_thread(_insist, self.broker.vhost_url(VHOST), action)
+
+    def has_letter(self, code: str, body: bytes) -> bool:
+        """Tell whether a letter of that code and body was recorded. Raises PyMongoError while the store is away."""
+        return has_letter(self.store.uri, DATABASE, code, body)
+
+    async def manage(self, action: Callable[[], object]) -> None:
+        """Do something over the management API; repeat until the broker answers. Raises what it says at last."""
+        await asyncio.to_thread(_keep_trying, action)
+
+
+@contextlib.asynccontextmanager
+async def world(seed: int, mix: Mix, say: Callable[[str], None], *, code: Path | None = None) -> AsyncIterator[World]:
+    """Start everything but the pool; end and remove everything, whatever happened.
+
+    *code*: a folder with the worker package to run; a snapshot of the tree unless given.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cim-chaos-"))
+    try:
+        with private_broker(say=lambda _: None) as broker:
+            (folder / "store").mkdir()
+            store = embedded_store(folder / "store")
+            try:
+                await asyncio.to_thread(store.start)
+                parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, store)
+                async with _assembled(parts) as made:
+                    yield made
+            finally:
+                store.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    seed: int
+    mix: Mix
+    say: Callable[[str], None]
+    folder: Path
+    code: Path
+    broker: LocalBroker
+    store: StoreProcess
+
+
+@contextlib.asynccontextmanager
+async def _assembled(parts: _Parts) -> AsyncIterator[World]:
+    store_port = urlsplit(parts.store.uri).port
+    assert store_port is not None
+    url = await asyncio.to_thread(parts.broker.create_vhost, VHOST)
+    async with Proxy(parts.broker.amqp_port) as broker_net, Proxy(store_port) as store_net:
+        made = _world(parts, url, broker_net, store_net)
+        jobs = [asyncio.create_task(made.publisher.run()), asyncio.create_task(made.subscriber.run())]
+        try:
+            yield made
+        finally:
+            made.pool.kill_everything()
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+
+def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> World:
+    run = f"{parts.seed}x{secrets.token_hex(3)}"
+    environment = {
+        **SETTINGS,
+        "CIM_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{broker_net.port}/{VHOST}",
+        "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.port}/",
+        "CIM_MONGODB_DATABASE": DATABASE,
+        "CIM_TEST_KILL_ON": KILL_MARK,
+    }
+    places, ledger = Places.of(run), Ledger(run)
+    now_ms = time.time_ns() // 1_000_000
+    return World(
+        run=run,
+        rng=random.Random(parts.seed),
+        places=places,
+        ledger=ledger,
+        traffic=Traffic(random.Random(parts.seed + 1), run, places, parts.mix, now_ms=now_ms),
+        broker=parts.broker,
+        store=parts.store,
+        broker_net=broker_net,
+        store_net=store_net,
+        pool=Pool(parts.code, parts.folder / "worker.log", environment, run),
+        publisher=Publisher(url, ledger),
+        subscriber=Subscriber(url, ledger),
+        folder=parts.folder,
+        say=parts.say,
+    )
+
+
+def _keep_trying(action: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
+    while True:
+        try:
+            action()
+        except (OSError, HTTPException, ManagementError, subprocess.CalledProcessError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _insist(url: str, action: Callable[[Any], T]) -> T:
+    deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
+    parameters = pika.URLParameters(url)
+    parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
+    parameters.connection_attempts = 1
+    parameters.heartbeat = 6
+    while True:
+        try:
+            connection = pika.BlockingConnection(parameters)
+            try:
+                return action(connection.channel())
+            finally:
+                with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+                    connection.close()
+        except (pika.exceptions.AMQPError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
