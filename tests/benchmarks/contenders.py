@@ -1,0 +1,171 @@
+"""Who takes part: each can be started on a stage, watched by its process ids, and stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import psutil
+
+from worker import contract
+from worker.sandbox.processes import KeptProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.benchmarks.stage import Stage
+
+_ROOT: Final = Path(__file__).parents[2]
+_STOP_SECONDS: Final = 30.0
+_SHOVEL_PREFETCH: Final = 1000
+
+
+class Running(Protocol):
+    """A contender at work."""
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time it has used so far; 0 where it cannot be told."""
+
+    def memory_mb(self) -> float:
+        """Return the resident memory of its largest process, in MiB."""
+
+    def complaint(self) -> str | None:
+        """Return why it has ended, if it has."""
+
+
+class Contender(Protocol):
+    """Somebody who can empty the ingress queue."""
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+
+    @property
+    def rates(self) -> Mapping[str, int]:
+        """Messages per second to expect in each workload it takes part in; runs are sized by it."""
+
+    @contextmanager
+    def running(self, stage: Stage) -> Iterator[Running]:
+        """Start it; stop it at the end, with SIGTERM."""
+
+
+class RunningProcess:
+    """One command and the processes it started."""
+
+    def __init__(self, process: KeptProcess, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.pid = process.pid
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the command's process and its children."""
+        try:
+            parent = psutil.Process(self.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time of all its processes."""
+        return sum((times.user + times.system for times in (one.cpu_times() for one in self.processes())), 0.0)
+
+    def memory_mb(self) -> float:
+        """Return the resident memory of the largest of them, in MiB."""
+        return max((process.memory_info().rss for process in self.processes()), default=0) / 2**20
+
+    def complaint(self) -> str | None:
+        """Return its exit and last words, if it has ended."""
+        if self._process.is_running:
+            return None
+        return f"ended with {self._process.wait(1)}: " + self._log.read_text(errors="replace")[-2000:]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A contender that is a Python module run as a process of its own."""
+
+    name: str
+    arguments: tuple[str, ...]
+    rates: Mapping[str, int]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self, stage: Stage) -> Iterator[RunningProcess]:
+        """Start the module with the stage's addresses in its environment."""
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT), **stage.environment, **self.environment}
+        with tempfile.TemporaryDirectory(prefix="cim-bench-") as folder:
+            log = Path(folder) / "log"
+            process = KeptProcess([sys.executable, *self.arguments], environment=environment, log=log)
+            try:
+                yield RunningProcess(process, log)
+            finally:
+                process.terminate(_STOP_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Shovel:
+    """The broker's own way of moving messages; all of them go to the first conversation."""
+
+    name: str
+    rates: Mapping[str, int]
+
+    @contextmanager
+    def running(self, stage: Stage) -> Iterator[Running]:
+        """Declare a dynamic shovel and delete it at the end."""
+        path = f"/parameters/shovel/{stage.vhost}/bench"
+        own = f"amqp:///{stage.vhost}"
+        value = {
+            "src-protocol": "amqp091",
+            "src-uri": own,
+            "src-queue": contract.INGRESS,
+            "src-prefetch-count": _SHOVEL_PREFETCH,
+            "dest-protocol": "amqp091",
+            "dest-uri": own,
+            "dest-exchange": contract.HUB,
+            "dest-exchange-key": stage.live[0].conversation_id,
+            "ack-mode": "on-confirm",
+            "dest-add-forward-headers": False,
+        }
+        stage.broker.management.request("PUT", path, {"value": value})
+        try:
+            yield _InsideBroker()
+        finally:
+            stage.broker.management.request("DELETE", path)
+
+
+class _InsideBroker:
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def memory_mb(self) -> float:
+        return 0.0
+
+    def complaint(self) -> str | None:
+        return None
+
+
+def ours(processes: int, rates: Mapping[str, int], **environment: str) -> Command:
+    """Return the real `cim-worker run` with default settings, but for *environment*."""
+    name = f"cim-worker, {processes} process{'es' if processes > 1 else ''}"
+    return Command(name, ("-m", "worker", "run", "--processes", str(processes)), rates, environment)
+
+
+def _rival(name: str, module: str, prefetch: int, **rates: int) -> Command:
+    arguments = ("-m", f"tests.benchmarks.rivals.{module}")
+    return Command(name, arguments, rates, {"BENCH_PREFETCH": str(prefetch)} if prefetch else {})
+
+
+OURS: Final = ours(1, {"live": 7000, "stored": 7000, "mixed": 7000})
+OURS_TWO: Final = ours(2, {"live": 9000, "stored": 9000, "mixed": 9000})
+BLOCKING: Final = _rival("BlockingConnection loop", "blocking_loop", 0, live=600, stored=700, mixed=600)
+AIO_PIKA: Final = _rival("aio-pika, concurrent", "aio_pika_concurrent", 0, live=2000, stored=1500, mixed=1800)
+FASTSTREAM: Final = _rival("FastStream, as documented", "faststream_documented", 0, live=700, stored=700, mixed=700)
+FASTSTREAM_TUNED: Final = _rival("FastStream, tuned", "faststream_tuned", 0, live=1400, stored=1200, mixed=1300)
+SHOVEL: Final = Shovel("shovel (limit)", {"live": 12_000})
+
+ALL: Final = (OURS, OURS_TWO, BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, SHOVEL)

@@ -1,0 +1,105 @@
+"""What many messages, many conversations, large messages and worst cases do to one process of ours."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.benchmarks.contenders import OURS
+from tests.benchmarks.messages import Kind
+from tests.benchmarks.stage import Loaded, Stage
+from tests.benchmarks.throughput import (
+    WORKLOADS,
+    Result,
+    between,
+    check,
+    numbered,
+    progress,
+    run,
+    wait_until,
+    watch,
+)
+
+if TYPE_CHECKING:
+    from worker.sandbox.broker import LocalBroker
+
+_LARGE_BYTES: Final = 1024 * 1024
+_FEED: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LongRun:
+    """One process working through a long queue."""
+
+    messages: int
+    early_mb: float
+    """Resident memory after a tenth of the messages."""
+    late_mb: float
+    deep: Result
+    """While nine tenths and more were still queued."""
+
+
+def long_run(stage: Stage, messages: int) -> LongRun:
+    """Queue *messages*, let one process work through all of them, and look at its memory and cost on the way."""
+    stage.reset()
+    loaded = stage.fill(numbered(stage, messages, WORKLOADS["live"]))
+    with OURS.running(stage) as running:
+        done = progress(stage, "live")
+        start = wait_until(running, stage, messages // 100, done)
+        early = wait_until(running, stage, messages // 10, done)
+        late = wait_until(running, stage, messages, done)
+        time.sleep(0.5)
+    check(stage, loaded, OURS, "live")
+    return LongRun(messages, early.memory_mb, late.memory_mb, between(start, early, OURS.name, "live"))
+
+
+def shallow_run(stage: Stage, messages: int, depth: int) -> Result:
+    """Keep the queue at about *depth* messages while one process works through *messages*; only the cost counts."""
+    stage.reset()
+    prepared = list(numbered(stage, messages, WORKLOADS["live"]))
+    loaded = Loaded()
+    with OURS.running(stage) as running:
+        done = progress(stage, "live")
+        start = None
+        while prepared:
+            if stage.waiting() <= depth - _FEED:
+                batch, prepared = prepared[:_FEED], prepared[_FEED:]
+                for kind, ids in stage.fill(batch).expected.items():
+                    loaded.expected[kind] |= ids
+            if start is None and done() > messages // 10:
+                start = wait_until(running, stage, 1, done)
+        end = wait_until(running, stage, messages, done)
+        time.sleep(0.5)
+    check(stage, loaded, OURS, "live")
+    assert start is not None
+    return between(start, end, OURS.name, "live")
+
+
+def all_returned(stage: Stage, messages: int) -> Result:
+    """Run with every conversation taken off the hub: each event comes back and has to be stored."""
+    stage.reset()
+    loaded = stage.fill(numbered(stage, messages, WORKLOADS["live"]))
+    loaded.expected[Kind.STORED], loaded.expected[Kind.LIVE] = loaded.expected[Kind.LIVE], set()
+    with stage.hub_unbound(), OURS.running(stage) as running:
+        start, end = watch(running, stage, messages, stage.stored)
+        time.sleep(0.5)
+    check(stage, loaded, OURS, "returned")
+    return between(start, end, OURS.name, "returned")
+
+
+def large_messages(stage: Stage, messages: int) -> Result:
+    """Run with messages of 1 MiB, the largest that are accepted by default."""
+    stage.reset()
+    loaded = stage.fill(numbered(stage, messages, WORKLOADS["live"], size=_LARGE_BYTES))
+    with OURS.running(stage) as running:
+        start, end = watch(running, stage, messages, progress(stage, "live"))
+        time.sleep(0.5)
+    check(stage, loaded, OURS, "large")
+    return between(start, end, OURS.name, "large")
+
+
+def with_conversations(broker: LocalBroker, store_uri: str, conversations: int, messages: int) -> Result:
+    """Run on a stage of its own with that many active conversations."""
+    with Stage(broker, store_uri, conversations=conversations) as stage:
+        return run(stage, OURS, "live", messages)
