@@ -93,7 +93,7 @@ def nested(depth: int, kind: str = "F") -> Value:
     return value
 
 
-_DEEP = st.builds(nested, st.sampled_from((50, 100, 400)), st.sampled_from("FA"))
+_DEEP = st.builds(nested, st.sampled_from((50, 100, 300)), st.sampled_from("FA"))
 _SOME_HEADERS = st.lists(
     st.tuples(st.sampled_from(_KEYS) | st.text(max_size=10), weighted((9, _VALUES), (1, _DEEP))), max_size=8
 ).map(tuple)
