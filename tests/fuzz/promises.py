@@ -194,6 +194,9 @@ def true_properties(fields: tuple[Field, ...]) -> str:
     assert not result.damaged
     # As text: a Decimal 0E-7 equals 0, and keys that are named twice keep the last value.
     assert repr(result.headers) == repr({key: plain(value) for key, value in headers})
+    whole = encode(fields)
+    for cut in {len(whole) // 2, len(whole) - 1}:
+        assert decode_properties(whole[:cut]).damaged, "a cut went unnoticed"
     for name, value in sent.items():
         assert getattr(result, name) == (value.decode("utf-8", "replace") if isinstance(value, bytes) else value), name
     return "read"
