@@ -1,0 +1,149 @@
+"""Confirmed publishing on a real broker, beyond the contract it shares with the fake (tests/contract)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.eventually import eventually_async
+from tests.integration.amqp import connected, cut, drained, fill, publishing
+from worker.ports import Outgoing, Receipt
+from worker.rabbit.errors import AccessRefused, ChannelClosed, ConfirmTimeout
+from worker.rabbit.publisher import Publisher
+
+if TYPE_CHECKING:
+    from worker.sandbox.broker import LocalBroker
+
+CLASSIC = {"x-queue-type": "classic"}
+
+
+def to(queue: str, message_id: str, body: bytes = b"{}") -> Outgoing:
+    return Outgoing("", queue, message_id, body)
+
+
+async def test_what_arrives_is_persistent_and_has_the_properties_given(vhost_url: str) -> None:
+    fill(vhost_url, "q")
+    async with publishing(vhost_url, user_id="guest") as (_, publisher):
+        message = Outgoing(
+            "",
+            "q",
+            "id-1",
+            b"body",
+            correlation_id="c",
+            type="T",
+            app_id="app",
+            timestamp=1_760_000_000,
+            headers={"cim-attempt": 2, "traceparent": "00-t"},
+        )
+        assert await publisher.publish([message]) == [Receipt.CONFIRMED]
+    ((_, properties, body),) = drained(vhost_url, "q")
+    assert body == b"body"
+    assert (properties.message_id, properties.correlation_id, properties.type) == ("id-1", "c", "T")
+    assert (properties.app_id, properties.user_id, properties.timestamp) == ("app", "guest", 1_760_000_000)
+    assert (properties.content_type, properties.delivery_mode) == ("application/json", 2)
+    properties.headers.pop("x-delivery-count", None)  # the broker's own
+    assert properties.headers == {"cim-attempt": 2, "traceparent": "00-t"}
+
+
+@pytest.mark.parametrize("message_id", ["ü" * 255, "\ufffd" * 200, "x" * 300])
+async def test_a_return_is_found_even_when_the_id_is_cut_on_the_wire(vhost_url: str, message_id: str) -> None:
+    async with publishing(vhost_url) as (_, publisher):
+        assert await publisher.publish([to("nowhere", message_id)]) == [Receipt.RETURNED]
+
+
+async def test_many_more_than_may_be_outstanding_still_all_arrive(vhost_url: str) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url, max_outstanding=10, max_unsent_bytes=1000) as (_, publisher):
+        messages = [to("q", f"m-{number}", b"x" * 20_000) for number in range(300)]
+        assert set(await publisher.publish(messages)) == {Receipt.CONFIRMED}
+        assert publisher.outstanding == 0
+    assert len(drained(vhost_url, "q")) == 300
+
+
+async def test_a_message_that_cannot_be_written_does_not_shift_the_receipts_of_others(vhost_url: str) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url) as (_, publisher):
+        with pytest.raises(ValueError, match="range"):
+            await publisher.publish([to("q", "before"), to("k" * 300, "bad"), to("q", "never sent")])
+        receipts = await publisher.publish([to("q", "a"), to("nowhere", "b"), to("q", "c")])
+        assert receipts == [Receipt.CONFIRMED, Receipt.RETURNED, Receipt.CONFIRMED]
+        await eventually_async(lambda: publisher.outstanding == 0)
+    assert [properties.message_id for _, properties, _ in drained(vhost_url, "q")] == ["before", "a", "c"]
+
+
+async def test_publishing_to_a_missing_exchange_ends_the_channel_and_is_of_unknown_effect(vhost_url: str) -> None:
+    async with publishing(vhost_url) as (connection, publisher):
+        receipts = await publisher.publish([Outgoing("no-such-exchange", "k", "m", b"{}")])
+        assert receipts == [Receipt.UNKNOWN]
+        reason = await asyncio.wait_for(asyncio.shield(publisher.closed), 5)
+        assert isinstance(reason, ChannelClosed)
+        assert reason.code == 404
+        assert connection.is_open
+
+
+async def test_another_users_name_is_refused_by_the_broker(vhost_url: str) -> None:
+    fill(vhost_url, "q")
+    async with publishing(vhost_url, user_id="somebody-else") as (_, publisher):
+        assert await publisher.publish([to("q", "m")]) == [Receipt.UNKNOWN]
+        assert isinstance(await asyncio.wait_for(asyncio.shield(publisher.closed), 5), ChannelClosed | AccessRefused)
+
+
+async def test_a_connection_lost_in_the_middle_leaves_what_is_unconfirmed_unknown(vhost_url: str) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url) as (connection, publisher):
+        raw: Any = connection.raw
+        confirms = raw._on_data_available
+        raw._on_data_available = lambda _: None  # the confirms are on their way and never arrive
+        publish = asyncio.create_task(publisher.publish([to("q", f"m-{number}") for number in range(50)]))
+        await eventually_async(lambda: publisher.outstanding == 50)
+        raw._on_data_available = confirms
+        cut(connection)
+        assert await asyncio.wait_for(publish, 5) == [Receipt.UNKNOWN] * 50
+
+
+async def test_a_confirm_that_does_not_come_in_time_ends_the_connection(breakable_broker: LocalBroker) -> None:
+    url = breakable_broker.create_vhost("confirms")
+    fill(url, "q", arguments=CLASSIC)
+    async with publishing(url, confirm_timeout_ms=500) as (connection, publisher):
+        assert await publisher.publish([to("q", "m")]) == [Receipt.CONFIRMED]
+        breakable_broker.freeze()
+        receipts = await asyncio.wait_for(publisher.publish([to("q", "a"), to("q", "b")]), 10)
+        assert receipts == [Receipt.UNKNOWN] * 2
+        assert isinstance(connection.closed.result(), ConfirmTimeout)
+        breakable_broker.thaw()
+
+
+async def test_a_blocked_publisher_waits_as_long_as_the_alarm_lasts(breakable_broker: LocalBroker) -> None:
+    url = breakable_broker.create_vhost("blocked")
+    fill(url, "q", arguments=CLASSIC)
+    async with publishing(url, confirm_timeout_ms=300) as (connection, publisher):
+        breakable_broker.set_memory_alarm(True)
+        try:
+            waiting = asyncio.create_task(publisher.publish([to("q", "m")]))
+            await eventually_async(lambda: connection.blocked_reason)
+            done, _ = await asyncio.wait([waiting], timeout=1)  # three confirm timeouts
+            assert not done
+            assert connection.is_open
+        finally:
+            breakable_broker.set_memory_alarm(False)
+        assert await asyncio.wait_for(waiting, 10) == [Receipt.CONFIRMED]
+
+
+async def test_waiting_for_one_id_does_not_miss_a_wake_up_another_wait_took(vhost_url: str) -> None:
+    """Both wait on one event; the first to wake may clear it before the second looks."""
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url, confirm_timeout_ms=1500) as (connection, publisher):
+        for _ in range(30):
+            windows = [[to("q", "same"), to("q", "same")] for _ in range(4)]
+            for receipts in await asyncio.gather(*map(publisher.publish, windows)):
+                assert receipts == [Receipt.CONFIRMED] * 2
+        assert connection.is_open
+
+
+async def test_closing_leaves_nothing_waiting(vhost_url: str) -> None:
+    async with connected(vhost_url) as connection:
+        publisher = await Publisher.open(connection)
+        await publisher.close()
+        assert await publisher.publish([to("q", "m")]) == [Receipt.UNKNOWN]
