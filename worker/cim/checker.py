@@ -53,7 +53,7 @@ class Check:
             if isinstance(part, int)
         }
         try:
-            self._list_all(_windowed(value, (), first_bad))
+            self._list_all(_windowed(value, (), first_bad) if first_bad else value)
         except ValidationError as error:
             return _details(error)
         return first

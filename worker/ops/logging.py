@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -96,6 +97,7 @@ def _put_first_things_first(_logger: WrappedLogger, _method: str, event_dict: Ev
     return {**first, **event_dict}
 
 
+@lru_cache(maxsize=512)
 def _is_secret(key: str) -> bool:
     lower = key.lower()
     return any(lower == name or lower.endswith("_" + name) for name in _SECRET_NAMES)
@@ -103,7 +105,7 @@ def _is_secret(key: str) -> bool:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _CREDENTIALS.sub(rf"\1{MASK}@", value)
+        return value if "://" not in value else _CREDENTIALS.sub(rf"\1{MASK}@", value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     if isinstance(value, dict):
