@@ -33,6 +33,7 @@ def main() -> int:
         minutes=options.minutes,
         messages=options.messages,
         every=options.every,
+        at_once=options.at_once,
         only=tuple(options.only.split(",")) if options.only else (),
         keep=options.keep,
         quiet_timeout=options.quiet,
@@ -50,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5, help="how long to break things (default: %(default)s)")
     parser.add_argument("--messages", type=int, default=50_000, help="how many messages (default: %(default)s)")
     parser.add_argument("--every", type=float, default=5, help="seconds between two faults (default: %(default)s)")
+    parser.add_argument("--at-once", type=int, default=2, help="most faults at the same time (default: %(default)s)")
     parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS)}")
     parser.add_argument("--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the report to")
@@ -83,6 +85,7 @@ class ProgressLine:
         line = (
             f"{now - self._started:6.0f} s  {state.phase}: {len(world.ledger)} messages, "
             f"{world.subscriber.received} events at subscribers, ingress {world.publisher.ingress_depth}, "
+            f"unconfirmed {world.publisher.unfinished} {world.publisher.last_error[:80]}, "
             f"{sum(state.faults.values())} faults{f' ({active})' if active else ''}"
         )
         print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", flush=True)

@@ -38,6 +38,7 @@ class Publisher:
         self._lost = asyncio.Event()
         self.ingress_depth = 0
         """Messages ready in the ingress queue, as the broker said a moment ago."""
+        self.last_error = ""
         self.connections = 0
         """How many connections it needed."""
 
@@ -68,15 +69,15 @@ class Publisher:
             try:
                 connection = await self._connect()
                 await self._until_lost()
-            except (TimeoutError, OSError, pika.exceptions.AMQPError):
-                pass  # tried again, as after every end of a connection
+            except Exception as error:  # noqa: BLE001 - pika raises all sorts of things on broken connections
+                self.last_error = repr(error)
             finally:
                 self._channel = None
                 # Unknown is neither success nor failure: published again, and the ledger counts it.
                 self._todo.extendleft(reversed(self._outstanding.values()))
                 self._outstanding.clear()
                 if connection is not None:
-                    _abandon(connection)
+                    abandon(connection)
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connect(self) -> AsyncioConnection:
@@ -171,10 +172,11 @@ async def open_connection(parameters: pika.URLParameters) -> tuple[AsyncioConnec
         async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS):
             return await opened, lost
     except BaseException:
-        _abandon(connection)
+        abandon(connection)
         raise
 
 
-def _abandon(connection: AsyncioConnection) -> None:
+def abandon(connection: AsyncioConnection) -> None:
+    """End a connection at once, whatever state it is in."""
     with contextlib.suppress(Exception):
         connection._terminate_stream(ConnectionAbortedError("abandoned"))

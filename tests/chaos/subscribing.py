@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 
-from tests.chaos.publishing import open_connection
+from tests.chaos.publishing import abandon, open_connection
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
@@ -31,6 +31,7 @@ class Subscriber:
         self._channel: Any = None
         self._unacked = 0
         self._last_tag = 0
+        self.last_error = ""
         self.received = 0
         """Deliveries so far."""
 
@@ -51,12 +52,13 @@ class Subscriber:
             try:
                 connection, lost = await open_connection(self._parameters)
                 await self._work(connection, lost)
-            except (TimeoutError, OSError, pika.exceptions.AMQPError):
-                await asyncio.sleep(_RECONNECT_SECONDS)
+            except Exception as error:  # noqa: BLE001 - pika raises all sorts of things on broken connections
+                self.last_error = repr(error)
             finally:
                 self._channel = None
-                if connection is not None and connection.is_open:
-                    connection.close()
+                if connection is not None:
+                    abandon(connection)
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _work(self, connection: AsyncioConnection, ended: asyncio.Event) -> None:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from tests.chaos.evidence import has_letter
 from tests.chaos.ledger import Ledger
@@ -205,7 +206,7 @@ def _insist(url: str, action: Callable[[Any], T]) -> T:
             finally:
                 with contextlib.suppress(pika.exceptions.AMQPError, OSError):
                     connection.close()
-        except (pika.exceptions.AMQPError, OSError):
+        except (pika.exceptions.AMQPError, AMQPConnectorException, OSError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.3)
