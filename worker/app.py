@@ -308,7 +308,6 @@ class Worker:
                 bundle=settings.batch_size,
                 bundle_bytes=settings.max_bytes_in_flight // 2,
                 lookup_timeout_seconds=min(_LOOKUP_TIMEOUT_SECONDS, settings.mongodb_timeout_ms / 1000),
-                waiting=settings.prefetch // 2,
                 own_user=self._own_user(),
             ),
             clock=self._clock,

@@ -54,6 +54,12 @@ class Lane(Generic[T]):
         while self._waiting and len(self._tasks) < self._at_once:
             self._start()
 
+    def take_waiting(self) -> list[T]:
+        """Take back what no handler has begun."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
     def cancel(self) -> None:
         """Drop what waits and cancel what is in work."""
         self._cancelled = True

@@ -83,8 +83,6 @@ class PipelineLimits:
     bundle: int
     bundle_bytes: int
     lookup_timeout_seconds: float
-    waiting: int
-    """Most works of one process that wait for the store unacknowledged; more wait in the broker."""
     own_user: str | None = None
     """The worker's own broker user, set when senders are checked: only its copies are believed about their origin."""
 
@@ -152,6 +150,7 @@ class Pipeline:
         self._accounts = accounts
         self._settle = settle
         self._new_id = new_id
+        self._may_wait = 0
         self.bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with the exception that nobody foresaw: its deliveries are in no lane, so the session has to end."""
         self._store_lane = self._lane("store", self._write, lambda work: len(work.delivery.body), at_once=2)
@@ -179,6 +178,10 @@ class Pipeline:
             store=len(stored),
             waiting=len(unknown),
         )
+
+    def fit(self, window: int) -> None:
+        """Know how many deliveries the consumer may hold: half of them may wait for the store in an outage."""
+        self._may_wait = window // 2
 
     def fail(self, error: BaseException) -> None:
         """Report an exception that left a batch or a bundle behind."""
@@ -293,7 +296,7 @@ class Pipeline:
             self._fail_all(works, classify(error, Stage.ROUTE))
             return
         if not answered:
-            self._waiting_lane.add(works)
+            self._within_bounds(self._waiting_lane, works + self._waiting_lane.take_waiting(), in_hand=len(works))
             return
         live, stored = self._translate_and_route(works)
         await self._publish(live)
@@ -338,13 +341,15 @@ class Pipeline:
     def _to_store(self, works: list[Work]) -> None:
         self._within_bounds(self._store_lane, works)
 
-    def _within_bounds(self, lane: Lane[Work], works: list[Work]) -> None:
+    def _within_bounds(self, lane: Lane[Work], works: list[Work], *, in_hand: int = 0) -> None:
         """Queue works that need the store. In an outage the first wait here, unacknowledged; the rest in the broker.
 
         Without that bound they would fill the window and stop live traffic, which does not need the store at all.
+        *in_hand* of the works are counted in their lane already.
         """
         if not self._gate.is_open:
-            room = max(0, self._limits.waiting - len(self._store_lane) - len(self._waiting_lane))
+            held = len(self._store_lane) + len(self._waiting_lane) - in_hand
+            room = max(0, self._may_wait - held)
             works, overflow = works[:room], works[room:]
             for work in overflow:
                 self._set_aside(work)
@@ -371,7 +376,7 @@ class Pipeline:
             results = await self._store.store([_activity(work) for work in works], self._clock.now_ms())
         except (StoreUnavailable, OperatorFault) as error:
             self._gate.close(error.failure)
-            self._store_lane.add(works)
+            self._within_bounds(self._store_lane, works + self._store_lane.take_waiting(), in_hand=len(works))
             return
         except Exception as error:  # noqa: BLE001 - a bug in the adapter: each message is tried alone, later
             self._fail_all(works, classify(error, Stage.STORE))

@@ -37,6 +37,7 @@ class IngressSession:
 
     async def run(self) -> None:
         """Take and process batches until cancelled or the consumer has ended."""
+        self._pipeline.fit(self._window.size)
         await self._consumer.start(self._window.size)
         while not self._consumer.cancelled.is_set():
             await self._consumer.wait_for_arrival()
@@ -46,6 +47,7 @@ class IngressSession:
                 self._die_of_poison(batch)
                 self._begin(batch)
                 if self._window.observe((one.hand_outs_before, len(one.body)) for one in batch):
+                    self._pipeline.fit(self._window.size)
                     await self._consumer.resize(self._window.size)
 
     async def drain(self, grace_seconds: float) -> tuple[int, int]:

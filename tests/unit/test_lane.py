@@ -74,6 +74,19 @@ async def test_no_more_bundles_are_in_work_than_it_has_hands() -> None:
     assert hands.most_at_once == 2
 
 
+async def test_what_nobody_has_begun_can_be_taken_back() -> None:
+    hands = Hands()
+    hands.free.clear()
+    made = lane(hands)
+    made.add("abcdef")
+    await settle()
+    assert made.take_waiting() == ["d", "e", "f"]
+    assert len(made) == 3
+    hands.free.set()
+    await settle()
+    assert hands.bundles == [["a", "b", "c"]]
+
+
 async def test_a_handler_may_add_again_what_it_could_not_do() -> None:
     done: list[object] = []
 

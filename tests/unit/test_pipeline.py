@@ -75,7 +75,6 @@ class Bench:
                 bundle=5,
                 bundle_bytes=100_000,
                 lookup_timeout_seconds=0.5,
-                waiting=waiting,
                 own_user="worker" if senders else None,
             ),
             clock=self.clock,
@@ -83,6 +82,7 @@ class Bench:
             settle=self.settle,
             new_id=lambda: f"copy-{next(ids)}",
         )
+        self.pipeline.fit(2 * waiting)
 
     def settle(self, one: FakeDelivery) -> None:
         assert one not in self.settled, "settled twice"
@@ -418,6 +418,16 @@ async def test_a_record_nobody_can_read_retries_the_works_that_asked_for_it_only
     await bench.process(delivery(message(1, conversationId="other")), of_session("s", 2), customers(3), live(4))
     assert bench.outcomes == {"retry": 2, "stored": 1, "published": 2}
     assert bench.gate.is_open
+
+
+async def test_what_was_on_its_way_to_the_store_when_it_went_away_does_not_fill_the_window_either() -> None:
+    bench = Bench(waiting=5)
+    bench.store.away = True
+    await bench.process(*(customers(number) for number in range(20)))
+    assert bench.outcomes == {"retry": 15}
+    bench.store.away = False
+    bench.back.set()
+    await eventually_async(lambda: bench.outcomes == {"retry": 15, "stored": 5}, seconds=5)
 
 
 async def test_in_an_outage_only_so_many_wait_here_and_the_rest_in_the_broker_with_no_attempt_spent() -> None:
