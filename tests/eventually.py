@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -24,14 +25,12 @@ def eventually(condition: Callable[[], T], what: str = "", seconds: float = 30.0
     return result
 
 
-async def eventually_async(
-    condition: Callable[[], T] | Callable[[], Awaitable[T]], what: str = "", seconds: float = 30.0
-) -> T:
+async def eventually_async(condition: Callable[[], Any], what: str = "", seconds: float = 30.0) -> Any:
     """Do the same on an event loop; *condition* may be a coroutine function."""
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
-        value: T = await result if isinstance(result, asyncio.Future) or hasattr(result, "__await__") else result
+        value = await result if inspect.isawaitable(result) else result
         if value:
             return value
         if time.monotonic() > deadline:

@@ -1,0 +1,504 @@
+"""`cim-worker run` itself: real process, real signals, real broker, real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pika
+import pytest
+
+from tests.acceptance.command import cim_worker
+from tests.acceptance.worker_pool import OUTPUTS, Pool, World
+from tests.eventually import eventually
+from tests.integration.amqp import plain
+from worker.activity import event_id
+from worker.sandbox.store import embedded_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from worker.sandbox.broker import LocalBroker
+    from worker.sandbox.services import Broker, Store
+
+PASSWORD = f"sesame-{uuid.uuid4().hex}"
+MIB = 1024 * 1024
+
+
+def message(message_id: str, text: str = "hello", *, sender: str = "app-1", **header: Any) -> bytes:
+    return json.dumps(
+        {
+            "id": message_id,
+            "header": {"sender": {"id": sender, "type": "APP", "senderName": "App"}, **header},
+            "body": {"type": "PLAIN", "markdownText": text},
+        }
+    ).encode()
+
+
+def customers(message_id: str, text: str = "hello") -> bytes:
+    return message(message_id, text, customer={"_id": "customer-1"})
+
+
+def ids(bodies: list[tuple[Any, Any, bytes]]) -> set[str]:
+    return {json.loads(body)["id"] for *_, body in bodies}
+
+
+def expected(*message_ids: str) -> set[str]:
+    return {event_id("app-1", one) for one in message_ids}
+
+
+def with_user(broker: Broker, url: str) -> str:
+    """Return the URL for a user with a password that is found nowhere else."""
+    name = f"worker-{uuid.uuid4().hex[:8]}"
+    broker.management.create_user(name, PASSWORD)
+    broker.management.set_permissions(name, urlsplit(url).path[1:])
+    return url.replace("guest:guest@", f"{name}:{PASSWORD}@")
+
+
+@pytest.fixture
+def world(vhost_url: str, store: Store, database: str, broker: Broker, tmp_path: Path) -> World:
+    made = World(with_user(broker, vhost_url), store.uri, database, tmp_path)
+    made.apply_topology()
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared(broker: Broker, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Pool]]:
+    """One pool for all tests that do it no harm; each uses conversations and ids of its own."""
+    vhost = f"run-{uuid.uuid4().hex}"
+    url = with_user(broker, broker.create_vhost(vhost))
+    made = World(url, store.uri, f"run_{uuid.uuid4().hex}", tmp_path_factory.mktemp("run"))
+    made.apply_topology()
+    with made.pool() as pool:
+        eventually(lambda: pool.ready()[0], "ready")
+        yield made, pool
+    broker.delete_vhost(vhost)
+
+
+# -- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_conversations_event_reaches_its_subscribers(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    desk = world.open("live", roomInfo={"id": "room-1"})
+    world.publish(message("live-1", conversationId="live"), correlation_id="c-1", headers={"traceparent": "00-trace"})
+    ((method, properties, body),) = eventually(lambda: world.received(desk))
+    event = json.loads(body)
+    assert (event["name"], event["type"]) == ("THIRD_PARTY_ACTIVITY", "ACTIVITY")
+    assert event["id"] == properties.message_id == event_id("app-1", "live-1")
+    assert (event["data"]["id"], event["roomInfo"]) == ("live-1", {"id": "room-1"})
+    assert (method.routing_key, properties.correlation_id, properties.delivery_mode) == ("live", "c-1", 2)
+    assert properties.headers["traceparent"] == "00-trace"
+    assert world.stored("live-1") is None
+
+
+def test_what_has_no_live_conversation_is_stored_once(shared: tuple[World, Pool]) -> None:
+    world, pool = shared
+    world.tell("ended", "CLOSED", 1_760_000_000_000)
+    world.publish(customers("s-1"), exchange="cim.ingress", key="customer-1")
+    world.publish(message("s-2", conversationId="ended"), message("s-3", conversationId="never heard of"))
+    eventually(lambda: expected("s-1", "s-2", "s-3") <= world.stored_ids())
+    document = world.stored("s-3")
+    assert document is not None
+    assert document["conversationId"] == "never heard of"
+    before = pool.metrics().get('cim_outcomes_total{code="",outcome="duplicate"}', 0)
+    world.publish(customers("s-1"))
+    eventually(lambda: pool.metrics().get('cim_outcomes_total{code="",outcome="duplicate"}', 0) == before + 1)
+
+
+def test_a_conversation_nobody_listens_to_is_stored(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    desk = world.open("unheard")
+    with plain(world.amqp_url) as channel:
+        channel.queue_delete(desk)
+    world.publish(message("u-1", conversationId="unheard"))
+    eventually(lambda: world.stored("u-1"))
+
+
+def test_the_same_id_with_other_content_is_dead_and_what_is_stored_stays(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    world.publish(customers("c-1", "first"))
+    eventually(lambda: world.stored("c-1"))
+    second = customers("c-1", "second")
+    world.publish(second, message_id="conflict")
+    properties, body = world.letter("conflict")
+    assert (properties.headers["cim-code"], properties.headers["cim-class"]) == ("payload_conflict", "conflict")
+    assert body == second
+    document = world.stored("c-1")
+    assert document is not None
+    assert document["activity"]["data"]["body"]["markdownText"] == "first"
+
+
+def test_an_invalid_message_is_dead_with_code_pointer_trace_and_its_bytes(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    body = message("bad", conversationId=7)
+    world.publish(body, message_id="invalid", headers={"traceparent": "00-dead"}, expiration="60000", reply_to="x")
+    properties, found = world.letter("invalid")
+    assert found == body
+    assert (properties.headers["cim-code"], properties.headers["cim-pointer"]) == (
+        "wrong_type",
+        "/header/conversationId",
+    )
+    assert properties.headers["traceparent"] == "00-dead"
+    assert properties.headers["cim-sender-id"] == "app-1"
+    assert properties.headers["cim-origin-queue"] == "cim.ingress"
+    assert (properties.expiration, properties.reply_to) == (None, None)
+
+
+def test_a_megabyte_is_accepted_and_one_byte_more_is_not(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    room = MIB - len(customers("big", ""))
+    fits = customers("big", "x" * room)
+    assert len(fits) == MIB
+    too_large = customers("huge", "x" * room)
+    assert len(too_large) == MIB + 1
+    world.publish(fits)
+    world.publish(too_large, message_id="too large")
+    properties, body = world.letter("too large")
+    assert properties.headers["cim-code"] == "message_too_large"
+    assert body == too_large
+    eventually(lambda: world.stored("big"))
+
+
+def test_a_header_timestamp_in_milliseconds_is_nothing_special(shared: tuple[World, Pool]) -> None:
+    """It kills every consumer that decodes headers with pika 1.4.4 and older."""
+    world, pool = shared
+    sessions = len(pool.lines("consuming"))
+    send_with_millisecond_header(world, customers("ms"))
+    eventually(lambda: world.stored("ms"))
+    assert len(pool.lines("consuming")) == sessions
+
+
+def send_with_millisecond_header(world: World, body: bytes) -> None:
+    """Publish with a header of AMQP type `T`, which pika itself can only write in seconds."""
+    with plain(world.amqp_url) as channel:
+        encode = pika.BasicProperties.encode
+
+        class Milliseconds(pika.BasicProperties):  # type: ignore[misc]
+            def encode(self) -> list[bytes]:
+                table = b"\x02atT" + (1_760_000_000_123_000).to_bytes(8, "big")
+                plain_pieces = b"".join(encode(pika.BasicProperties(delivery_mode=2)))[2:]
+                return [(0x2000 | 0x1000).to_bytes(2, "big"), len(table).to_bytes(4, "big"), table, plain_pieces]
+
+        channel.basic_publish("", "cim.ingress", body, Milliseconds(delivery_mode=2))
+
+
+def test_the_counters_add_up_and_the_log_names_no_content(shared: tuple[World, Pool]) -> None:
+    world, pool = shared
+    world.publish(*(customers(f"sum-{number}", "not-for-the-log") for number in range(50)), b"not-for-the-log")
+    eventually(lambda: expected(*(f"sum-{number}" for number in range(50))) <= world.stored_ids())
+    eventually(lambda: pool.metrics()["cim_in_flight"] == 0)
+    metrics = pool.metrics()
+    ended = sum(value for name, value in metrics.items() if name.startswith("cim_outcomes_total"))
+    assert metrics["cim_received_total"] == ended
+    assert pool.ready() == (True, [])
+    assert "not-for-the-log" not in pool.text
+    assert pool.lines("batch")
+    assert all(line["duration_ms"] >= 0 for line in pool.lines("batch"))
+    assert pool.lines("dead_letter")[-1]["code"] == "malformed_json"
+
+
+# -- a conversation changes under way ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["subscriber", "exchange"])
+def test_every_message_is_at_a_subscriber_or_in_the_store_when_its_conversation_loses(
+    loss: str, shared: tuple[World, Pool]
+) -> None:
+    world, _ = shared
+    name = f"loses its {loss}"
+    desk = world.open(name)
+    numbers = [f"{loss}-{number}" for number in range(1500)]
+
+    def lose() -> None:
+        eventually(lambda: world.depth(desk) > 50)
+        with plain(world.amqp_url) as channel:
+            if loss == "subscriber":
+                channel.queue_unbind(desk, f"conversation.{name}")
+            else:
+                channel.exchange_delete(f"conversation.{name}")
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    world.publish(*(message(one, conversationId=name) for one in numbers))
+    losing.join()
+    world.publish(message(f"{loss}-last", conversationId=name))
+    at_desk: set[str] = set()
+
+    def all_there() -> bool:
+        at_desk.update(ids(world.received(desk)))
+        return expected(*numbers) <= at_desk | world.stored_ids()
+
+    eventually(all_there)
+    assert at_desk & expected(*numbers), "some were live"
+    eventually(lambda: world.stored(f"{loss}-last"))
+
+
+# -- ends -------------------------------------------------------------------------------------------------------------
+
+
+def assert_nothing_lost(world: World, numbers: list[str]) -> None:
+    """Every message is stored or still in the queue."""
+    left = {json.loads(body)["id"] for *_, body in world.received("cim.ingress")}
+    assert expected(*numbers) == world.stored_ids() | expected(*left)
+
+
+def test_sigterm_drains(world: World) -> None:
+    numbers = [str(number) for number in range(3000)]
+    world.publish(*map(customers, numbers))
+    with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100") as pool:
+        eventually(lambda: world.stored_ids())
+        pool.signal(signal.SIGTERM)
+        assert pool.wait() == 0
+        (drained,) = pool.lines("drained")
+        (stopped,) = pool.lines("worker_stopped")
+        outcomes = ("published", "stored", "duplicate", "retry", "dead", "handed_back")
+        assert stopped["received"] == sum(stopped[one] for one in outcomes)
+        assert stopped["handed_back"] == drained["handed_back"] == 0
+        assert 0 < stopped["stored"] < 3000
+        assert stopped["stored"] == len(world.stored_ids())
+    assert_nothing_lost(world, numbers)
+
+
+def unused_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+def test_a_drain_that_cannot_finish_hands_back_within_its_grace(world: World) -> None:
+    world.publish(*(customers(str(number)) for number in range(10)))
+    nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
+    with world.pool(CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="500") as pool:
+        pool.wait_for("dependency_down")
+        pool.wait_for("consuming")
+        eventually(lambda: pool.metrics()["cim_in_flight"] == 10)
+        started = time.monotonic()
+        pool.signal(signal.SIGTERM)
+        assert pool.wait() == 0
+        assert time.monotonic() - started < 10
+        assert pool.lines("drained")[0]["handed_back"] == 10
+        assert pool.lines("worker_stopped")[0]["handed_back"] == 10
+    assert world.depth("cim.ingress") == 10
+
+
+def test_a_second_signal_ends_at_once(world: World) -> None:
+    world.publish(customers("1"))
+    nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
+    with world.pool(CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="60000") as pool:
+        pool.wait_for("consuming")
+        eventually(lambda: pool.metrics()["cim_in_flight"] == 1)
+        pool.signal(signal.SIGTERM)
+        eventually(lambda: "stopping" in pool.ready()[1])
+        pool.signal(signal.SIGTERM)
+        assert pool.wait(5) == -signal.SIGTERM
+    eventually(lambda: world.depth("cim.ingress") == 1)
+
+
+def test_kill_9_loses_nothing(world: World) -> None:
+    numbers = [str(number) for number in range(2000)]
+    world.publish(*map(customers, numbers))
+    with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100") as pool:
+        eventually(lambda: world.stored_ids())
+        pool.signal(signal.SIGKILL)
+        assert pool.wait() == -signal.SIGKILL
+    assert len(world.stored_ids()) < 2000
+    with world.pool() as pool:
+        eventually(lambda: world.stored_ids() == expected(*numbers))
+        eventually(lambda: pool.metrics()["cim_in_flight"] == 0)
+    assert world.depth("cim.ingress") == 0
+    assert world.depth("cim.dead-letters") == 0
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_is_restarted_and_all_end_with_their_supervisor(world: World) -> None:
+    with world.pool("--processes", "2") as pool:
+        workers = {line["pid"] for line in pool.wait_for("consuming", 2)}
+        assert len(workers) == 2
+        victim = workers.pop()
+        os.kill(victim, signal.SIGKILL)
+        assert pool.wait_for("worker_process_died")[0]["child_pid"] == victim
+        pool.wait_for("consuming", 3)
+        world.publish(customers("after"))
+        eventually(lambda: world.stored("after"))
+        pool.signal(signal.SIGKILL)
+        eventually(lambda: not pool.pids(), "no process left behind", 15)
+        assert len(pool.lines("worker_stopped")) == 2
+
+
+def test_a_pool_drains_as_one(world: World) -> None:
+    with world.pool("--processes", "2") as pool:
+        pool.wait_for("consuming", 2)
+        pool.signal(signal.SIGINT)
+        assert pool.wait() == 0
+        assert len(pool.lines("drained")) == 2
+        eventually(lambda: not pool.pids(), "no process left behind")
+
+
+def test_a_message_that_kills_its_reader_ends_in_dead_letters_alone(
+    vhost_url: str, store: Store, database: str, broker: Broker, tmp_path: Path
+) -> None:
+    world = World(with_user(broker, vhost_url), store.uri, database, tmp_path, delivery_limit=3)
+    world.apply_topology()
+    numbers = [str(number) for number in range(60)]
+    world.publish(*map(customers, numbers[:30]))
+    world.publish(customers("poison", "kills its reader"), message_id="poison")
+    world.publish(*map(customers, numbers[30:]))
+    recording = {"CIM_RECORD_DEAD_LETTERS": "true", "CIM_RECORD_INTERVAL_MS": "200"}
+    with world.pool("--processes", "2", CIM_TEST_KILL_ON="kills its reader", **recording):
+        eventually(lambda: world.stored_ids() == expected(*numbers), "all the innocent ones", 60)
+        (letter,) = eventually(lambda: world.collection("dead_letters"), "the letter", 60)
+    assert (letter["code"], letter["messageId"], letter["originQueue"]) == ("delivery_limit", "poison", "cim.ingress")
+    assert letter["body"] == customers("poison", "kills its reader")
+
+
+# -- outages ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_survived(
+    breakable_broker: LocalBroker, store: Store, database: str, tmp_path: Path
+) -> None:
+    vhost = f"outage-{uuid.uuid4().hex}"
+    url = with_user(breakable_broker, breakable_broker.create_vhost(vhost))
+    world = World(url, store.uri, database, tmp_path)
+    world.apply_topology()
+    world.publish(customers("before the start"))
+    breakable_broker.stop()
+    with world.pool() as pool:
+        (line,) = pool.wait_for("dependency_down")
+        assert f"127.0.0.1:{breakable_broker.amqp_port}" in json.dumps(line)
+        assert (line["dependency"], line["code"]) == ("broker", "broker_unavailable")
+        assert not pool.ready()[0]
+        breakable_broker.start()
+        eventually(lambda: world.stored("before the start"), seconds=20)
+        world.tell("live", "ACTIVE", 1_760_000_000_000)
+        desk = world.subscribe("live")
+        numbers = [str(number) for number in range(400)]
+        world.publish(*(message(one, conversationId="live") for one in numbers[:200]))
+        breakable_broker.restart()
+        world.publish(*(message(one, conversationId="live") for one in numbers[200:]))
+        found: set[str] = set()
+
+        def all_there() -> bool:
+            found.update(ids(world.received(desk)))
+            return expected(*numbers) <= found | world.stored_ids()
+
+        eventually(all_there, seconds=40)
+        eventually(lambda: pool.ready()[0])
+        assert world.depth("cim.dead-letters") == 0
+        assert len(pool.lines("dependency_up")) >= 2
+    breakable_broker.delete_vhost(vhost)
+
+
+def test_a_store_that_goes_and_comes_back_costs_no_attempt_and_live_traffic_goes_on(
+    vhost_url: str, database: str, broker: Broker, tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    store = embedded_store(tmp_path / "store")
+    store.start()
+    try:
+        world = World(with_user(broker, vhost_url), store.uri, database, tmp_path)
+        world.apply_topology()
+        with world.pool(CIM_MONGODB_TIMEOUT_MS="1000") as pool:
+            eventually(lambda: pool.ready()[0])
+            desk = world.open("live")
+            store.kill()
+            numbers = [str(number) for number in range(100)]
+            world.publish(*map(customers, numbers), message("live-1", conversationId="live"))
+            eventually(lambda: ids(world.received(desk)) == expected("live-1"))
+            (down,) = pool.wait_for("dependency_down")
+            assert down["code"] == "store_unavailable"
+            eventually(lambda: "store unavailable" in pool.ready()[1])
+            assert world.depth("cim.dead-letters") == 0
+            store.start()
+            eventually(lambda: world.stored_ids() == expected(*numbers), seconds=20)
+            eventually(lambda: pool.ready()[0])
+            pool.wait_for("dependency_up")
+            assert world.depth("cim.dead-letters") == 0
+            assert {line["attempt"] for line in pool.lines("retry")} <= {1}
+    finally:
+        store.stop()
+
+
+def test_a_deleted_hub_is_told_and_worked_again_once_it_is_back(world: World) -> None:
+    with world.pool() as pool:
+        pool.wait_for("consuming")
+        with plain(world.amqp_url) as channel:
+            channel.exchange_delete("cim.conversations")
+        world.publish(message("1", conversationId="c"))
+        down = eventually(lambda: [one for one in pool.lines("dependency_down") if "topology apply" in one["reason"]])
+        assert down[0]["code"] == "topology_mismatch"
+        assert "cim.conversations" in down[0]["reason"]
+        eventually(lambda: not pool.ready()[0])
+        world.apply_topology()
+        eventually(lambda: world.stored("1"))
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CIM_RABBITMQ_URL", f"http://worker:{PASSWORD}@host/"),
+        ("CIM_PREFETCH", "many"),
+        ("CIM_RETRY_DELAYS", "10s,1s"),
+        ("CIM_SENDER_USERS", "nonsense"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_ends_with_2(variable: str, value: str) -> None:
+    finished = cim_worker("run", **{variable: value})
+    assert finished.returncode == 2
+    assert variable in finished.stdout + finished.stderr
+    assert PASSWORD not in finished.stdout + finished.stderr
+
+
+def test_refused_credentials_are_told_without_them(world: World) -> None:
+    wrong = world.amqp_url.replace(PASSWORD, PASSWORD[::-1])
+    with world.pool(CIM_RABBITMQ_URL=wrong) as pool:
+        (line,) = pool.wait_for("dependency_down")
+        assert line["code"] == "broker_access_refused"
+        assert PASSWORD[::-1] not in pool.text
+        pool.signal(signal.SIGTERM)
+        assert pool.wait(5) == 0
+
+
+def test_a_sender_belongs_to_its_broker_user(world: World) -> None:
+    user = str(urlsplit(world.amqp_url).username)
+    with world.pool(CIM_SENDER_USERS=f"{user}=app-1,other=app-2") as pool:
+        pool.wait_for("consuming")
+        desk = world.open("live")
+        world.publish(message("mine", conversationId="live"), user_id=user)
+        world.publish(message("not mine", sender="app-2", conversationId="live"), user_id=user, message_id="forged")
+        world.publish(message("nobody's", conversationId="live"), message_id="anonymous")
+        found: dict[str, str] = {}
+
+        def both() -> bool:
+            for _, properties, _ in world.received("cim.dead-letters"):
+                found[properties.message_id] = properties.headers["cim-code"]
+            return len(found) == 2
+
+        eventually(both)
+        assert found == {"forged": "sender_not_allowed", "anonymous": "sender_not_allowed"}
+        ((_, properties, body),) = eventually(lambda: world.received(desk))
+        assert json.loads(body)["data"]["id"] == "mine"
+        assert properties.headers["cim-user-id"] == user
+
+
+# -- last, because it looks at everything before it -------------------------------------------------------------------
+
+
+def test_no_output_of_any_of_these_runs_holds_a_password() -> None:
+    contains: Callable[[Path], bool] = lambda path: PASSWORD in path.read_text()  # noqa: E731 - reads well below
+    assert OUTPUTS, "run this test together with the others of its file"
+    assert not [path for path in OUTPUTS if contains(path)]
