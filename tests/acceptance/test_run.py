@@ -255,7 +255,7 @@ def test_sigterm_drains(world: World) -> None:
     numbers = [str(number) for number in range(3000)]
     world.publish(*map(customers, numbers))
     with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100") as pool:
-        eventually(lambda: world.stored_ids())
+        eventually(world.stored_ids)
         pool.signal(signal.SIGTERM)
         assert pool.wait() == 0
         (drained,) = pool.lines("drained")
@@ -307,7 +307,7 @@ def test_kill_9_loses_nothing(world: World) -> None:
     numbers = [str(number) for number in range(2000)]
     world.publish(*map(customers, numbers))
     with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100") as pool:
-        eventually(lambda: world.stored_ids())
+        eventually(world.stored_ids)
         pool.signal(signal.SIGKILL)
         assert pool.wait() == -signal.SIGKILL
     assert len(world.stored_ids()) < 2000

@@ -357,6 +357,19 @@ async def test_what_is_of_unknown_effect_stays_unsettled() -> None:
     assert bench.received - len(bench.settled) == 2
 
 
+async def test_an_event_of_unknown_effect_is_no_failure_and_makes_no_copy() -> None:
+    bench = Bench()
+
+    async def lost(messages: Sequence[Outgoing]) -> list[Receipt]:
+        assert {one.exchange for one in messages} == {contract.HUB}
+        return [Receipt.UNKNOWN] * len(messages)
+
+    bench.publisher.publish = lost  # type: ignore[method-assign]
+    await bench.process(live(1), live(2))
+    assert not bench.settled
+    assert not bench.notebook.letters
+
+
 # -- the store is away ------------------------------------------------------------------------------------------------
 
 
