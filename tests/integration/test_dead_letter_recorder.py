@@ -81,9 +81,10 @@ async def test_letters_of_all_kinds_are_recorded_once_and_leave_the_queue(
         put_strange(vhost_url, raw("loan_step"), headers={"anything": ["goes", 15, None]})
         put_strange(vhost_url, b"\xff\x00", headers={"cim-code": 7, "cim-problems": "not json"})
         async with at_work(bench):
-            await eventually_async(lambda: len(recorded(store, database)) == 4 and depth(vhost_url, QUEUE) == 0)
+            await eventually_async(lambda: bench.notebook.done["letters"] == 6)
+            assert len(recorded(store, database)) == 4
             await put_ours(bench, b"one", b"three")
-            await eventually_async(lambda: len(recorded(store, database)) == 5)
+            await eventually_async(lambda: bench.notebook.done["letters"] == 8)
     found = recorded(store, database)
     assert sorted(one["body"] for one in found) == sorted([b"one", b"two", b"three", raw("loan_step"), b"\xff\x00"])
     assert {one["code"] for one in found} == {"wrong_type", "foreign_letter"}
@@ -98,7 +99,7 @@ async def test_a_letter_larger_than_a_document_is_parked_and_listed(
     async with workbench(vhost_url, store.uri, database) as bench:
         await put_ours(bench, huge, b"small")
         async with at_work(bench):
-            await eventually_async(lambda: len(recorded(store, database)) == 2 and depth(vhost_url, QUEUE) == 0)
+            await eventually_async(lambda: bench.notebook.done["letters"] == 2)
     by_status = {one["status"]: one for one in recorded(store, database)}
     assert by_status["dead"]["body"] == b"small"
     assert by_status["parked"]["body"] == b""

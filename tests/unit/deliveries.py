@@ -50,6 +50,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.done: Counter[str] = Counter()
         self.letters: list[tuple[str, int, bool]] = []
         self.identities: list[Identity] = []
         self.troubles: list[tuple[str, dict[str, object]]] = []
@@ -63,6 +64,7 @@ class Notebook:
         assert size
         assert seconds >= 0
         assert all(count >= 0 for count in counts.values())
+        self.done[lane] += size
 
     def letter(self, reason: Reason, identity: Identity, attempt: int, *, retry: bool) -> None:
         self.letters.append((reason.code.value, attempt, retry))
