@@ -10,7 +10,7 @@ from worker.ports import Receipt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.pipeline import Accounts
+    from worker.accounts import Accounts
     from worker.ports import EventPublisher, Outgoing
 
 _PAUSE_SECONDS = 0.5

@@ -15,10 +15,10 @@ from worker.lifecycle import UNKNOWN_STATE, Ignored, LifecycleChange, parse_life
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from worker.accounts import Accounts, Clock
     from worker.conversation_cache import ConversationCache
     from worker.gate import Gate
     from worker.lifecycle import ConversationRecord
-    from worker.pipeline import Accounts, Clock
     from worker.ports import EventPublisher
     from worker.rabbit.consumer import Consumer, Delivery
 

@@ -15,8 +15,8 @@ from worker.failure import OperatorFault, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from worker.accounts import Accounts, Clock
     from worker.gate import Gate
-    from worker.pipeline import Accounts, Clock
     from worker.ports import EventPublisher
     from worker.rabbit.consumer import Consumer, Delivery
 

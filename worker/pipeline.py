@@ -11,68 +11,30 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from worker import contract
 from worker.activity import Activity, Destination, payload_digest, route, translate
 from worker.cim import CimMessage, parse
-from worker.codes import Code, FailureClass, Problem, Stage
-from worker.dead_letters.envelope import (
-    Identity,
-    Reason,
-    attempt_of,
-    carried_headers,
-    dead_letter,
-    forget_pretence,
-    published_by,
-    retry_copy,
-)
+from worker.codes import Code, Stage
+from worker.copies import Copies
+from worker.dead_letters.envelope import Identity, Reason, carried_headers, forget_pretence
 from worker.failure import AdapterError, Dependency, Failure, OperatorFault, StoreUnavailable, classify, fingerprint
 from worker.lane import Lane
 from worker.outcome import Outcome
 from worker.ports import Outgoing, Receipt
+from worker.senders import Senders
 from worker.store_result import Refused, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from worker.accounts import Accounts, Clock
     from worker.cim import Conversation
     from worker.conversation_cache import ConversationCache
     from worker.gate import Gate
     from worker.ports import ActivityWriter, ConversationLookup, Delivery, EventPublisher
     from worker.retry import RetryBudget, RetryPolicy
-
-_COPY_RETRY_SECONDS = 0.5
-"""Pause before a copy that the broker refused (its queue is full, or gone) is published again."""
-
-
-class Clock(Protocol):
-    """Where the time comes from."""
-
-    def now_ms(self) -> int:
-        """Return epoch milliseconds."""
-
-    def monotonic(self) -> float:
-        """Return monotonic seconds."""
-
-
-class Accounts(Protocol):
-    """Is told of everything that must be counted and logged. Must not raise."""
-
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
-        """One delivery ended in *outcome*, *seconds* after it was received."""
-
-    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
-        """One bundle of work was done."""
-
-    def letter(self, reason: Reason, identity: Identity, attempt: int, *, retry: bool) -> None:
-        """One delivery was given up, or retried."""
-
-    def note(self, what: str, **facts: object) -> None:
-        """Something worth a line in the log."""
-
-    def trouble(self, what: str, **facts: object) -> None:
-        """Something an operator should see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +67,6 @@ class Work:
         return Identity(message.sender_id, message.sender_name, message.id, conversation_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A dead letter or a retry that has to be confirmed before its delivery is settled."""
-
-    delivery: Delivery
-    received_at: float
-    outgoing: Outgoing
-    reason: Reason
-    identity: Identity
-    outcome: Outcome
-
-
 class Pipeline:
     """Brings deliveries to their one outcome. Lives as long as one broker session; `stop` drops what is unsettled."""
 
@@ -142,20 +92,28 @@ class Pipeline:
         self._publisher = publisher
         self._gate = gate
         self._cache = cache
-        self._retry = retry
-        self._budget = budget
-        self._senders = _Senders(sender_users, limits.own_user)
+        self._senders = Senders(sender_users, limits.own_user)
         self._limits = limits
         self._clock = clock
         self._accounts = accounts
         self._settle = settle
-        self._new_id = new_id
         self._may_wait = 0
         self.bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with the exception that nobody foresaw: its deliveries are in no lane, so the session has to end."""
-        self._store_lane = self._lane("store", self._write, lambda work: len(work.delivery.body), at_once=2)
-        self._copy_lane = self._lane("copies", self._publish_copies, lambda copy: len(copy.outgoing.body), at_once=2)
-        self._waiting_lane = self._lane("waiting", self._resolve_late, lambda work: len(work.delivery.body), at_once=1)
+        self._copies = Copies(
+            publisher=publisher,
+            retry=retry,
+            budget=budget,
+            clock=clock,
+            accounts=accounts,
+            settle=settle,
+            new_id=new_id,
+            bundle=limits.bundle,
+            bundle_bytes=limits.bundle_bytes,
+            on_bug=self.fail,
+        )
+        self._store_lane = self._lane("store", self._write, at_once=2)
+        self._waiting_lane = self._lane("waiting", self._resolve_late, at_once=1)
 
     async def process(self, batch: Sequence[Delivery]) -> None:
         """Bring a batch on its way.
@@ -190,8 +148,9 @@ class Pipeline:
 
     def stop(self) -> None:
         """Abandon all that is in work; unsettled deliveries come again."""
-        for lane in (self._store_lane, self._copy_lane, self._waiting_lane):
-            lane.cancel()
+        self._copies.cancel()
+        self._store_lane.cancel()
+        self._waiting_lane.cancel()
 
     # -- read -----------------------------------------------------------------------------------------------------
 
@@ -206,16 +165,16 @@ class Pipeline:
                 message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
                 problem = self._senders.problem(message, delivery) if isinstance(message, CimMessage) else None
             except Exception as error:  # noqa: BLE001 - a bug in the contract must not stop the neighbours
-                self._fail(delivery, received_at, Identity(), classify(error, Stage.VALIDATE))
+                self._copies.fail(delivery, received_at, Identity(), classify(error, Stage.VALIDATE))
                 continue
             if isinstance(message, CimMessage) and problem is None:
                 works.append(Work(delivery, received_at, message))
             elif isinstance(message, CimMessage):
                 identity = Identity(message.sender_id, message.sender_name, message.id, message.conversation_id)
-                self._bury(delivery, received_at, identity, Reason.of_problems((problem,)))  # type: ignore[arg-type]
+                self._copies.bury(delivery, received_at, identity, Reason.of_problems((problem,)))  # type: ignore[arg-type]
             else:
                 identity = Identity(message.sender_id, message.sender_name, message.message_id, message.conversation_id)
-                self._bury(delivery, received_at, identity, Reason.of_problems(message.problems))
+                self._copies.bury(delivery, received_at, identity, Reason.of_problems(message.problems))
         return works
 
     # -- look up --------------------------------------------------------------------------------------------------
@@ -315,7 +274,7 @@ class Pipeline:
                 work.activity = translate(work.message, work.conversation, now=now, digest=digest)
                 destination = route(work.message, work.conversation)
             except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
-                self._fail(work.delivery, work.received_at, work.identity, classify(error, Stage.TRANSLATE))
+                self._copies.fail(work.delivery, work.received_at, work.identity, classify(error, Stage.TRANSLATE))
                 continue
             (live if destination is Destination.HUB else stored).append(work)
         return live, stored
@@ -333,7 +292,7 @@ class Pipeline:
                 self._cache.forget(work.activity.conversation_id or "")  # type: ignore[union-attr]
                 returned.append(work)
             elif receipt is Receipt.NACKED:
-                self._fail(work.delivery, work.received_at, work.identity, _nacked())
+                self._copies.fail(work.delivery, work.received_at, work.identity, _nacked())
         self._to_store(returned)
 
     # -- store ----------------------------------------------------------------------------------------------------
@@ -352,21 +311,9 @@ class Pipeline:
             room = max(0, self._may_wait - held)
             works, overflow = works[:room], works[room:]
             for work in overflow:
-                self._set_aside(work)
+                failure = self._gate.failure or _failure(Code.STORE_UNAVAILABLE, Dependency.STORE)
+                self._copies.set_aside(work.delivery, work.received_at, work.identity, failure)
         lane.add(works)
-
-    def _set_aside(self, work: Work) -> None:
-        """Let a work wait in a retry tier, without spending an attempt: the store is at fault, not the message."""
-        reason = Reason.of_failure(self._gate.failure or _failure(Code.STORE_UNAVAILABLE, Dependency.STORE))
-        copy = retry_copy(
-            work.delivery,
-            reason,
-            self._retry.outage_tier,
-            attempt=attempt_of(work.delivery),
-            now=self._clock.now_ms(),
-            copy_id=self._new_id(),
-        )
-        self._copy_lane.add([Copy(work.delivery, work.received_at, copy, reason, work.identity, Outcome.RETRY)])
 
     async def _write(self, works: list[Work]) -> None:
         """Store a bundle. While the store is away the bundle waits, and spends no attempt."""
@@ -384,105 +331,36 @@ class Pipeline:
         counts = {written.value: 0 for written in Written}
         for work, result in zip(works, results, strict=True):
             if isinstance(result, Refused):
-                self._fail(work.delivery, work.received_at, work.identity, result.failure)
+                self._copies.fail(work.delivery, work.received_at, work.identity, result.failure)
             elif result is Written.CONFLICT:
-                self._bury(work.delivery, work.received_at, work.identity, _conflict())
+                self._copies.bury(work.delivery, work.received_at, work.identity, _conflict())
             else:
                 counts[result.value] += 1
                 outcome = Outcome.STORED if result is Written.STORED else Outcome.DUPLICATE
                 self._finish(work.delivery, work.received_at, outcome)
         self._accounts.batch("store", len(works), self._clock.monotonic() - started, **counts)
 
-    # -- failures -------------------------------------------------------------------------------------------------
+    # -- endings --------------------------------------------------------------------------------------------------
 
     def _fail_all(self, works: Sequence[Work], failure: Failure) -> None:
         for work in works:
-            self._fail(work.delivery, work.received_at, work.identity, failure)
+            self._copies.fail(work.delivery, work.received_at, work.identity, failure)
 
-    def _fail(self, delivery: Delivery, received_at: float, identity: Identity, failure: Failure) -> None:
-        """Retry what may succeed later while tries are left; give up everything else."""
-        reason = Reason.of_failure(failure)
-        attempt = attempt_of(delivery)
-        again = failure.failure_class in {FailureClass.TRANSIENT, FailureClass.UNKNOWN, FailureClass.OUTAGE}
-        delay = self._retry.tier_after(attempt) if again else None
-        if delay is None:
-            self._bury(delivery, received_at, identity, reason)
-            return
-        copy = retry_copy(
-            delivery, reason, delay, attempt=attempt + 1, now=self._clock.now_ms(), copy_id=self._new_id()
-        )
-        self._copy_lane.add([Copy(delivery, received_at, copy, reason, identity, Outcome.RETRY)])
-
-    def _bury(self, delivery: Delivery, received_at: float, identity: Identity, reason: Reason) -> None:
-        letter = dead_letter(delivery, reason, identity, now=self._clock.now_ms(), copy_id=self._new_id())
-        self._copy_lane.add([Copy(delivery, received_at, letter, reason, identity, Outcome.DEAD)])
-
-    async def _publish_copies(self, copies: list[Copy]) -> None:
-        """Publish retries and dead letters until each is confirmed; only then are their deliveries settled."""
-        retries = sum(copy.outcome is Outcome.RETRY for copy in copies)
-        if retries:
-            await asyncio.sleep(self._budget.seconds_until(retries, self._clock.monotonic()))
-        receipts = await self._publisher.publish([copy.outgoing for copy in copies])
-        refused = []
-        for copy, receipt in zip(copies, receipts, strict=True):
-            if receipt is Receipt.CONFIRMED:
-                self._accounts.letter(
-                    copy.reason, copy.identity, attempt_of(copy.delivery), retry=copy.outcome is Outcome.RETRY
-                )
-                self._finish(copy.delivery, copy.received_at, copy.outcome, copy.reason.code)
-            elif receipt is not Receipt.UNKNOWN:
-                refused.append((copy, receipt))
-        if refused:
-            copy, receipt = refused[0]
-            self._accounts.trouble(
-                "copies_refused",
-                count=len(refused),
-                queue=copy.outgoing.routing_key or copy.outgoing.exchange,
-                reason="the queue is missing: run `cim-worker topology apply`"
-                if receipt is Receipt.RETURNED
-                else "the queue is full",
-            )
-            await asyncio.sleep(_COPY_RETRY_SECONDS)
-            self._copy_lane.add(copy for copy, _ in refused)
-
-    def _finish(self, delivery: Delivery, received_at: float, outcome: Outcome, code: Code | None = None) -> None:
+    def _finish(self, delivery: Delivery, received_at: float, outcome: Outcome) -> None:
         self._settle(delivery)
-        self._accounts.settled(outcome, self._clock.monotonic() - received_at, code)
+        self._accounts.settled(outcome, self._clock.monotonic() - received_at)
 
-    def _lane(self, name: str, handle: Any, size_of: Any, *, at_once: int) -> Lane[Any]:
+    def _lane(
+        self, name: str, handle: Callable[[list[Work]], Coroutine[None, None, None]], *, at_once: int
+    ) -> Lane[Work]:
         return Lane(
             name,
             handle,
             bundle=self._limits.bundle,
             at_once=at_once,
-            size_of=size_of,
+            size_of=lambda work: len(work.delivery.body),
             bundle_bytes=self._limits.bundle_bytes,
             on_bug=self.fail,
-        )
-
-
-class _Senders:
-    """Which broker user may send in whose name."""
-
-    def __init__(self, table: Mapping[str, frozenset[str]], own_user: str | None) -> None:
-        self._table = table
-        self._own_user = own_user
-        self._listed = frozenset().union(*table.values()) if table else frozenset()
-
-    def problem(self, message: CimMessage, delivery: Delivery) -> Problem | None:
-        """Return what is wrong with the sender, or None. Copies are believed only if our own user published them."""
-        if not self._table:
-            return None
-        user = delivery.properties.user_id
-        if user is not None and user == self._own_user:
-            user = published_by(delivery)
-        allowed = self._table.get(user or "")
-        if message.sender_id in allowed if allowed is not None else message.sender_id not in self._listed:
-            return None
-        return Problem(
-            Code.SENDER_NOT_ALLOWED,
-            "/header/sender/id",
-            "A sender id that belongs to the broker user who publishes it.",
         )
 
 

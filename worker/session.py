@@ -12,7 +12,8 @@ from worker.outcome import Outcome
 from worker.window import Window
 
 if TYPE_CHECKING:
-    from worker.pipeline import Accounts, Clock, Pipeline
+    from worker.accounts import Accounts, Clock
+    from worker.pipeline import Pipeline
     from worker.rabbit.consumer import Consumer, Delivery
     from worker.settings import Settings
 

@@ -12,7 +12,7 @@ import pytest
 from tests.eventually import eventually_async
 from tests.fakes import FakePublisher, FakeRegistry, FakeStore
 from tests.unit.deliveries import FakeDelivery, Notebook, SetClock, delivery
-from worker import contract, pipeline
+from worker import contract, copies, pipeline
 from worker.activity import event_id
 from worker.cim.conversation import ConversationState
 from worker.codes import Code, FailureClass, Stage
@@ -334,7 +334,7 @@ async def test_a_bug_in_the_stores_adapter_retries_the_bundle() -> None:
 async def test_a_delivery_is_not_settled_before_its_copy_is_confirmed(
     trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_COPY_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(copies, "_REFUSED_PAUSE_SECONDS", 0.01)
     bench = Bench()
     blocked = getattr(bench.publisher, trouble)
     blocked.add("")  # the dead-letter exchange is published to with an empty key
