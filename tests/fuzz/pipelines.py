@@ -125,7 +125,7 @@ def _pipeline(settled: Counter[int], metrics: Metrics) -> Pipeline:
         retry=RetryPolicy(("1s", "10s"), 3),
         budget=RetryBudget(1_000_000, 1.0),
         sender_users={"user-1": frozenset({"sender-1"})},
-        limits=PipelineLimits(1_048_576, 50, 1 << 20, 3.0, 50, "own"),
+        limits=PipelineLimits(1_048_576, 50, 1 << 20, 3.0, "own"),
         clock=_Clock(),
         accounts=LoggedAccounts(metrics),
         settle=lambda delivery: settled.update([id(delivery)]),
