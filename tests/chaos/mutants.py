@@ -1,0 +1,194 @@
+"""The check of the harness itself: six deliberate bugs, each in a copy of the worker, each of which must be caught."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.messages import Mix
+from tests.chaos.pool import snapshot
+from tests.chaos.run import Plan, Report, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SEED = 7
+
+
+class PatchError(Exception):
+    """The text to replace is not in the source exactly once: the patch has to follow the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One deliberate bug, and the short run that provokes it."""
+
+    name: str
+    patches: tuple[tuple[str, str, str], ...]
+    """File below `worker/`, text that is in it exactly once, and what it becomes."""
+    faults: tuple[str, ...]
+    invariants: tuple[str, ...]
+    """It counts as caught when one of these is violated."""
+    mix: Mix = Mix()
+    messages: int = 3000
+    minutes: float = 0.4
+    every: float = 2.0
+
+
+_LOST: Final = "a valid message lost"
+_NO_LETTER: Final = "a message that has to die has no letter"
+_WRITE_FAILS: Final = "        except (StoreUnavailable, OperatorFault) as error:\n"
+_STORE_WORK: Final = Mix(live=30, closed=20, unknown=20, stand_alone=20)
+
+MUTANTS: Final = (
+    Mutant(
+        "ack before confirm",
+        (
+            (
+                "pipeline.py",
+                "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
+                "        for work in works:\n"
+                "            self._settle(work.delivery)\n"
+                "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
+            ),
+            (
+                "copies.py",
+                "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
+                "        for copy in copies:\n"
+                "            self._settle(copy.delivery)\n"
+                "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
+            ),
+        ),
+        ("dead_letter_queue_full", "all_workers_kill_9", "subscriber_queue_full", "broker_kill_9"),
+        (_LOST, _NO_LETTER),
+        Mix(invalid=20, narrow=20),
+    ),
+    Mutant(
+        "ignore returns",
+        (
+            (
+                "pipeline.py",
+                "            if receipt is Receipt.CONFIRMED:\n                self._finish(work.",
+                "            if receipt in {Receipt.CONFIRMED, Receipt.RETURNED}:\n                self._finish(work.",
+            ),
+        ),
+        ("exchange_deleted", "last_subscriber_gone", "closed_and_reopened"),
+        (_LOST,),
+    ),
+    Mutant(
+        "drop on store error",
+        (
+            (
+                "pipeline.py",
+                _WRITE_FAILS,
+                _WRITE_FAILS
+                + "            for work in works:\n"
+                + "                self._finish(work.delivery, work.received_at, Outcome.STORED)\n"
+                + "            return\n",
+            ),
+        ),
+        ("store_kill_9", "store_connections_cut"),
+        (_LOST,),
+        _STORE_WORK,
+    ),
+    Mutant(
+        "retry without attempt count",
+        (("copies.py", "attempt=attempt + 1", "attempt=attempt"),),
+        ("subscriber_queue_full",),
+        (_NO_LETTER,),
+        Mix(rejected=3),
+        messages=1000,
+    ),
+    Mutant(
+        "ack past an unfinished tag",
+        (
+            (
+                "rabbit/acks.py",
+                "        alone: list[int] = []\n",
+                "        if self._settled:\n"
+                "            prefix = self._done_up_to = max(self._settled)\n"
+                "            self._settled.clear()\n"
+                "        alone: list[int] = []\n",
+            ),
+        ),
+        ("store_stop", "store_frozen_long", "all_workers_kill_9"),
+        (_LOST,),
+        _STORE_WORK,
+    ),
+    Mutant(
+        "dead-letter on outage",
+        (
+            (
+                "pipeline.py",
+                _WRITE_FAILS,
+                _WRITE_FAILS
+                + "            reason = Reason.of_failure(error.failure)\n"
+                + "            for work in works:\n"
+                + "                self._copies.bury(work.delivery, work.received_at, work.identity, reason)\n"
+                + "            return\n",
+            ),
+        ),
+        ("store_kill_9", "store_frozen_long"),
+        ("a valid message dead-lettered",),
+        _STORE_WORK,
+    ),
+)
+
+
+def patched(mutant: Mutant, folder: Path) -> Path:
+    """Apply a mutant to the worker package in *folder* and return *folder*. Raises PatchError."""
+    for name, old, new in mutant.patches:
+        file = folder / "worker" / name
+        source = file.read_text()
+        if source.count(old) != 1:
+            raise PatchError(f"{mutant.name}: found {source.count(old)} times in worker/{name}:\n{old}")
+        file.write_text(source.replace(old, new))
+        compile(file.read_text(), str(file), "exec")
+    return folder
+
+
+def hunt(names: Sequence[str], *, keep: Path | None = None) -> int:
+    """Run the harness on each mutant, print how it showed, and return 0 when every one was caught."""
+    escaped = 0
+    for mutant in MUTANTS:
+        if names and mutant.name not in names:
+            continue
+        with tempfile.TemporaryDirectory(prefix="cim-mutant-") as folder:
+            report = asyncio.run(run(_plan(mutant, patched(mutant, snapshot(Path(folder))), keep), _ignore, _ignore))
+        escaped += not _is_caught(mutant, report)
+        _print(mutant, report)
+    print("every mutant was caught" if not escaped else f"{escaped} ESCAPED")
+    return 1 if escaped else 0
+
+
+def _plan(mutant: Mutant, code: Path, keep: Path | None) -> Plan:
+    return Plan(
+        seed=_SEED,
+        minutes=mutant.minutes,
+        messages=mutant.messages,
+        every=mutant.every,
+        only=mutant.faults,
+        mix=mutant.mix,
+        code=code,
+        keep=keep,
+        quiet_timeout=30,
+    )
+
+
+def _is_caught(mutant: Mutant, report: Report) -> bool:
+    return any(invariant in report.violations for invariant in mutant.invariants)
+
+
+def _print(mutant: Mutant, report: Report) -> None:
+    print(f"{'caught' if _is_caught(mutant, report) else 'ESCAPED'}: {mutant.name} ({report.seconds:.0f} s)", flush=True)
+    for invariant, count in report.violations.items():
+        print(f"    {invariant}: {count}, for example {report.examples[invariant][0]}", flush=True)
+
+
+def _ignore(*_: object) -> None:
+    """Say nothing: six runs in a row are loud enough."""
+
+
