@@ -29,6 +29,7 @@ from worker.ops.accounts import LoggedAccounts
 from worker.ops.health import HealthServer
 from worker.ops.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineLimits
+from worker.ports import Outgoing, Receipt
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.conversations import ConversationExchanges
@@ -203,6 +204,7 @@ class Worker:
                 max_unsent_bytes=self._settings.max_bytes_in_flight,
                 user_id=self._own_user(),
             )
+            await _check_may_publish(publisher)
             consumer = await Consumer.open(consuming, contract.INGRESS, self._clock.monotonic)
             consumer.on_received = self._accounts.received
             pipeline = self._pipeline(publisher, consumer)
@@ -366,6 +368,16 @@ class Worker:
             "broker blocks publishers": self._metrics.publisher_blocked,
         }
         return [reason for reason, holds in checks.items() if holds]
+
+
+async def _check_may_publish(publisher: Publisher) -> None:
+    """Find out before the first delivery whether we may publish; both probes are returned, for nothing is bound there.
+
+    A refusal later would hand deliveries back with every new session, and each return counts towards their limit.
+    """
+    probes = [Outgoing(contract.HUB, "", _new_id(), b""), Outgoing("", f"{contract.INGRESS}.probe", _new_id(), b"")]
+    if Receipt.UNKNOWN in await publisher.publish(probes):
+        raise await publisher.closed
 
 
 def _new_id() -> str:

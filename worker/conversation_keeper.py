@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from typing import TYPE_CHECKING, Protocol
 
-from worker.codes import FailureClass
+from worker.codes import Code, FailureClass
 from worker.confirmed import publish_until_confirmed
 from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter
 from worker.failure import OperatorFault, StoreRefused, StoreUnavailable, classify
@@ -142,6 +142,10 @@ class ConversationKeeper:
                 if failure.failure_class is not FailureClass.OPERATOR:
                     raise
                 self._accounts.trouble("conversation_exchange_refused", code=failure.code.value, reason=str(error))
+                if failure.code is Code.TOPOLOGY_MISMATCH:
+                    return (
+                        True  # somebody else's exchange has the name: its activities are stored, others must not wait
+                    )
                 await asyncio.sleep(_OPERATOR_PAUSE_SECONDS)
             else:
                 return True

@@ -11,6 +11,7 @@ from worker.dead_letters.envelope import parked_copy
 from worker.dead_letters.letter import LetterRecord, RecordResult
 from worker.dead_letters.reading import read_letter
 from worker.failure import OperatorFault, StoreUnavailable
+from worker.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,13 +57,15 @@ class DeadLetterRecorder:
         self._clock = clock
         self._accounts = accounts
         self._new_id = new_id
+        self._window = Window(_PREFETCH, _BATCH_BYTES)
+        self._grown = False
 
     async def run(self) -> None:
         """Record until cancelled or the consumer has ended."""
         while not self._consumer.cancelled.is_set():
             await asyncio.sleep(self._interval_ms / 1000)
             await self._gate.wait()
-            await self._consumer.start(_PREFETCH)
+            await self._consumer.start(self._window.size)
             await self._empty()
             await self._consumer.stop()
             await self._record_waiting()
@@ -73,9 +76,13 @@ class DeadLetterRecorder:
             if not self._consumer.waiting or self._consumer.cancelled.is_set():
                 return
             await self._record_waiting()
+            if self._grown:
+                self._grown = False
+                await self._consumer.resize(self._window.size)
 
     async def _record_waiting(self) -> None:
         while batch := self._consumer.take(_PREFETCH, _BATCH_BYTES):
+            self._grown |= self._window.observe((one.hand_outs_before, len(one.body)) for one in batch)
             await self._record(batch)
 
     async def _record(self, batch: list[Delivery]) -> None:

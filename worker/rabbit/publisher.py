@@ -13,7 +13,7 @@ from worker.rabbit.codec import cut, decode_properties, encode_properties, encod
 from worker.rabbit.errors import ConfirmTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from worker.rabbit.connection import Channel, Connection
     from worker.rabbit.errors import BrokerError
@@ -118,7 +118,7 @@ class Publisher:
             waiting = await self._send(waiting, window)
             if waiting:
                 await self._wait_for_id(cut(waiting[0][1].message_id))
-        await self._wait(window.done)
+        await self._wait(window.done, lambda: window.missing)
         return window.receipts
 
     async def close(self) -> None:
@@ -190,26 +190,25 @@ class Publisher:
             len(self._pending) >= self._max_outstanding or self._connection.raw.unsent_bytes > self._max_unsent_bytes
         ):
             self._progress.clear()
-            await self._wait(self._progress)
+            await self._wait(self._progress, lambda: (self._next_tag, len(self._pending)))
 
     async def _wait_for_id(self, message_id: str) -> None:
         while not self._lost and message_id in self._tag_by_id:
             self._progress.clear()
-            await self._wait(self._progress)
+            await self._wait(self._progress, lambda: (self._next_tag, len(self._pending)))
 
-    async def _wait(self, event: asyncio.Event) -> None:
+    async def _wait(self, event: asyncio.Event, state: Callable[[], object]) -> None:
         """Wait until *event* was set once, even if another task cleared it since.
 
-        No progress within the confirm timeout ends the connection, unless it is blocked.
+        No change of *state* within the confirm timeout ends the connection, unless it is blocked.
         """
         while True:
-            before = self._next_tag, len(self._pending)
+            before = state()
             try:
                 async with asyncio.timeout(self._confirm_timeout):
                     await event.wait()
             except TimeoutError:
-                stuck = before == (self._next_tag, len(self._pending))
-                if stuck and self._connection.blocked_reason is None:
+                if before == state() and self._connection.blocked_reason is None:
                     self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
                     self._lose_all()
             else:
