@@ -50,7 +50,7 @@ def main() -> int:
         _head(report.machine(broker.management.version(), store.describe))
         with Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
             outcome = _run(stage, plan, options)
-        if "durable" in options.parts and options.store == "memory":
+        if "durable" in options.parts and options.store == "memory" and not options.quick:
             outcome["durable"] = _durable(broker, plan, options.only)
     outcome["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     print(f"\n{time.monotonic() - started:.0f} s in all")
@@ -66,7 +66,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], metavar="TEXT", help="only contenders whose name has TEXT"
     )
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (all)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (all; --quick leaves out durable)"
+    )
     parser.add_argument("--store", choices=stores.NAMES, default=stores.fastest(), help="%(default)s on this machine")
     parser.add_argument("--json", metavar="FILE", help="write every result to FILE as well")
     return parser.parse_args()

@@ -32,7 +32,12 @@ async def main() -> None:
     async def on_message(delivery: AbstractIncomingMessage) -> None:
         message = handling.read(delivery.body)
         if isinstance(message, Invalid):
-            await dead_letters.publish(aio_pika.Message(delivery.body, headers=message.headers, delivery_mode=2), "")
+            await dead_letters.publish(
+                aio_pika.Message(
+                    delivery.body, message_id=message.message_id, headers=message.headers, delivery_mode=2
+                ),
+                "",
+            )
         else:
             decided = handling.decide(message, delivery.body, await registry.conversation(message))
             if isinstance(decided, Live):

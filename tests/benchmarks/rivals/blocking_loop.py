@@ -25,7 +25,10 @@ def main() -> None:
         message = handling.read(body)
         if isinstance(message, Invalid):
             channel.basic_publish(
-                contract.DEAD_LETTERS, "", body, pika.BasicProperties(headers=message.headers, delivery_mode=2)
+                contract.DEAD_LETTERS,
+                "",
+                body,
+                pika.BasicProperties(message_id=message.message_id, headers=message.headers, delivery_mode=2),
             )
         else:
             found = (

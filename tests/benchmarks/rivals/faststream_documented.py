@@ -34,7 +34,13 @@ async def handle(delivery: RabbitMessage) -> None:
     database = app.context.get("database")
     message = handling.read(delivery.body)
     if isinstance(message, Invalid):
-        await broker.publish(delivery.body, exchange=contract.DEAD_LETTERS, headers=message.headers, persist=True)
+        await broker.publish(
+            delivery.body,
+            exchange=contract.DEAD_LETTERS,
+            headers=message.headers,
+            message_id=message.message_id,
+            persist=True,
+        )
         return
     found = await database.conversations.find_one({"_id": message.conversation_id}) if message.conversation_id else None
     decided = handling.decide(message, delivery.body, handling.conversation_of(found))

@@ -49,7 +49,9 @@ async def handle(delivery: RabbitMessage) -> None:
     """Bring one message to its place, then acknowledge."""
     message = handling.read(delivery.body)
     if isinstance(message, Invalid):
-        letter = aio_pika.Message(delivery.body, headers=message.headers, delivery_mode=2)
+        letter = aio_pika.Message(
+            delivery.body, message_id=message.message_id, headers=message.headers, delivery_mode=2
+        )
         await broker.publish(letter, exchange=dead_letters)
     else:
         decided = handling.decide(message, delivery.body, await handler.registry.conversation(message))

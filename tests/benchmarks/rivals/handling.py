@@ -45,8 +45,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Publish the delivery to the dead letters with these headers."""
+    """Publish the delivery to the dead letters with this id and these headers."""
 
+    message_id: str | None
     headers: dict[str, Any]
 
 
@@ -55,7 +56,9 @@ def read(body: bytes) -> CimMessage | Invalid:
     message = parse(body, received_at=_now())
     if isinstance(message, CimMessage):
         return message
-    return Invalid({contract.CODE: message.first.code.value, contract.POINTER: message.first.pointer})
+    return Invalid(
+        message.message_id, {contract.CODE: message.first.code.value, contract.POINTER: message.first.pointer}
+    )
 
 
 def decide(message: CimMessage, body: bytes, conversation: Conversation | None) -> Live | Stored:
