@@ -10,16 +10,18 @@ import pika.exceptions
 
 from worker.ports import Outgoing, Receipt
 from worker.rabbit.codec import cut, decode_properties, encode_properties, encode_publish
-from worker.rabbit.errors import ConfirmTimeout
+from worker.rabbit.errors import BrokerError, ConfirmTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.rabbit.connection import Channel, Connection
-    from worker.rabbit.errors import BrokerError
 
 _RUN_BYTES = 64 * 1024
 """Frames are handed to the socket in runs of about this size: few system calls, little copying on a partial send."""
+_REFUSED_SECONDS = 5.0
+"""How long after a refusal the AMQP channel is renewed: RabbitMQ keeps telling an old one that a quorum queue is full,
+for ever, when the limit that made it full was taken away."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,12 @@ class Publisher:
         self._returned: set[int] = set()
         self._progress = asyncio.Event()
         self._lost = False
+        self._refused_at: float | None = None
+        self._usable = asyncio.Event()
+        self._usable.set()
+        self._closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        self._adopt(channel)
+        connection.closed.add_done_callback(lambda _: self._end(connection.closed))
 
     @classmethod
     async def open(
@@ -76,25 +84,20 @@ class Publisher:
 
         *user_id*, if given, must be the connection's own user: the broker vouches for it on every message.
         """
-        channel = await connection.channel()
-        await channel.call("confirm_delivery", lambda _: None)
         self = cls(
             connection,
-            channel,
+            await _confirming_channel(connection),
             confirm_timeout_ms=confirm_timeout_ms,
             max_outstanding=max_outstanding,
             max_unsent_bytes=max_unsent_bytes,
         )
         self._user_id = user_id
-        connection.raw.attach(channel.raw.channel_number, self)
-        channel.closed.add_done_callback(lambda _: self._lose_all())
-        connection.closed.add_done_callback(lambda _: self._lose_all())
         return self
 
     @property
     def closed(self) -> asyncio.Future[BrokerError]:
         """Done, with the reason, once nothing can be published any more."""
-        return self._channel.closed
+        return self._closed
 
     @property
     def outstanding(self) -> int:
@@ -112,6 +115,7 @@ class Publisher:
         """
         if not messages:
             return []
+        await self._renew_if_refused()
         window = _Window([Receipt.UNKNOWN] * len(messages), len(messages))
         waiting = list(enumerate(messages))
         while waiting:
@@ -130,6 +134,7 @@ class Publisher:
         deferred: list[tuple[int, Outgoing]] = []
         run: list[bytes] = []
         run_bytes = 0
+        await self._usable.wait()
         try:
             for index, message in messages:
                 message_id = cut(message.message_id)
@@ -147,10 +152,43 @@ class Publisher:
                     self._flush(run)
                     run, run_bytes = [], 0
                     await self._wait_for_room()
+                    await self._usable.wait()
         finally:  # also when a message cannot be written: what has its tag must go out, or all later tags are wrong
             if run:
                 self._flush(run)
         return deferred
+
+    def _adopt(self, channel: Channel) -> None:
+        """Publish on *channel* from now on. Nothing may be outstanding: tags begin again."""
+        self._channel = channel
+        self._next_tag = 1
+        self._refused_at = None
+        self._connection.raw.attach(channel.raw.channel_number, self)
+        channel.closed.add_done_callback(lambda _: self._end(channel.closed) if channel is self._channel else None)
+
+    def _end(self, reason: asyncio.Future[BrokerError]) -> None:
+        self._lose_all()
+        if not self._closed.done():
+            self._closed.set_result(reason.result())
+
+    async def _renew_if_refused(self) -> None:
+        """Go on with a fresh AMQP channel when the broker began to refuse some time ago; others wait meanwhile."""
+        now = asyncio.get_running_loop().time()
+        if self._refused_at is None or now < self._refused_at + _REFUSED_SECONDS or not self._usable.is_set():
+            return
+        self._usable.clear()
+        try:
+            while self._pending:
+                self._progress.clear()
+                await self._wait(self._progress, lambda: len(self._pending))
+            if not self._lost:
+                old, fresh = self._channel, await _confirming_channel(self._connection)
+                self._adopt(fresh)
+                await old.close()
+        except BrokerError:
+            pass  # the connection ended, and `closed` says so
+        finally:
+            self._usable.set()
 
     def _encode(self, message: Outgoing) -> bytes:
         properties = encode_properties(
@@ -203,12 +241,12 @@ class Publisher:
         No change of *state* within the confirm timeout ends the connection, unless it is blocked.
         """
         while True:
-            before = state()
+            before = state(), self._connection.blocked_reason
             try:
                 async with asyncio.timeout(self._confirm_timeout):
                     await event.wait()
             except TimeoutError:
-                if before == state() and self._connection.blocked_reason is None:
+                if before == (state(), None) and self._connection.blocked_reason is None:
                     self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
                     self._lose_all()
             else:
@@ -245,7 +283,11 @@ class Publisher:
         if tag in self._returned:
             self._returned.discard(tag)
             return Receipt.RETURNED
-        return Receipt.CONFIRMED if positive else Receipt.NACKED
+        if positive:
+            return Receipt.CONFIRMED
+        if self._refused_at is None:
+            self._refused_at = asyncio.get_running_loop().time()
+        return Receipt.NACKED
 
     def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
         """Note that the publish with this message id reached no queue; its confirm follows."""
@@ -259,3 +301,9 @@ class Publisher:
 
     def on_read(self) -> None:
         """Nothing to do: confirms are settled one by one."""
+
+
+async def _confirming_channel(connection: Connection) -> Channel:
+    channel = await connection.channel()
+    await channel.call("confirm_delivery", lambda _: None)
+    return channel
