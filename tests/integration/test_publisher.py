@@ -142,6 +142,44 @@ async def test_waiting_for_one_id_does_not_miss_a_wake_up_another_wait_took(vhos
         assert connection.is_open
 
 
+async def test_a_queue_that_is_full_no_longer_is_published_to_again(
+    breakable_broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker goes on refusing on an AMQP channel whose limit was taken away: only a fresh one helps."""
+    monkeypatch.setattr("worker.rabbit.publisher._REFUSED_SECONDS", 0.3)
+    url = breakable_broker.create_vhost("full")
+    fill(url, "q")
+    async with publishing(url) as (_, publisher):
+        full = {"max-length": 0, "overflow": "reject-publish"}
+        breakable_broker.set_policy("full", "full", "^q$", full)
+        await _published_until(publisher, Receipt.NACKED)
+        breakable_broker.management.request("DELETE", "/policies/full/full")
+        await _published_until(publisher, Receipt.CONFIRMED)
+        assert await publisher.publish([to("q", "a"), to("nowhere", "b")]) == [Receipt.CONFIRMED, Receipt.RETURNED]
+        assert not publisher.closed.done()
+
+
+async def test_others_publish_on_while_the_channel_is_renewed(
+    breakable_broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.rabbit.publisher._REFUSED_SECONDS", 0.0)  # renewed at every refusal
+    url = breakable_broker.create_vhost("renewed")
+    fill(url, "q", arguments=CLASSIC)
+    fill(url, "full", arguments={**CLASSIC, "x-max-length": 0, "x-overflow": "reject-publish"})
+    async with publishing(url, max_outstanding=20) as (_, publisher):
+        windows = [[to(queue, f"{n}-{i}") for i in range(50)] for n in range(20) for queue in ("q", "full")]
+        receipts = await asyncio.gather(*map(publisher.publish, windows))
+        assert [set(window) for window in receipts] == [{Receipt.CONFIRMED}, {Receipt.NACKED}] * 20
+    assert len(drained(url, "q")) == 1000
+
+
+async def _published_until(publisher: Publisher, wanted: Receipt) -> None:
+    async def publish() -> bool:
+        return await publisher.publish([to("q", "m")]) == [wanted]
+
+    await eventually_async(publish, wanted.value, seconds=10)
+
+
 async def test_closing_leaves_nothing_waiting(vhost_url: str) -> None:
     async with connected(vhost_url) as connection:
         publisher = await Publisher.open(connection)
