@@ -65,6 +65,7 @@ MUTANTS: Final = (
         ("dead_letter_queue_full", "all_workers_kill_9", "subscriber_queue_full", "broker_kill_9"),
         (_LOST, _NO_LETTER),
         Mix(invalid=20, narrow=20),
+        every=1.2,
     ),
     Mutant(
         "ignore returns",

@@ -31,6 +31,7 @@ _MAX_DEPTH = 4000
 _QUIET_TIMEOUT_SECONDS = 60.0
 _LIMBO_SECONDS = 200.0
 """A broker that restarts looks again after its dead-lettered messages only every 180 s."""
+_LONGEST = "killing_message"
 _LONG_FROM_MESSAGES = 100_000
 _QUEUES = ("cim.ingress", "cim.ingress.retry.1s", "cim.ingress.retry.2s", "cim.dead-letters", "cim.conversation-events")
 
@@ -196,6 +197,7 @@ class _Injector:
         self._rng: random.Random = made.rng
         self._catalogue = [FAULTS[name] for name in plan.only] or list(FAULTS.values())
         self._due: list[Fault] = []
+        self._rounds = 0
         self._active: dict[asyncio.Task[None], Fault] = {}
 
     async def run(self, publishing: asyncio.Task[None]) -> None:
@@ -218,10 +220,10 @@ class _Injector:
         return all(self._state.faults[fault.name] for fault in self._catalogue)
 
     def _start_one(self) -> None:
-        if len([one for one in self._active.values() if one.name != "killing_message"]) >= self._plan.at_once:
+        if len([one for one in self._active.values() if one.name != _LONGEST]) >= self._plan.at_once:
             return
         if not self._due:
-            self._due = self._rng.sample(self._catalogue, len(self._catalogue))
+            self._due = self._next_round()
         taken = {need for fault in self._active.values() for need in fault.needs}
         fault = next((fault for fault in self._due if not fault.needs & taken), None)
         if fault is None:
@@ -232,6 +234,12 @@ class _Injector:
         task = asyncio.create_task(self._inject(fault), name=fault.name)  # type: ignore[arg-type]
         self._active[task] = fault
         self._state.active = [one.name for one in self._active.values()]
+
+    def _next_round(self) -> list[Fault]:
+        """Every fault once, in random order; the one that keeps the pool busy for a minute only in every third round."""
+        self._rounds += 1
+        faults = [fault for fault in self._catalogue if fault.name != _LONGEST or self._rounds % 3 == 1]
+        return self._rng.sample(faults, len(faults))
 
     async def _inject(self, fault: Fault) -> None:
         await fault.inject(self._made, self._platform, self._rng)
