@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ class Prepared:
 
 def places(word: str, count: int) -> list[Place]:
     """Return *count* conversations, each with one channel session and one customer."""
-    return [Place(f"{word}-{number:08x}", f"{word}-session-{number:08x}", f"{number:024x}") for number in range(count)]
+    names = [f"{word}-{number:08x}" for number in range(count)]
+    return [Place(name, f"{name}-session", sha256(name.encode()).hexdigest()[:24]) for name in names]
 
 
 def mixed(live: float, stored: float, invalid: float) -> list[Kind]:
