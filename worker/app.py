@@ -39,6 +39,7 @@ from worker.rabbit.topology import check, problems, wanted
 from worker.retry import RetryBudget, RetryPolicy
 from worker.session import IngressSession
 from worker.settings import address, delay_seconds, user_name
+from worker.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -115,8 +116,7 @@ class Worker:
             while not self._stopping.is_set():
                 await self._session_or_pause()
         finally:
-            store_ready.cancel()
-            await asyncio.gather(store_ready, return_exceptions=True)
+            await cancel_and_wait([store_ready])
             await self._gate.stop()
             await health.stop()
             await self._store.close()
@@ -224,9 +224,7 @@ class Worker:
                 await self._until_an_end([*tasks, pipeline.bug], consuming.closed, publishing.closed, publisher.closed)
             finally:
                 self._consumer = None
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await cancel_and_wait(tasks)
                 await self._leave(session, consumer)
                 publishing.on_blocked_change = lambda _: None
                 self._metrics.publisher_blocked = False

@@ -11,6 +11,7 @@ from worker.confirmed import publish_until_confirmed
 from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter
 from worker.failure import OperatorFault, StoreRefused, StoreUnavailable, classify
 from worker.lifecycle import UNKNOWN_STATE, Ignored, LifecycleChange, parse_lifecycle
+from worker.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,8 +117,7 @@ class ConversationKeeper:
                     if await self._handle(delivery):
                         self._consumer.settle(delivery)
         finally:
-            sweeper.cancel()
-            await asyncio.gather(sweeper, return_exceptions=True)
+            await cancel_and_wait([sweeper])
 
     async def _handle(self, delivery: Delivery) -> bool:
         """Apply one event; return whether it may be settled."""

@@ -133,6 +133,6 @@ class Copies:
         )
         self._lane.add([_Copy(delivery, received_at, copy, reason, identity, Outcome.RETRY)])
 
-    def cancel(self) -> None:
+    async def cancel(self) -> None:
         """Abandon all that is not confirmed; its deliveries come again."""
-        self._lane.cancel()
+        await self._lane.cancel()

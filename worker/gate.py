@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from worker.codes import Stage
 from worker.failure import classify
+from worker.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,8 +75,7 @@ class Gate:
     async def stop(self) -> None:
         """Stop probing; the gate stays as it is."""
         if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+            await cancel_and_wait([self._probing])
 
     async def _probe_until_open(self, since: float) -> None:
         longest = _FIRST_PROBE_SECONDS

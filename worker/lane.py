@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from worker.tasks import cancel_and_wait
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
@@ -60,12 +62,11 @@ class Lane(Generic[T]):
         self._waiting.clear()
         return waiting
 
-    def cancel(self) -> None:
-        """Drop what waits and cancel what is in work."""
+    async def cancel(self) -> None:
+        """Drop what waits and cancel what is in work; on return nothing of it runs any more."""
         self._cancelled = True
         self._waiting.clear()
-        for task in self._tasks:
-            task.cancel()
+        await cancel_and_wait(self._tasks)
 
     def _start(self) -> None:
         bundle = self._next_bundle()

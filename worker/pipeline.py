@@ -146,11 +146,10 @@ class Pipeline:
         if not self.bug.done():
             self.bug.set_exception(error)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Abandon all that is in work; unsettled deliveries come again."""
-        self._copies.cancel()
-        self._store_lane.cancel()
-        self._waiting_lane.cancel()
+        for lane in (self._copies, self._store_lane, self._waiting_lane):
+            await lane.cancel()
 
     # -- read -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from worker.outcome import Outcome
+from worker.tasks import cancel_and_wait
 from worker.window import Window
 
 if TYPE_CHECKING:
@@ -70,11 +71,8 @@ class IngressSession:
     async def abandon(self) -> int:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
         await self._stop_consuming()  # or what is handed back would come right back here
-        self._pipeline.stop()
-        for task in self._batches:
-            task.cancel()
-        if self._batches:
-            await asyncio.wait(self._batches)
+        await cancel_and_wait(self._batches)
+        await self._pipeline.stop()
         back = await self._consumer.hand_back()
         for delivery in back:
             self._accounts.settled(Outcome.HANDED_BACK, self._clock.monotonic() - delivery.received_at)

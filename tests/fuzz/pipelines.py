@@ -105,7 +105,7 @@ async def _run(deliveries: Sequence[tuple[bytes, bytes]]) -> dict[str, int]:
         if len(settled) == len(hostile) or failures:
             break
         await asyncio.sleep(0)
-    pipeline.stop()
+    await pipeline.stop()
     assert not failures, failures[0].get("exception") or failures[0]["message"]
     assert settled == Counter(id(one) for one in hostile), "not every delivery was settled exactly once"
     outcomes = metrics.outcomes()

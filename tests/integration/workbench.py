@@ -16,6 +16,7 @@ from worker.gate import Gate
 from worker.mongo.client import Store, connect
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.topology import apply, wanted
+from worker.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -78,5 +79,4 @@ async def running(job: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Tas
         if task.done():
             task.result()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait([task])

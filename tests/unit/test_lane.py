@@ -119,7 +119,7 @@ async def test_cancelling_drops_what_waits_and_what_is_in_work_and_takes_nothing
     made = lane(hands)
     made.add("abcdef")
     await settle()
-    made.cancel()
+    await made.cancel()
     made.add(["late"])
     hands.free.set()
     await settle()

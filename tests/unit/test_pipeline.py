@@ -532,7 +532,7 @@ async def test_stopping_abandons_what_is_in_work_and_settles_nothing_more() -> N
     bench = Bench()
     bench.store.away = True
     await bench.process(customers(1))
-    bench.pipeline.stop()
+    await bench.pipeline.stop()
     bench.store.away = False
     bench.back.set()
     await eventually_async(lambda: bench.gate.is_open, seconds=5)
