@@ -71,7 +71,7 @@ def test_a_state_change_brings_the_whole_conversation() -> None:
 
 
 def test_the_life_of_a_conversation_ends_with_everything_known_and_its_sessions_kept() -> None:
-    names = ("channel_session_started", "topic_state_change_event", "channel_session_ended")
+    names: tuple[str, ...] = ("channel_session_started", "topic_state_change_event", "channel_session_ended")
     names += ("associated_customer_changed", "topic_state_changed")
     record = told(*map(example, names))
     conversation = record.to_conversation()
