@@ -96,7 +96,7 @@ def print_report(report: Report) -> None:
     print()
     rows: list[tuple[str, object]] = [
         ("seed", report.seed),
-        ("messages", f"{report.messages} ({report.published} publishes)"),
+        ("messages", f"{report.messages} ({report.published} publishes over {report.publisher_connections} connections)"),
         ("time", f"{report.seconds:.0f} s, quiet after {report.seconds_until_quiet:.0f} s"),
         ("faults", f"{sum(report.faults.values())} of {len(report.faults)} kinds"),
         ("at subscribers", f"{report.at_subscribers}, {report.duplicates} twice (in flight at most {report.duplicates_bound})"),

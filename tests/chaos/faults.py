@@ -141,7 +141,7 @@ async def memory_alarm(world: World, _: Platform, __: random.Random) -> None:
     """The broker blocks publishers for longer than the confirm timeout."""
     await world.manage(lambda: world.broker.set_memory_alarm(True))
     try:
-        await asyncio.sleep(LONGER_THAN_TIMEOUTS / 2)
+        await asyncio.sleep(LONGER_THAN_TIMEOUTS / 2)  # the confirm timeout is 3 s
     finally:
         await world.manage(lambda: world.broker.set_memory_alarm(False))
 

@@ -59,9 +59,10 @@ class Ledger:
         return len(self.kinds)
 
     def expect(self, sample: Sample) -> None:
-        """Enter a message before it is published; a repetition changes nothing."""
+        """Enter a message before it is published, in the order of their numbers; a repetition changes nothing."""
         if sample.number < len(self.kinds):
             return
+        assert sample.number == len(self.kinds)
         self.kinds.append(sample.kind)
         self._digests += sample.digest
         self.places.append(sample.place)

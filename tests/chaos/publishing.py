@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.chaos.ledger import Ledger
     from tests.chaos.messages import Sample
 
-_WINDOW = 400
+_WINDOW = 200
 _RECONNECT_SECONDS = 0.3
 _OPEN_TIMEOUT_SECONDS = 15.0
 _DEPTH_SECONDS = 0.5
@@ -49,10 +49,10 @@ class Publisher:
 
     async def publish(self, sample: Sample) -> None:
         """Enter a message into the ledger and publish it; waits while too many are unconfirmed."""
+        self._ledger.expect(sample)  # before anything else gets a turn: numbers are entered in order
         while self.unfinished >= _WINDOW:
             self._change.clear()
             await self._change.wait()
-        self._ledger.expect(sample)
         self._todo.append(sample)
         self._send()
 

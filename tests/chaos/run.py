@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-_MAX_DEPTH = 4000
-"""Messages in the ingress queue above which the publisher waits."""
+_MAX_DEPTH = (4_000, 25_000)
+"""Messages in the ingress queue above which the publisher waits, in a short run and in a long one."""
 _QUIET_TIMEOUT_SECONDS = 60.0
 _LIMBO_SECONDS = 200.0
 """A broker that restarts looks again after its dead-lettered messages only every 180 s."""
@@ -58,7 +58,17 @@ class Plan:
     @property
     def traffic(self) -> Mix:
         """The mix of messages."""
-        return self.mix or (LONG_MIX if self.messages >= _LONG_FROM_MESSAGES else Mix())
+        return self.mix or (LONG_MIX if self.is_long else Mix())
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many messages that most of them have to be easy."""
+        return self.messages >= _LONG_FROM_MESSAGES
+
+    @property
+    def max_depth(self) -> int:
+        """Messages in the ingress queue above which the publisher waits."""
+        return _MAX_DEPTH[self.is_long]
 
 
 @dataclass
@@ -81,6 +91,8 @@ class Report:
     duplicates_bound: int = 0
     sessions: int = 0
     pool_starts: int = 0
+    publisher_connections: int = 0
+    """Of the harness: each loss makes it publish again what was unconfirmed."""
     clean_ends: int = 0
     counted: dict[str, int] = field(default_factory=dict)
     outages: dict[str, int] = field(default_factory=dict)
@@ -178,7 +190,7 @@ async def _publish(made: World, plan: Plan) -> None:
     await made.publisher.publish(made.traffic.parked())
     while made.traffic.count < plan.messages:
         due = min(plan.messages, int((time.monotonic() - started) * rate) + 1)
-        if made.traffic.count >= due or made.publisher.ingress_depth > _MAX_DEPTH:
+        if made.traffic.count >= due or made.publisher.ingress_depth > plan.max_depth:
             await asyncio.sleep(0.02)
             continue
         for _ in range(min(50, due - made.traffic.count)):
@@ -343,6 +355,7 @@ def _report(
 
 def _add_log_facts(report: Report, facts: LogFacts, made: World) -> None:
     report.sessions, report.clean_ends, report.pool_starts = facts.sessions, facts.ended_cleanly, made.pool.starts
+    report.publisher_connections = made.publisher.connections
     report.counted, report.outages = facts.outcomes, facts.outages
 
 

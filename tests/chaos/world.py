@@ -44,7 +44,7 @@ DELIVERY_LIMIT = 12
 DRAIN_SECONDS = 4.0
 SETTINGS = {
     # Short timeouts, so that "longer than the timeouts" is a matter of seconds.
-    "CIM_RABBITMQ_HEARTBEAT_SECONDS": "3",
+    "CIM_RABBITMQ_HEARTBEAT_SECONDS": "2",
     "CIM_CONFIRM_TIMEOUT_MS": "3000",
     "CIM_MONGODB_TIMEOUT_MS": "1500",
     "CIM_DRAIN_GRACE_MS": str(int(DRAIN_SECONDS * 1000)),
@@ -58,7 +58,8 @@ SETTINGS = {
     "CIM_BATCH_SIZE": "100",
     "CIM_LOG_FORMAT": "json",
 }
-LONGER_THAN_TIMEOUTS = 8.0
+LONGER_THAN_TIMEOUTS = 10.0
+"""pika looks for missing heartbeats every heartbeat interval and five seconds."""
 SHORTER_THAN_TIMEOUTS = 0.8
 _ADMIN_TIMEOUT_SECONDS = 90.0
 
