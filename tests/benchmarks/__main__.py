@@ -9,11 +9,9 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks import further, profiling, report, stores, targets
-from tests.benchmarks.contenders import OURS
 from tests.benchmarks.rounds import Rounds
 from tests.benchmarks.stage import Stage
 from worker.sandbox.broker import LocalBroker
@@ -38,7 +36,7 @@ class Plan:
 
 
 QUICK = Plan(rounds=1, seconds=0.8, sizes=further.QUICK, profiled=8_000)
-FULL = Plan(rounds=3, seconds=4.0, sizes=further.FULL, profiled=40_000)
+FULL = Plan(rounds=3, seconds=3.0, sizes=further.FULL, profiled=40_000)
 
 
 def main() -> int:
@@ -80,7 +78,7 @@ def _run(stage: Stage, plan: Plan, options: argparse.Namespace) -> dict[str, Any
     verdicts = [verdict for target in targets.RATIOS if (verdict := target.verdict(rounds)) is not None]
     if "further" in options.parts:
         print("\nfurther measurements", flush=True)
-        verdicts += further.Further(stage, plan.sizes, _live_rate(stage, rounds), _say).all()
+        verdicts += further.Further(stage, plan.sizes, _say).all()
     _section("Throughput", report.throughput(rounds) if workloads else ())
     _section("Targets", report.verdicts(verdicts))
     if "profile" in options.parts:
@@ -100,17 +98,10 @@ def _compare(stage: Stage, workloads: Sequence[str], count: int, seconds: float,
     return results
 
 
-def _live_rate(stage: Stage, rounds: Sequence[Results]) -> float:
-    rates = [one["live", OURS.name].rate for one in rounds if ("live", OURS.name) in one]
-    if not rates:
-        rates = [Rounds(stage, seconds=1, only=[OURS.name], say=_say).round(["live"])["live", OURS.name].rate]
-    return median(rates)
-
-
 def _durable(broker: LocalBroker, plan: Plan, only: Sequence[str]) -> list[dict[str, Any]]:
     """Compare the stored workload on a store that keeps its data on disk: there, waiting is what counts."""
     with stores.running("embedded") as store, Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
-        rounds = _compare(stage, ["stored"], plan.rounds, plan.seconds, only)
+        rounds = _compare(stage, ["stored"], 1, plan.seconds, only)
         _section(f"Stored, with {store.describe}", report.throughput(rounds))
         _section(
             "", report.verdicts(found for target in targets.RATIOS if (found := target.verdict(rounds)) is not None)
