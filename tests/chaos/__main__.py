@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def main() -> int:
     """Return the exit code: 0 when every invariant held."""
     options = _arguments()
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # it reports every broken connection, and breaking them is our job
+    logging.getLogger("pika").setLevel(
+        logging.CRITICAL
+    )  # it reports every broken connection, and breaking them is our job
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is ended and removed
     if options.mutants is not None:
         from tests.chaos.mutants import hunt  # noqa: PLC0415 - not needed for a run
@@ -47,17 +49,24 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break everything, then count.")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="decides traffic and faults (default: the time)")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="decides traffic and faults (default: the time)"
+    )
     parser.add_argument("--minutes", type=float, default=5, help="how long to break things (default: %(default)s)")
     parser.add_argument("--messages", type=int, default=50_000, help="how many messages (default: %(default)s)")
     parser.add_argument("--every", type=float, default=5, help="seconds between two faults (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2, help="most faults at the same time (default: %(default)s)")
     parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS)}")
-    parser.add_argument("--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)")
+    parser.add_argument(
+        "--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the report to")
     parser.add_argument("--keep", type=Path, help="folder to copy the logs of worker and broker to")
     parser.add_argument(
-        "--mutants", nargs="*", metavar="NAME", help="check the harness itself: run it on deliberate bugs (default: all)"
+        "--mutants",
+        nargs="*",
+        metavar="NAME",
+        help="check the harness itself: run it on deliberate bugs (default: all)",
     )
     return parser.parse_args()
 
@@ -96,15 +105,24 @@ def print_report(report: Report) -> None:
     print()
     rows: list[tuple[str, object]] = [
         ("seed", report.seed),
-        ("messages", f"{report.messages} ({report.published} publishes over {report.publisher_connections} connections)"),
+        (
+            "messages",
+            f"{report.messages} ({report.published} publishes over {report.publisher_connections} connections)",
+        ),
         ("time", f"{report.seconds:.0f} s, quiet after {report.seconds_until_quiet:.0f} s"),
         ("faults", f"{sum(report.faults.values())} of {len(report.faults)} kinds"),
-        ("at subscribers", f"{report.at_subscribers}, {report.duplicates} twice (in flight at most {report.duplicates_bound})"),
+        (
+            "at subscribers",
+            f"{report.at_subscribers}, {report.duplicates} twice (in flight at most {report.duplicates_bound})",
+        ),
         ("in the store", report.in_store),
         ("dead", f"{sum(report.dead.values())}, {report.double_letters} twice; {_counts(report.dead)}"),
         ("parked", report.parked),
         ("expected", _counts(report.kinds)),
-        ("broker sessions", f"{report.sessions}; pools {report.pool_starts}; processes ended cleanly {report.clean_ends}"),
+        (
+            "broker sessions",
+            f"{report.sessions}; pools {report.pool_starts}; processes ended cleanly {report.clean_ends}",
+        ),
         ("they counted", _counts(report.counted)),
         ("outages seen", _counts(report.outages)),
         ("memory", f"{report.peak_mib:.0f} MiB at most"),

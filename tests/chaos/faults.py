@@ -42,7 +42,7 @@ FAULTS: Final[dict[str, Fault]] = {}
 
 def _fault(*needs: str) -> Callable[[Any], Any]:
     def register(function: Callable[[World, Platform, random.Random], Awaitable[None]]) -> Any:
-        name = function.__name__  # type: ignore[attr-defined]
+        name = function.__name__
         FAULTS[name] = Fault(name, frozenset(needs), function)
         return function
 
@@ -268,9 +268,7 @@ async def subscriber_queue_full(world: World, _: Platform, __: random.Random) ->
 @_fault("queues")
 async def retry_queues_full(world: World, _: Platform, __: random.Random) -> None:
     """The retry tiers take nothing for a while, while there is something to retry."""
-    await asyncio.gather(
-        _full(world, r"cim\.ingress\.retry\..*", 0, 4.0), _full(world, NARROW_QUEUE, 0, 3.0)
-    )
+    await asyncio.gather(_full(world, r"cim\.ingress\.retry\..*", 0, 4.0), _full(world, NARROW_QUEUE, 0, 3.0))
 
 
 @_fault("queues")

@@ -36,7 +36,7 @@ class Kind(IntEnum):
     SESSION_LIVE = 2
     """The same, named only by its channel session."""
     MOVING = 3
-    """For a conversation that closes, reopens, loses its exchange or its subscriber: at a subscriber or in the store."""
+    """For one that closes, reopens, loses its exchange or its subscriber: at a subscriber or in the store."""
     CLOSED = 4
     """In the store."""
     SESSION_CLOSED = 5

@@ -32,7 +32,7 @@ class Mutant:
     faults: tuple[str, ...]
     invariants: tuple[str, ...]
     """It counts as caught when one of these is violated."""
-    mix: Mix = Mix()
+    mix: Mix | None = None
     messages: int = 3000
     minutes: float = 0.4
     every: float = 2.0
@@ -41,6 +41,15 @@ class Mutant:
 _LOST: Final = "a valid message lost"
 _NO_LETTER: Final = "a message that has to die has no letter"
 _WRITE_FAILS: Final = "        except (StoreUnavailable, OperatorFault) as error:\n"
+_EARLY_ACK: Final = """\
+        for work in works:
+            self._settle(work.delivery)
+"""
+_ACK_ALL: Final = """\
+        if self._settled:
+            prefix = self._done_up_to = max(self._settled)
+            self._settled.clear()
+"""
 _STORE_WORK: Final = Mix(live=30, closed=20, unknown=20, stand_alone=20)
 
 MUTANTS: Final = (
@@ -50,16 +59,13 @@ MUTANTS: Final = (
             (
                 "pipeline.py",
                 "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
-                "        for work in works:\n"
-                "            self._settle(work.delivery)\n"
-                "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
+                _EARLY_ACK + "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
             ),
             (
                 "copies.py",
                 "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
-                "        for copy in copies:\n"
-                "            self._settle(copy.delivery)\n"
-                "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
+                _EARLY_ACK.replace("work", "copy").replace("copys", "copies")
+                + "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
             ),
         ),
         ("dead_letter_queue_full", "all_workers_kill_9", "subscriber_queue_full", "broker_kill_9"),
@@ -109,10 +115,7 @@ MUTANTS: Final = (
             (
                 "rabbit/acks.py",
                 "        alone: list[int] = []\n",
-                "        if self._settled:\n"
-                "            prefix = self._done_up_to = max(self._settled)\n"
-                "            self._settled.clear()\n"
-                "        alone: list[int] = []\n",
+                _ACK_ALL + "        alone: list[int] = []\n",
             ),
         ),
         ("store_stop", "store_frozen_long", "all_workers_kill_9"),
@@ -184,12 +187,12 @@ def _is_caught(mutant: Mutant, report: Report) -> bool:
 
 
 def _print(mutant: Mutant, report: Report) -> None:
-    print(f"{'caught' if _is_caught(mutant, report) else 'ESCAPED'}: {mutant.name} ({report.seconds:.0f} s)", flush=True)
+    print(
+        f"{'caught' if _is_caught(mutant, report) else 'ESCAPED'}: {mutant.name} ({report.seconds:.0f} s)", flush=True
+    )
     for invariant, count in report.violations.items():
         print(f"    {invariant}: {count}, for example {report.examples[invariant][0]}", flush=True)
 
 
 def _ignore(*_: object) -> None:
     """Say nothing: six runs in a row are loud enough."""
-
-

@@ -33,7 +33,7 @@ class Platform:
             await self.bind(conversation)
 
     async def tell(self, state: str, *conversations: str) -> None:
-        """Publish the state of conversations, each twice and with an older contradiction after it: both are harmless."""
+        """Publish the state of conversations, each twice and with an older contradiction between: both are harmless."""
         opposite = "CLOSED" if state == "ACTIVE" else "ACTIVE"
         events = []
         for conversation in conversations:

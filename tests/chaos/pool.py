@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 MARK: Final = "CIM_CHAOS_RUN"
 """An environment variable by which every process of a run can be found, whoever started it."""
-# The pool ends with the harness, however that one dies: SIGTERM at the death of the parent (prctl 1 is PR_SET_PDEATHSIG).
-_GUARD = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+# The pool ends with the harness, however that one dies: SIGTERM when the parent ends (prctl 1 is PR_SET_PDEATHSIG).
+_GUARD = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def snapshot(folder: Path) -> Path:
-    """Copy the worker package into *folder*, so that edits to the tree during a run change nothing. Returns *folder*."""
+    """Copy the worker package into *folder* and return it: edits to the tree during a run must change nothing."""
     shutil.copytree(REPOSITORY / "worker", folder / "worker", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

@@ -84,7 +84,7 @@ class Publisher:
         connection, self._lost = await open_connection(self._parameters)
         lost = self._lost
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel = connection.channel(on_open_callback=lambda channel: opened.done() or opened.set_result(channel))
+        channel = connection.channel(on_open_callback=lambda channel: resolve(opened, channel))
         channel.add_on_close_callback(lambda *_: lost.set())
         async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS):
             await opened
@@ -122,7 +122,9 @@ class Publisher:
                 headers=sample.headers or None,
             )
             try:
-                self._channel.basic_publish(sample.exchange, sample.routing_key, sample.body, properties, mandatory=True)
+                self._channel.basic_publish(
+                    sample.exchange, sample.routing_key, sample.body, properties, mandatory=True
+                )
             except pika.exceptions.AMQPError:
                 self._lost.set()
 
@@ -164,7 +166,7 @@ async def open_connection(parameters: pika.URLParameters) -> tuple[AsyncioConnec
 
     connection = AsyncioConnection(
         parameters,
-        on_open_callback=lambda connection: opened.done() or opened.set_result(connection),
+        on_open_callback=lambda connection: resolve(opened, connection),
         on_open_error_callback=failed,
         on_close_callback=lambda *_: lost.set(),
     )
@@ -174,6 +176,12 @@ async def open_connection(parameters: pika.URLParameters) -> tuple[AsyncioConnec
     except BaseException:
         abandon(connection)
         raise
+
+
+def resolve(future: asyncio.Future[Any], value: object) -> None:
+    """Set the result of a future that nobody may be waiting for any more."""
+    if not future.done():
+        future.set_result(value)
 
 
 def abandon(connection: AsyncioConnection) -> None:

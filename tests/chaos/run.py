@@ -24,7 +24,7 @@ from tests.chaos.world import DATABASE, DRAIN_SECONDS, MAX_ATTEMPTS, PREFETCH, W
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 _MAX_DEPTH = (4_000, 25_000)
 """Messages in the ingress queue above which the publisher waits, in a short run and in a long one."""
@@ -243,12 +243,12 @@ class _Injector:
         self._due.remove(fault)
         self._state.faults[fault.name] += 1
         self._made.say(f"{fault.name} …")
-        task = asyncio.create_task(self._inject(fault), name=fault.name)  # type: ignore[arg-type]
+        task = asyncio.create_task(self._inject(fault), name=fault.name)
         self._active[task] = fault
         self._state.active = [one.name for one in self._active.values()]
 
     def _next_round(self) -> list[Fault]:
-        """Every fault once, in random order; the one that keeps the pool busy for a minute only in every third round."""
+        """Every fault once, in random order; the one that takes a minute only in every third round."""
         self._rounds += 1
         faults = [fault for fault in self._catalogue if fault.name != _LONGEST or self._rounds % 3 == 1]
         return self._rng.sample(faults, len(faults))
@@ -264,9 +264,9 @@ class _Injector:
         self._state.active = [one.name for one in self._active.values()]
 
 
-async def _settled(made: World, timeout: float) -> reading.Evidence:
+async def _settled(made: World, patience: float) -> reading.Evidence:
     """Wait until nothing is under way and everything has arrived, or the time is over; return the evidence."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patience
     evidence = reading.Evidence()
     while True:
         busy = await _busy_queues(made)
@@ -278,7 +278,7 @@ async def _settled(made: World, timeout: float) -> reading.Evidence:
                     return evidence
         if time.monotonic() > deadline:
             for queue, count in busy.items():
-                made.ledger.findings.add("not quiet", f"{count} messages still in {queue} after {timeout:g} s")
+                made.ledger.findings.add("not quiet", f"{count} messages still in {queue} after {patience:g} s")
             return evidence
         await asyncio.sleep(1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 
-from tests.chaos.publishing import abandon, open_connection
+from tests.chaos.publishing import abandon, open_connection, resolve
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
@@ -62,7 +62,7 @@ class Subscriber:
 
     async def _work(self, connection: AsyncioConnection, ended: asyncio.Event) -> None:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        channel = connection.channel(on_open_callback=lambda channel: opened.done() or opened.set_result(channel))
+        channel = connection.channel(on_open_callback=lambda channel: resolve(opened, channel))
         # A refused consume costs the channel; without it nothing comes, so the whole connection is renewed.
         channel.add_on_close_callback(lambda *_: ended.set())
         lost = asyncio.create_task(ended.wait())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,15 @@ from tests.chaos.run import Plan, run
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LONGEST_SECONDS = 300.0
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # broken connections are abandoned by the harness, not closed
 def test_no_message_is_lost_or_wrongly_dead_whatever_fails(tmp_path: Path) -> None:
     """Every invariant holds after every fault; the examples of a violation are in the report."""
+    # pytest's own alarm for tests that hang rings earlier than this one may end on a busy machine.
+    faulthandler.dump_traceback_later(_LONGEST_SECONDS, exit=True)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     plan = Plan(seed=20_261_122, minutes=1.5, messages=12_000, every=1.5, at_once=3, keep=tmp_path / "logs")
     report = asyncio.run(run(plan, print, lambda _world, _state: None))

@@ -26,13 +26,15 @@ from tests.chaos.pool import Pool, snapshot
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publisher
 from tests.chaos.subscribing import Subscriber
-from worker.sandbox.broker import LocalBroker
 from worker.sandbox.management import ManagementError
 from worker.sandbox.services import private_broker
-from worker.sandbox.store import StoreProcess, embedded_store
+from worker.sandbox.store import embedded_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from worker.sandbox.broker import LocalBroker
+    from worker.sandbox.store import StoreProcess
 
 T = TypeVar("T")
 
