@@ -52,8 +52,10 @@ class Check:
             for depth, part in enumerate(error["loc"])
             if isinstance(part, int)
         }
+        if not first_bad:
+            return first  # only arrays are given up on early, so this is all there is
         try:
-            self._list_all(_windowed(value, (), first_bad) if first_bad else value)
+            self._list_all(_windowed(value, (), first_bad))
         except ValidationError as error:
             return _details(error)
         return first

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MAX_TEXT_BYTES = 512
 _MAX_SHORT_BYTES = 255
 """What an AMQP short string holds, such as a message id."""
+_COMPACT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 _MAX_PROBLEMS_BYTES = 8 * 1024
 _MAX_ATTEMPT = 1_000_000
 _MAX_TIME = 2**53
@@ -237,8 +238,8 @@ def _problems_json(reason: Reason) -> str:
         {"code": problem.code.value, "pointer": _bounded(problem.pointer), "expected": _bounded(problem.expected)}
         for problem in problems
     ]
-    text = json.dumps(entries, ensure_ascii=True, separators=(",", ":"))
+    text = _COMPACT.encode(entries)
     while len(text) > _MAX_PROBLEMS_BYTES and len(entries) > 1:
         entries.pop()
-        text = json.dumps(entries, ensure_ascii=True, separators=(",", ":"))
+        text = _COMPACT.encode(entries)
     return text

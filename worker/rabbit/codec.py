@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from worker.ports import Properties
@@ -221,7 +222,7 @@ def encode_table(headers: Mapping[str, str | int]) -> bytes:
     """Write a header table of strings and integers, its length first."""
     entries = []
     for key, value in headers.items():
-        entries.append(_short(key))
+        entries.append(_header_name(key))
         if isinstance(value, int):
             entries.append(b"l" + value.to_bytes(8, "big", signed=True))
         else:
@@ -243,6 +244,12 @@ def cut(text: str) -> str:
     if len(text) * 4 <= MAX_SHORT_STRING:
         return text
     return text.encode("utf-8", "replace")[:MAX_SHORT_STRING].decode("utf-8", "ignore")
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: str) -> bytes:
+    """Return *name* as a short string; we write the same two dozen names into every copy."""
+    return _short(name)
 
 
 def encode_publish(
