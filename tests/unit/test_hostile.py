@@ -38,10 +38,10 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_megabyte_is_refused_before_long(name: str) -> None:
     body = HOSTILE[name].encode()
-    begun = time.perf_counter()
+    begun = time.process_time()
     result = judge(body)
     assert isinstance(result, Rejected)
-    assert time.perf_counter() - begun < 3, "measured 0.01 to 0.4 s on an idle machine; seconds would stall heartbeats"
+    assert time.process_time() - begun < 3, "measured 0.01 to 0.4 s of processor time; seconds would stall heartbeats"
 
 
 def test_the_list_of_errors_does_not_grow_with_the_input() -> None:
