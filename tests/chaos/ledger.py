@@ -80,6 +80,10 @@ class Ledger:
         _increment(self.attempts, sample.number)
         self.trapped += "CC" in sample.headers and not sample.exchange
 
+    def refused(self, sample: Sample) -> None:
+        """Note that the broker said it does not have the message."""
+        self.attempts[sample.number] -= 1
+
     def kind(self, number: int) -> Kind:
         """Return what has to become of a message."""
         return Kind(self.kinds[number])

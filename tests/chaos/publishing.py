@@ -145,6 +145,7 @@ class Publisher:
             if sample is not None and positive:
                 self._ledger.confirmed[sample.number] = 1
             elif sample is not None:
+                self._ledger.refused(sample)
                 self._todo.append(sample)
                 asyncio.get_running_loop().call_later(_RECONNECT_SECONDS, self._send)
         self._change.set()
