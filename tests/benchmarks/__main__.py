@@ -11,17 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import further, profiling, report, stores, targets
+from tests.benchmarks import further, plot, stores
+from tests.benchmarks.contenders import BLOCKING, OURS
+from tests.benchmarks.further import Further
+from tests.benchmarks.profiling import profile
+from tests.benchmarks.report import README, Report, machine, shares, throughput, verdict_table
 from tests.benchmarks.rounds import Rounds
 from tests.benchmarks.stage import Stage
+from tests.benchmarks.targets import RATIOS
+from tests.benchmarks.throughput import BARE_INSERT_MANY
 from worker.sandbox.broker import LocalBroker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.benchmarks.rounds import Results
+    from tests.benchmarks.targets import Verdict
 
 _CONVERSATIONS = 100
+_DURABLE_MESSAGES = 10_000
+_DURABLE_ROUNDS = 2
 _PARTS = ("live", "stored", "mixed", "durable", "further", "profile")
 
 
@@ -44,83 +53,76 @@ def main() -> int:
     options = _options()
     plan = QUICK if options.quick else FULL
     started = time.monotonic()
+    report = Report()
     with LocalBroker(plugins=("rabbitmq_shovel",)) as broker, stores.running(options.store) as store:
-        _head(report.machine(broker.management.version(), store.describe))
+        report.section("Machine", machine(broker.management.version(), store.describe))
         with Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
-            outcome = _run(stage, plan, options)
+            outcome = _run(stage, plan, options, report)
         if "durable" in options.parts and options.store == "memory" and not options.quick:
-            outcome["durable"] = _durable(broker, plan, options.only)
+            outcome["durable"] = _durable(broker, report)
     outcome["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-    print(f"\n{time.monotonic() - started:.0f} s in all")
+    report.progress(f"\n{time.monotonic() - started:.0f} s in all")
     if options.json:
         Path(options.json).write_text(json.dumps(outcome, indent=1))
+    if options.readme:
+        report.write("results")
+        plot.throughput(outcome, README.with_name("throughput.png"))
     return 0 if all(verdict["met"] for verdict in outcome["targets"]) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round of everything, under two minutes")
-    parser.add_argument("--rounds", type=int, help="rounds of the comparison (3; with --quick 1)")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="only contenders whose name has TEXT"
-    )
-    parser.add_argument(
-        "--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (all; --quick leaves out durable)"
-    )
-    parser.add_argument("--store", choices=stores.NAMES, default=stores.fastest(), help="%(default)s on this machine")
-    parser.add_argument("--json", metavar="FILE", help="write every result to FILE as well")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one short round of everything, under two minutes")
+    add("--rounds", type=int, help="rounds of the comparison (3; with --quick 1)")
+    add("--only", action="append", default=[], metavar="TEXT", help="only contenders whose name has TEXT")
+    add("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (all; --quick: not durable)")
+    add("--store", choices=stores.NAMES, default=stores.fastest(), help="%(default)s on this machine")
+    add("--json", metavar="FILE", help="write every result to FILE as well")
+    add("--readme", action="store_true", help="write the tables and the plot into README.md beside this program")
     return parser.parse_args()
 
 
-def _run(stage: Stage, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+def _run(stage: Stage, plan: Plan, options: argparse.Namespace, report: Report) -> dict[str, Any]:
     workloads = [part for part in options.parts if part in {"live", "stored", "mixed"}]
-    rounds = _compare(stage, workloads, options.rounds or plan.rounds, plan.seconds, options.only)
-    verdicts = [verdict for target in targets.RATIOS if (verdict := target.verdict(rounds)) is not None]
+    runs = Rounds(stage, seconds=plan.seconds, only=options.only, say=report.progress)
+    rounds = _compare(workloads, options.rounds or plan.rounds, runs)
+    verdicts = _ratios(rounds)
     if "further" in options.parts:
-        print("\nfurther measurements", flush=True)
-        verdicts += further.Further(stage, plan.sizes, _say).all()
-    _section("Throughput", report.throughput(rounds) if workloads else ())
-    _section("Targets", report.verdicts(verdicts))
+        verdicts += Further(stage, plan.sizes, report.progress).all()
+    if workloads:
+        report.section("Throughput", throughput(rounds))
+    if verdicts:
+        report.section("Targets", verdict_table(verdicts))
     if "profile" in options.parts:
-        for workload in ("live", "stored"):
-            profiled = profiling.profile(stage, workload, plan.profiled)
-            _section("Processor time", report.shares(profiled, functions=0 if options.quick else 12))
+        report.section("Where our processor time goes", _profiles(stage, plan.profiled))
     results = [result.facts() for one in rounds for result in one.values()]
     return {"results": results, "targets": [verdict.facts() for verdict in verdicts]}
 
 
-def _compare(stage: Stage, workloads: Sequence[str], count: int, seconds: float, only: Sequence[str]) -> list[Results]:
-    rounds = Rounds(stage, seconds=seconds, only=only, say=_say)
-    results = []
-    for number in range(1, count + 1):
-        print(f"\nround {number} of {count}", flush=True)
-        results.append(rounds.round(workloads))
-    return results
+def _compare(workloads: Sequence[str], count: int, rounds: Rounds) -> list[Results]:
+    return [rounds.round(workloads) for _ in range(count)] if workloads else []
 
 
-def _durable(broker: LocalBroker, plan: Plan, only: Sequence[str]) -> list[dict[str, Any]]:
+def _ratios(rounds: Sequence[Results]) -> list[Verdict]:
+    return [verdict for target in RATIOS if (verdict := target.verdict(rounds)) is not None]
+
+
+def _profiles(stage: Stage, messages: int) -> Iterator[str]:
+    for workload in ("live", "stored"):
+        yield from shares(profile(stage, workload, messages), functions=0)
+        yield ""
+
+
+def _durable(broker: LocalBroker, report: Report) -> list[dict[str, Any]]:
     """Compare the stored workload on a store that keeps its data on disk: there, waiting is what counts."""
-    with stores.running("embedded") as store, Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
-        rounds = _compare(stage, ["stored"], 1, plan.seconds, only)
-        _section(f"Stored, with {store.describe}", report.throughput(rounds))
-        _section(
-            "", report.verdicts(found for target in targets.RATIOS if (found := target.verdict(rounds)) is not None)
-        )
+    with stores.running(stores.durable()) as store, Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
+        only = (OURS.name, BLOCKING.name, BARE_INSERT_MANY)
+        runs = Rounds(stage, seconds=1, only=only, say=report.progress, most_messages=_DURABLE_MESSAGES)
+        rounds = _compare(["stored"], _DURABLE_ROUNDS, runs)
+        report.section(f"Stored, on a store that writes to disk: {store.describe}", throughput(rounds))
+        report.section("The same targets there", verdict_table(_ratios(rounds)))
     return [result.facts() for one in rounds for result in one.values()]
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _head(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line, flush=True)
-
-
-def _section(title: str, lines: Iterable[str]) -> None:
-    print(f"\n## {title}\n" if title else "", flush=True)
-    _head(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How throughput and cost depend on batch size, linger and prefetch: the grounds for the defaults.
 
-python -m tests.benchmarks.curves [--rounds N] [--json FILE] [--plot FILE]
+python -m tests.benchmarks.curves [--rounds N] [--only NAME …] [--json FILE] [--readme]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks import plot, stores
 from tests.benchmarks.contenders import ours
+from tests.benchmarks.report import README, Report, machine
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.throughput import run
 from worker.sandbox.broker import LocalBroker
@@ -74,20 +75,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.curves")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=tuple(CURVES), default=list(CURVES))
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", help="write every result to FILE as well")
+    parser.add_argument("--readme", action="store_true", help="write table and plot into README.md and beside it")
     options = parser.parse_args()
+    report = Report()
     with (
         LocalBroker() as broker,
         stores.running(stores.fastest()) as store,
         Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage,
     ):
         results = measure(stage, options.rounds, options.only)
-    print("\n".join(table(results)))
+        report.section("Machine", machine(broker.management.version(), store.describe))
+    report.section("Curves", table(results))
     if options.json:
         Path(options.json).write_text(json.dumps(facts(results), indent=1))
-    if options.plot:
-        plot.curves(facts(results), Path(options.plot))
+    if options.readme:
+        report.write("curves")
+        plot.curves(facts(results), README.with_name("curves.png"))
 
 
 def _environment(name: str, value: int) -> dict[str, str]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LARGE_BYTES: Final = 1024 * 1024
 _FEED: Final = 500
+WARM_SHARE: Final = 0.3
+"""Memory is compared from here on: by then every part of the worker has been in use."""
 _COMPARED_BY_ID: Final = 200_000
 """Beyond this, only the number of events is compared: taking them out again would take as long as the run."""
 
@@ -84,7 +86,7 @@ def all_returned(stage: Stage, messages: int) -> Result:
     loaded = stage.fill(numbered(stage, messages, WORKLOADS["live"]))
     loaded.expected[Kind.STORED], loaded.expected[Kind.LIVE] = loaded.expected[Kind.LIVE], set()
     with stage.hub_unbound(), OURS.running(stage) as running:
-        start, end = watch(running, stage, messages, stage.stored)
+        start, end = watch(running, stage, messages, stage.stored, WARM_SHARE)
         time.sleep(0.5)
     check(stage, loaded, OURS, "returned")
     return between(start, end, OURS.name, "returned")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -19,16 +21,44 @@ if TYPE_CHECKING:
     from tests.benchmarks.targets import Verdict
     from tests.benchmarks.throughput import Result
 
+README = Path(__file__).parent / "README.md"
 _PACKAGES = ("pika", "aio-pika", "faststream", "pymongo", "pydantic")
+
+
+class Report:
+    """Prints what is found as soon as it is known, and keeps the tables for the README."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+
+    def progress(self, line: str) -> None:
+        """Print a line that is of no use later."""
+        print(line, flush=True)
+
+    def section(self, title: str, lines: Iterable[str]) -> None:
+        """Print and keep a table under its title."""
+        for line in (f"\n### {title}\n", *lines):
+            print(line, flush=True)
+            self._kept.append(line)
+
+    def write(self, name: str) -> None:
+        """Replace what the README says between the marks of *name* by what was kept."""
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, found, rest = README.read_text().partition(begin)
+        _, also_found, after = rest.partition(end)
+        if not (found and also_found):
+            raise ValueError(f"the README has no marks for {name}")
+        kept = "\n".join(self._kept)
+        README.write_text(f"{before}{begin}{kept}\n\n{end}{after}")
 
 
 def machine(broker_version: str, store: str) -> Iterator[str]:
     """Yield what the numbers depend on."""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     load = os.getloadavg()[0]
-    yield f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f} before the run; {platform.system()}"
-    yield f"Python {sys.version.split()[0]}, RabbitMQ {broker_version}, store: {store}"
-    yield packages
+    today = datetime.now(UTC).date().isoformat()
+    cores = f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f} before the run"
+    yield f"{today}, {cores}, {platform.system()}, Python {sys.version.split()[0]}, RabbitMQ {broker_version}."
+    yield f"Store: {store}. {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}."
 
 
 def throughput(rounds: Sequence[Results]) -> Iterator[str]:
@@ -47,7 +77,7 @@ def throughput(rounds: Sequence[Results]) -> Iterator[str]:
         )
 
 
-def verdicts(all_of_them: Iterable[Verdict]) -> Iterator[str]:
+def verdict_table(all_of_them: Iterable[Verdict]) -> Iterator[str]:
     """Yield a table of targets."""
     yield "| | target | measured | |"
     yield "|---|--:|--:|---|"

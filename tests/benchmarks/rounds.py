@@ -24,12 +24,21 @@ Results = dict[tuple[str, str], Result]
 class Rounds:
     """Runs rounds on one stage; runs are sized to last about *seconds*, from what earlier ones showed."""
 
-    def __init__(self, stage: Stage, *, seconds: float, only: Sequence[str], say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        seconds: float,
+        only: Sequence[str],
+        say: Callable[[str], object],
+        most_messages: int = _MOST_MESSAGES,
+    ) -> None:
         self._stage = stage
         self._seconds = seconds
         self._contenders = [one for one in ALL if not only or any(word in one.name for word in only)]
         self._with_bare = not only or any(word in BARE_INSERT_MANY for word in only)
         self._say = say
+        self._most_messages = most_messages
         self._rates: dict[tuple[str, str], float] = {}
 
     def round(self, workloads: Sequence[str]) -> Results:
@@ -52,7 +61,7 @@ class Rounds:
         return self._note(run_bare_insert_many(self._stage, self._size(rate)))
 
     def _size(self, rate: float) -> int:
-        return int(min(max(rate * self._seconds, _LEAST_MESSAGES), _MOST_MESSAGES))
+        return int(min(max(rate * self._seconds, _LEAST_MESSAGES), self._most_messages))
 
     def _note(self, result: Result) -> Result:
         self._rates[result.workload, result.contender] = result.rate

@@ -1,9 +1,8 @@
 """The stores the benchmark writes to: a fast one in memory, so that it hides nothing of the worker, and durable ones.
 
 The fast one is mongo-java-server with its memory back end: fetched once from Maven Central, kept in `.cache`. It takes
-50 000 documents a second and more in bundles, and about 3 000 single inserts or lookups: as a MongoDB server with
-journal and majority does not take fewer round trips, this flatters nobody. The embedded store needs nothing but Python
-and takes one or two thousand documents a second: against it every contender waits.
+50 000 documents a second and more in bundles, and about 3 000 single inserts or look-ups. The durable one is the best
+this machine has; there every contender waits for a disk.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from worker.sandbox.store import LocalStore, StoreProcess, StoreStartError, embedded_store, mongod_store
+from tests.contract.store import servers
+from worker.sandbox.store import LocalStore, StoreProcess, StoreStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAMES: Final = ("memory", "embedded", "mongod")
+NAMES: Final = ("memory", *servers.SERVERS)
 _SOURCE: Final = Path(__file__).parent / "memory_store"
 _BUILT: Final = Path(__file__).parents[2] / ".cache" / "stores" / "memory"
 
@@ -29,31 +29,25 @@ def fastest() -> str:
     """Return the name of the fastest store this machine can run."""
     if all(map(shutil.which, ("java", "javac", "mvn"))):
         return "memory"
-    return "mongod" if shutil.which("mongod") else "embedded"
+    return durable()
+
+
+def durable() -> str:
+    """Return the name of the best store on this machine that keeps its data on disk."""
+    return next(name for name in ("mongod", "mongo-java-server", "ferretdb", "embedded") if servers.is_available(name))
 
 
 @contextmanager
 def running(name: str) -> Iterator[LocalStore]:
     """Start the store *name*, yield it, and leave nothing of it behind. Raises `StoreStartError`."""
     folder = Path(tempfile.mkdtemp(prefix="cim-bench-store-"))
-    store = _store(name, folder)
+    store = _memory_store(folder) if name == "memory" else servers.SERVERS[name](folder)
     try:
         store.start()
         yield store
     finally:
         store.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _store(name: str, folder: Path) -> LocalStore:
-    if name == "memory":
-        return _memory_store(folder)
-    if name == "mongod":
-        store = mongod_store(folder)
-        if store is None:
-            raise StoreStartError("there is no mongod program on this machine")
-        return store
-    return embedded_store(folder)
 
 
 def _memory_store(folder: Path) -> StoreProcess:

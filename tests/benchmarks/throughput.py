@@ -74,12 +74,15 @@ class Moment:
     memory_mb: float
 
 
-def run(stage: Stage, contender: Contender, workload: str, messages: int) -> Result:
-    """Run once and return the result. Raises `CountsDifferError`, or RuntimeError when the contender gives up."""
+def run(stage: Stage, contender: Contender, workload: str, messages: int, warm: float = _WARM_SHARE) -> Result:
+    """Run once and return the result; the clock starts when the share *warm* of the messages is over.
+
+    Raises `CountsDifferError`, or RuntimeError when the contender gives up.
+    """
     stage.reset()
     loaded = stage.fill(numbered(stage, messages, WORKLOADS[workload]))
     with contender.running(stage) as running:
-        start, end = watch(running, stage, messages, progress(stage, workload))
+        start, end = watch(running, stage, messages, progress(stage, workload), warm)
         time.sleep(_LAST_ACKS_SECONDS)
     check(stage, loaded, contender, workload)
     return between(start, end, contender.name, workload)
