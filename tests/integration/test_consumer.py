@@ -98,6 +98,21 @@ async def test_handing_back_returns_everything_unsettled_and_nothing_settled(vho
     assert depth(vhost_url, "q") == 8
 
 
+async def test_what_arrives_after_handing_back_is_neither_taken_nor_counted(vhost_url: str) -> None:
+    fill(vhost_url, "q", *numbered(5))
+    counted: list[int] = []
+    async with consuming(vhost_url, "q") as (_, consumer):
+        consumer.on_received = counted.append
+        await taken(consumer, 5)
+        before = sum(counted)
+        await consumer.hand_back()  # not stopped: the broker gives all of them out again
+        await asyncio.wait_for(consumer.resize(1), 10)
+        consumer.on_deliver(99, redelivered=False, exchange="", routing_key="q", properties=b"", body=b"late")
+        consumer.on_read()
+        assert (sum(counted), consumer.unsettled, consumer.waiting) == (before, 0, 0)
+    assert depth(vhost_url, "q") == 5
+
+
 async def test_a_delivery_handed_out_before_says_so(vhost_url: str) -> None:
     fill(vhost_url, "q", b"once")
     for before in range(3):

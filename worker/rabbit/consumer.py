@@ -73,6 +73,7 @@ class Consumer:
         self.on_received: Callable[[int], None] = lambda _count: None
         """Called with the number of deliveries of each run received."""
         self._received_in_run = 0
+        self._handed_back = False
         self.cancelled = asyncio.Event()
         """Set when the broker cancelled the consumer (queue deleted, leader lost, acknowledgement timeout on 4.3)."""
 
@@ -159,7 +160,11 @@ class Consumer:
             asyncio.get_running_loop().call_soon(self._send_acks)
 
     async def hand_back(self) -> list[Delivery]:
-        """Return everything unsettled to the queue, and tell the broker about the rest. Returns what was given back."""
+        """Return everything unsettled to the queue, and tell the broker about the rest. Returns what was given back.
+
+        What still arrives, because the broker was too slow to stop, is not taken: it goes back with the channel.
+        """
+        self._handed_back = True
         self._send_acks(singles=True)
         back = list(self._open.values())
         self._open.clear()
@@ -215,6 +220,8 @@ class Consumer:
         body: bytes,
     ) -> None:
         """Keep a delivery until somebody takes it."""
+        if self._handed_back:
+            return
         delivery = Delivery(tag, redelivered, exchange, routing_key, self._queue, properties, body, self._clock())
         self._open[tag] = delivery
         self._arrived.append(delivery)
