@@ -55,7 +55,8 @@ def main() -> int:
     started = time.monotonic()
     report = Report()
     with LocalBroker(plugins=("rabbitmq_shovel",)) as broker, stores.running(options.store) as store:
-        report.section("Machine", machine(broker.management.version(), store.describe))
+        title = "Quick run" if options.quick else "Full run"
+        report.section(title, machine(broker.management.version(), store.describe))
         with Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
             outcome = _run(stage, plan, options, report)
         if "durable" in options.parts and options.store == "memory" and not options.quick:
