@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 200
 _RECONNECT_SECONDS = 0.3
+_REFUSALS_OF_A_CHANNEL = 500
 _OPEN_TIMEOUT_SECONDS = 15.0
 _DEPTH_SECONDS = 0.5
 _HUGE = 16 * 1024 * 1024
@@ -34,6 +35,7 @@ class Publisher:
         self._outstanding: dict[int, Sample] = {}
         self._channel: Any = None
         self._next_tag = 1
+        self._refusals = 0
         self._change = asyncio.Event()
         self._lost = asyncio.Event()
         self.ingress_depth = 0
@@ -92,6 +94,7 @@ class Publisher:
         channel.confirm_delivery(self._on_confirm)
         self.connections += 1
         self._next_tag = 1
+        self._refusals = 0
         self._channel = channel
         self._send()
         return connection
@@ -148,6 +151,9 @@ class Publisher:
                 self._ledger.refused(sample)
                 self._todo.append(sample)
                 asyncio.get_running_loop().call_later(_RECONNECT_SECONDS, self._send)
+                self._refusals += 1
+        if self._refusals > _REFUSALS_OF_A_CHANNEL:
+            self._lost.set()  # RabbitMQ 3.10 may go on refusing on an old channel what it takes on a new one
         self._change.set()
 
 
