@@ -20,6 +20,7 @@ _REFUSALS_OF_A_CHANNEL = 500
 _OPEN_TIMEOUT_SECONDS = 15.0
 _DEPTH_SECONDS = 0.5
 _HUGE = 16 * 1024 * 1024
+_REFUSED_SECONDS = 4.0
 _SILENCE_SECONDS = 20.0
 """Confirms that stay out so long are given up with their connection."""
 
@@ -40,6 +41,7 @@ class Publisher:
         self._lost = asyncio.Event()
         self.ingress_depth = 0
         """Messages ready in the ingress queue, as the broker said a moment ago."""
+        self._refused_at: float | None = None
         self.last_error = ""
         self.connections = 0
         """How many connections it needed."""
@@ -94,23 +96,33 @@ class Publisher:
         channel.confirm_delivery(self._on_confirm)
         self.connections += 1
         self._next_tag = 1
+        self._refused_at = None
         self._refusals = 0
         self._channel = channel
         self._send()
         return connection
 
     async def _until_lost(self) -> None:
-        """Return when the connection ended, or confirms stay out although the broker could answer."""
+        """Return when the connection ended, when confirms stay out, or when the broker keeps refusing.
+
+        It does that on an old AMQP channel even when the queue is no longer full; see README.md.
+        """
+        loop = asyncio.get_running_loop()
+        progress, since = self._progress(), loop.time()
         while not self._lost.is_set():
-            before = self._next_tag, len(self._outstanding)
-            silent_until = asyncio.get_running_loop().time() + _SILENCE_SECONDS
-            while not self._lost.is_set() and asyncio.get_running_loop().time() < silent_until:
-                with contextlib.suppress(TimeoutError, pika.exceptions.AMQPError):
-                    self._channel.queue_declare("cim.ingress", passive=True, callback=self._on_depth)
-                    async with asyncio.timeout(_DEPTH_SECONDS):
-                        await self._lost.wait()
-            if self._outstanding and before == (self._next_tag, len(self._outstanding)):
+            with contextlib.suppress(TimeoutError, pika.exceptions.AMQPError):
+                self._channel.queue_declare("cim.ingress", passive=True, callback=self._on_depth)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DEPTH_SECONDS):
+                    await self._lost.wait()
+            if progress != self._progress() or not self._outstanding:
+                progress, since = self._progress(), loop.time()
+            is_refused = self._refused_at is not None and loop.time() > self._refused_at + _REFUSED_SECONDS
+            if is_refused or loop.time() > since + _SILENCE_SECONDS:
                 return
+
+    def _progress(self) -> tuple[int, int]:
+        return self._next_tag, len(self._outstanding)
 
     def _send(self) -> None:
         while self._todo and self._channel is not None and self._channel.is_open:
@@ -149,6 +161,7 @@ class Publisher:
                 self._ledger.confirmed[sample.number] = 1
             elif sample is not None:
                 self._ledger.refused(sample)
+                self._refused_at = self._refused_at or asyncio.get_running_loop().time()
                 self._todo.append(sample)
                 asyncio.get_running_loop().call_later(_RECONNECT_SECONDS, self._send)
                 self._refusals += 1

@@ -128,7 +128,7 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
             await _break_while_publishing(made, platform, plan, state)
             state.phase = "waiting for quiet"
             broken = time.monotonic()
-            evidence = await _settled(made, plan.quiet_timeout)
+            evidence = await _settled(made, plan.quiet_timeout, state)
             until_quiet = time.monotonic() - broken
             state.phase = "stopping"
             await _stop_pool(made)
@@ -264,7 +264,7 @@ class _Injector:
         self._state.active = [one.name for one in self._active.values()]
 
 
-async def _settled(made: World, patience: float) -> reading.Evidence:
+async def _settled(made: World, patience: float, state: Progress) -> reading.Evidence:
     """Wait until nothing is under way and everything has arrived, or the time is over; return the evidence."""
     deadline = time.monotonic() + patience
     evidence = reading.Evidence()
@@ -274,13 +274,20 @@ async def _settled(made: World, patience: float) -> reading.Evidence:
             with contextlib.suppress(pymongo.errors.PyMongoError):
                 evidence = await asyncio.to_thread(reading.read_store, made.store.uri, DATABASE, made.ledger)
                 evidence.parked = Counter(_parked_numbers(made, evidence))
-                if not verdict.missing(made.ledger, evidence) and not busy:
+                missing = verdict.missing(made.ledger, evidence)
+                if not missing and not busy:
                     return evidence
+                state.phase = _waiting_for(made, missing, busy)
         if time.monotonic() > deadline:
             for queue, count in busy.items():
                 made.ledger.findings.add("not quiet", f"{count} messages still in {queue} after {patience:g} s")
             return evidence
         await asyncio.sleep(1)
+
+
+def _waiting_for(made: World, missing: list[int], busy: dict[str, int]) -> str:
+    examples = ", ".join(f"{number} {made.ledger.kind(number).name}" for number in missing[:3])
+    return f"waiting for quiet, {len(missing)} not arrived ({examples}), busy {busy or 'nothing'}"
 
 
 def _parked_numbers(made: World, evidence: reading.Evidence) -> list[int]:
