@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _WINDOW = 200
 _RECONNECT_SECONDS = 0.3
-_REFUSALS_OF_A_CHANNEL = 500
 _OPEN_TIMEOUT_SECONDS = 15.0
 _DEPTH_SECONDS = 0.5
 _HUGE = 16 * 1024 * 1024
@@ -36,7 +35,6 @@ class Publisher:
         self._outstanding: dict[int, Sample] = {}
         self._channel: Any = None
         self._next_tag = 1
-        self._refusals = 0
         self._change = asyncio.Event()
         self._lost = asyncio.Event()
         self.ingress_depth = 0
@@ -97,7 +95,6 @@ class Publisher:
         self.connections += 1
         self._next_tag = 1
         self._refused_at = None
-        self._refusals = 0
         self._channel = channel
         self._send()
         return connection
@@ -164,9 +161,6 @@ class Publisher:
                 self._refused_at = self._refused_at or asyncio.get_running_loop().time()
                 self._todo.append(sample)
                 asyncio.get_running_loop().call_later(_RECONNECT_SECONDS, self._send)
-                self._refusals += 1
-        if self._refusals > _REFUSALS_OF_A_CHANNEL:
-            self._lost.set()  # RabbitMQ 3.10 may go on refusing on an old channel what it takes on a new one
         self._change.set()
 
 
