@@ -160,6 +160,48 @@ def test_no_bytes_raise_and_the_same_bytes_get_the_same_answer(body: bytes) -> N
     assert decode(body) == decode(body)
 
 
+NASTY = (
+    "NaN",
+    "-Infinity",
+    "1e400",
+    "1e5",
+    "1.0",
+    "-0",
+    "-0.0",
+    "0.1000000000000000055",
+    str(2**63 - 1),
+    str(2**63),
+    '"\\u0041"',
+    '"\\u0001"',
+    '"\\/"',
+    '"\\ud800"',
+    '"\x7f"',
+    '{"a":1,"a":1}',
+    '{"a":1,"a":2}',
+    "1 ",
+)
+
+
+@given(JSON, st.lists(st.sampled_from(NASTY), max_size=3))
+@settings(max_examples=500, deadline=None)
+def test_compact_json_and_the_same_with_a_blank_in_front_say_the_same(value: object, nasty: list[str]) -> None:
+    compact = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    body = f'{{"value":[{",".join([compact, *nasty])}]}}'.encode("utf-8", "surrogatepass")
+    at_once, by_the_standard_library = decode(body), decode(b" " + body)
+    if isinstance(at_once, Undecodable):
+        assert found(b" " + body) == found(body)
+    else:
+        assert repr(at_once) == repr(by_the_standard_library), "1, 1.0 and true are not the same"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compact_json_is_read_by_the_fast_parser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_long_digits = json.loads(raw(name).replace(b"0" * 9, b""))  # those could hide a large integer
+    compact = json.dumps(without_long_digits, separators=(",", ":"), ensure_ascii=False).encode()
+    monkeypatch.setattr("worker.cim.decode._DECODER", None)
+    assert decode(compact) == json.loads(compact)
+
+
 @given(JSON)
 @settings(max_examples=100, deadline=None)
 def test_the_depth_of_bytes_is_the_depth_of_the_value(value: object) -> None:
