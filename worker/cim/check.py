@@ -80,21 +80,24 @@ def _check_header_values(header: dict[str, Any], problems: list[Problem]) -> Non
     timestamp = header.get("timestamp")
     if timestamp is not None and to_epoch_ms(timestamp) is None:
         problems.append(Problem(Code.INVALID_TIMESTAMP, "/header/timestamp", Code.INVALID_TIMESTAMP.spec.meaning))
-    if not _names_a_place(header):
+    customer = header.get("customer")
+    customer_id = customer.get("_id") if type(customer) is dict else None
+    ids = (header.get("channelSessionId"), header.get("conversationId"), customer_id, header.get("roomId"))
+    # An anchor of the wrong type is reported as such; calling it missing as well would mislead.
+    mistyped = customer is not None and type(customer) is not dict
+    if not mistyped and not any(map(_names_something, ids[: len(ANCHORS)])):
         problems.append(_missing_anchor())
-    document = {"header": header}
-    for path in PLACE_IDS:
-        text = text_at(document, path)
-        if text is not None and len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
+    for path, value in zip(PLACE_IDS, ids, strict=True):
+        if type(value) is str and len(value) > MAX_ID_BYTES // 4 and _is_too_long(value):
             problems.append(Problem(Code.ID_TOO_LONG, pointer(path), Code.ID_TOO_LONG.spec.meaning))
 
 
-def _names_a_place(header: dict[str, Any]) -> bool:
-    # An anchor of the wrong type is reported as such; calling it missing as well would mislead.
-    customer = header.get("customer")
-    customer_id = customer.get("_id") if type(customer) is dict else customer
-    candidates = (header.get("channelSessionId"), header.get("conversationId"), customer_id)
-    return any(value is not None and (type(value) is not str or value.strip()) for value in candidates)
+def _names_something(value: object) -> bool:
+    return value is not None and (type(value) is not str or bool(value.strip()))
+
+
+def _is_too_long(value: str) -> bool:
+    return bool(value.strip()) and len(value.encode()) > MAX_ID_BYTES
 
 
 def _missing_anchor() -> Problem:
