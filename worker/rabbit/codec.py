@@ -29,12 +29,15 @@ BASIC_ACK = 0x003C0050
 BASIC_NACK = 0x003C0078
 
 _PERSISTENT = 2
+_PUBLISH = BASIC_PUBLISH.to_bytes(4, "big") + b"\0\0"
+_MANDATORY_AND_END = b"\x01\xce"
 _frame_head = struct.Struct(">BHI")
 _header_frame = struct.Struct(">BHIHHQ")
 _ack_frame = struct.Struct(">BHIIQBB")
 _ACK_PAYLOAD = 13
 _NACK_REQUEUE, _MULTIPLE = 2, 1
 _END = b"\xce"
+_OCTETS = tuple(bytes((number,)) for number in range(256))
 
 
 _SHORT, _OCTET, _LONGLONG, _TABLE = "short", "octet", "longlong", "table"
@@ -67,11 +70,8 @@ def decode_properties(raw: bytes) -> Properties:
 
 
 def _read_fields(raw: bytes, properties: Properties) -> None:
-    flags = (raw[0] << 8) | raw[1]
     offset = 2
-    for bit, name, kind in _FIELDS:
-        if not flags & bit:
-            continue
+    for name, kind in _fields_of((raw[0] << 8) | raw[1]):
         if kind is _SHORT:
             end = offset + 1 + raw[offset]
             value: Any = raw[offset + 1 : end].decode("utf-8", "replace")
@@ -87,6 +87,12 @@ def _read_fields(raw: bytes, properties: Properties) -> None:
             continue
         setattr(properties, name, value)
     properties.damaged |= offset > len(raw)
+
+
+@lru_cache(maxsize=256)
+def _fields_of(flags: int) -> tuple[tuple[str, str], ...]:
+    """Return name and kind of the fields that *flags* announce; senders keep to a few combinations."""
+    return tuple((name, kind) for bit, name, kind in _FIELDS if flags & bit)
 
 
 def _read_table(raw: bytes, offset: int, end: int, into: dict[str, Any]) -> bool:
@@ -195,7 +201,7 @@ def encode_properties(
     parts = [b""]
     if content_type is not None:
         flags |= 1 << 15
-        parts.append(_short(content_type))
+        parts.append(_constant(content_type))
     if content_encoding is not None:
         flags |= 1 << 14
         parts.append(_short(content_encoding))
@@ -222,7 +228,7 @@ def encode_table(headers: Mapping[str, str | int]) -> bytes:
     """Write a header table of strings and integers, its length first."""
     entries = []
     for key, value in headers.items():
-        entries.append(_header_name(key))
+        entries.append(_constant(key))
         if isinstance(value, int):
             entries.append(b"l" + value.to_bytes(8, "big", signed=True))
         else:
@@ -236,7 +242,7 @@ def _short(text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     if len(raw) > MAX_SHORT_STRING:
         raw = cut(text).encode()
-    return bytes((len(raw),)) + raw
+    return _OCTETS[len(raw)] + raw
 
 
 def cut(text: str) -> str:
@@ -246,10 +252,8 @@ def cut(text: str) -> str:
     return text.encode("utf-8", "replace")[:MAX_SHORT_STRING].decode("utf-8", "ignore")
 
 
-@lru_cache(maxsize=256)
-def _header_name(name: str) -> bytes:
-    """Return *name* as a short string; we write the same two dozen names into every copy."""
-    return _short(name)
+_constant = lru_cache(maxsize=256)(_short)
+"""As `_short`, for the few dozen names, types and applications that stand in every message."""
 
 
 def encode_publish(
@@ -261,13 +265,18 @@ def encode_publish(
     Raises ValueError when they do not fit.
     """
     name, key = exchange.encode(), routing_key.encode()
-    method = b"\x00\x3c\x00\x28\x00\x00" + bytes((len(name),)) + name + bytes((len(key),)) + key + b"\x01"
-    header_size = 12 + len(properties)
+    if max(len(name), len(key)) > MAX_SHORT_STRING:
+        msg = "an exchange or routing key is longer than 255 bytes"
+        raise ValueError(msg)
     frames = [
-        _frame_head.pack(FRAME_METHOD, channel, len(method)),
-        method,
-        _END,
-        _header_frame.pack(FRAME_HEADER, channel, header_size, 60, 0, len(body)),
+        _frame_head.pack(FRAME_METHOD, channel, len(_PUBLISH) + len(name) + len(key) + 3),
+        _PUBLISH,
+        _OCTETS[len(name)],
+        name,
+        _OCTETS[len(key)],
+        key,
+        _MANDATORY_AND_END,
+        _header_frame.pack(FRAME_HEADER, channel, 12 + len(properties), 60, 0, len(body)),
         properties,
         _END,
     ]
