@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -25,8 +24,7 @@ class Destination(StrEnum):
     """To the Conversations store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """An event on its way, with the ids the store keeps beside it."""
 
     event_id: str
@@ -36,10 +34,15 @@ class Activity:
     customer_id: str | None
     channel_session_id: str | None
     room_id: str | None
-    digest: str
-    """SHA-256 of the delivery's bytes, by which a repetition is told from a conflict."""
+    body: bytes
+    """The delivery's bytes, as they came."""
     message_id: str
     sender_id: str
+
+    @property
+    def digest(self) -> str:
+        """What tells a repetition from a conflict; reckoned anew each time, for the store only."""
+        return payload_digest(self.body)
 
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
@@ -56,11 +59,11 @@ def payload_digest(body: bytes) -> str:
     return sha256(body).hexdigest()
 
 
-def translate(message: CimMessage, conversation: Conversation | None, *, now: int, digest: str) -> Activity:
+def translate(message: CimMessage, conversation: Conversation | None, *, now: int, body: bytes) -> Activity:
     """Return the activity a message becomes at `now` (epoch ms).
 
     `conversation` is what the registry knows (None: nothing); it fills the channel session and the room.
-    `digest` is `payload_digest` of the message's bytes.
+    `body` is the bytes the message was parsed from.
     """
     session = _session_of(message, conversation)
     room = conversation.room_info if conversation else None
@@ -84,7 +87,7 @@ def translate(message: CimMessage, conversation: Conversation | None, *, now: in
         message.customer_id or (conversation.customer_id if conversation else None),
         message.channel_session_id or (session.get("id") if session else None),
         message.room_id or (room.get("id") if room else None),
-        digest,
+        body,
         message.id,
         message.sender_id,
     )

@@ -13,24 +13,24 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worker import contract
-from worker.activity import Activity, Destination, payload_digest, route, translate
-from worker.cim import CimMessage, parse
+from worker.activity import Destination, route, translate
+from worker.cim import CimMessage, Rejected, parse
 from worker.codes import Code, Stage
 from worker.copies import Copies
-from worker.dead_letters.envelope import Identity, Reason, carried_headers, forget_pretence
+from worker.dead_letters.envelope import Identity, Reason, forget_pretence
 from worker.failure import AdapterError, Dependency, Failure, OperatorFault, StoreUnavailable, classify, fingerprint
 from worker.lane import Lane
 from worker.outcome import Outcome
-from worker.ports import Outgoing, Receipt
+from worker.ports import Receipt
 from worker.senders import Senders
 from worker.store_result import Refused, Written
+from worker.work import HubEvent, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from worker.accounts import Accounts, Clock
-    from worker.cim import Conversation
+    from worker.activity import Activity
     from worker.conversation_cache import ConversationCache
     from worker.gate import Gate
     from worker.ports import ActivityWriter, ConversationLookup, Delivery, EventPublisher
@@ -47,24 +47,6 @@ class PipelineLimits:
     lookup_timeout_seconds: float
     own_user: str | None = None
     """The worker's own broker user, set when senders are checked: only its copies are believed about their origin."""
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One delivery on its way through the pipeline."""
-
-    delivery: Delivery
-    received_at: float
-    message: CimMessage
-    conversation: Conversation | None = None
-    activity: Activity | None = None
-
-    @property
-    def identity(self) -> Identity:
-        """Whose message it is, for letters and logs."""
-        message = self.message
-        conversation_id = message.conversation_id or (self.conversation.id if self.conversation else None)
-        return Identity(message.sender_id, message.sender_name, message.id, conversation_id)
 
 
 class Pipeline:
@@ -122,10 +104,21 @@ class Pipeline:
         for a message; cancel it to abandon the batch.
         """
         started = self._clock.monotonic()
-        works = self._read(batch, started)
-        known, unknown = await self._look_up(works)
-        self._within_bounds(self._waiting_lane, unknown)
-        live, stored = self._translate_and_route(known)
+        now = self._clock.now_ms()
+        live: list[HubEvent] = []
+        stored: list[Work] = []
+        missing: list[Work] = []
+        for delivery in batch:  # each to its end while it is in the processor's cache, and its message gone then
+            work = self._read(delivery, started, now)
+            if work is not None:
+                if self._remembered(work):
+                    self._translate_and_route(work, now, live, stored)
+                else:
+                    missing.append(work)
+        waiting = await self._look_up_and_route(missing, live, stored) if missing else 0
+        if missing and live:
+            in_order = {id(delivery): place for place, delivery in enumerate(batch)}
+            live.sort(key=lambda event: in_order[id(event.delivery)])
         await self._publish(live)
         self._to_store(stored)
         self._accounts.batch(
@@ -134,7 +127,7 @@ class Pipeline:
             self._clock.monotonic() - started,
             hub=len(live),
             store=len(stored),
-            waiting=len(unknown),
+            waiting=waiting,
         )
 
     def fit(self, window: int) -> None:
@@ -153,48 +146,56 @@ class Pipeline:
 
     # -- read -----------------------------------------------------------------------------------------------------
 
-    def _read(self, batch: Sequence[Delivery], started: float) -> list[Work]:
+    def _read(self, delivery: Delivery, started: float, now: int) -> Work | None:
         """Parse and validate; what is invalid goes to the dead letters and never further."""
-        now = self._clock.now_ms()
-        works = []
-        for delivery in batch:
-            received_at = getattr(delivery, "received_at", started)
-            forget_pretence(delivery, self._limits.own_user)
-            try:
-                message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
-                problem = self._senders.problem(message, delivery) if isinstance(message, CimMessage) else None
-            except Exception as error:  # noqa: BLE001 - a bug in the contract must not stop the neighbours
-                self._copies.fail(delivery, received_at, Identity(), classify(error, Stage.VALIDATE))
-                continue
-            if isinstance(message, CimMessage) and problem is None:
-                works.append(Work(delivery, received_at, message))
-            elif isinstance(message, CimMessage):
-                identity = Identity(message.sender_id, message.sender_name, message.id, message.conversation_id)
-                self._copies.bury(delivery, received_at, identity, Reason.of_problems((problem,)))  # type: ignore[arg-type]
-            else:
-                identity = Identity(message.sender_id, message.sender_name, message.message_id, message.conversation_id)
-                self._copies.bury(delivery, received_at, identity, Reason.of_problems(message.problems))
-        return works
+        received_at = getattr(delivery, "received_at", started)
+        forget_pretence(delivery, self._limits.own_user)
+        try:
+            message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
+            problem = self._senders.problem(message, delivery) if isinstance(message, CimMessage) else None
+        except Exception as error:  # noqa: BLE001 - a bug in the contract must not stop the neighbours
+            self._copies.fail(delivery, received_at, Identity(), classify(error, Stage.VALIDATE))
+            return None
+        if isinstance(message, Rejected):
+            identity = Identity(message.sender_id, message.sender_name, message.message_id, message.conversation_id)
+            self._copies.bury(delivery, received_at, identity, Reason.of_problems(message.problems))
+            return None
+        work = Work(delivery, received_at, now, message)
+        if problem is not None:
+            self._copies.bury(delivery, received_at, work.identity, Reason.of_problems((problem,)))
+            return None
+        return work
+
+    def _read_again(self, event: HubEvent) -> Work:
+        """Return the work an event was made of, with the very same activity."""
+        message = parse(event.delivery.body, received_at=event.read_at, max_bytes=self._limits.max_message_bytes)
+        if isinstance(message, Rejected):
+            msg = "a message that was valid is not any more"
+            raise AssertionError(msg)  # noqa: TRY004 - a bug of ours
+        work = Work(event.delivery, event.received_at, event.read_at, message, event.conversation)
+        work.activity = self._translate(work, event.translated_at)
+        return work
 
     # -- look up --------------------------------------------------------------------------------------------------
 
-    async def _look_up(self, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
-        """Give each work what the registry knows. Returns those that can go on, and those that must wait for it.
+    async def _look_up_and_route(self, works: list[Work], live: list[HubEvent], stored: list[Work]) -> int:
+        """Ask the registry about works it has to be asked for; return how many have to wait for its answer.
 
         While the registry is away, a message that names its conversation goes on as if unknown: the hub decides.
         """
-        missing = [work for work in works if not self._remembered(work)]
-        if not missing:
-            return list(works), []
+        waiting: list[Work] = []
         try:
-            if await self._ask_registry(missing):
-                return list(works), []
+            if not await self._ask_registry(works):
+                waiting = [work for work in works if work.message.conversation_id is None]
+                works = [work for work in works if work.message.conversation_id is not None]
         except Exception as error:  # noqa: BLE001 - a record nobody can read must not stop the works of other conversations
-            self._fail_all(missing, classify(error, Stage.ROUTE))
-            failed = set(map(id, missing))
-            return [work for work in works if id(work) not in failed], []
-        waiting = {id(work) for work in missing if work.message.conversation_id is None}
-        return [work for work in works if id(work) not in waiting], [work for work in works if id(work) in waiting]
+            self._fail_all(works, classify(error, Stage.ROUTE))
+            return 0
+        self._within_bounds(self._waiting_lane, waiting)
+        now = self._clock.now_ms()
+        for work in works:
+            self._translate_and_route(work, now, live, stored)
+        return len(waiting)
 
     def _remembered(self, work: Work) -> bool:
         """Fill the conversation from memory; tell whether the registry need not be asked."""
@@ -256,42 +257,46 @@ class Pipeline:
         if not answered:
             self._within_bounds(self._waiting_lane, works + self._waiting_lane.take_waiting(), in_hand=len(works))
             return
-        live, stored = self._translate_and_route(works)
+        live: list[HubEvent] = []
+        stored: list[Work] = []
+        now = self._clock.now_ms()
+        for work in works:
+            self._translate_and_route(work, now, live, stored)
         await self._publish(live)
         self._to_store(stored)
 
     # -- translate, route, publish --------------------------------------------------------------------------------
 
-    def _translate_and_route(self, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
-        """Return what goes to the hub and what goes to the store."""
-        live: list[Work] = []
-        stored: list[Work] = []
-        now = self._clock.now_ms()
-        for work in works:
-            try:
-                digest = payload_digest(work.delivery.body)
-                work.activity = translate(work.message, work.conversation, now=now, digest=digest)
-                destination = route(work.message, work.conversation)
-            except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
-                self._copies.fail(work.delivery, work.received_at, work.identity, classify(error, Stage.TRANSLATE))
-                continue
-            (live if destination is Destination.HUB else stored).append(work)
-        return live, stored
-
-    async def _publish(self, works: Sequence[Work]) -> None:
-        """Publish to the hub; what nobody takes goes to the store, what the broker refuses is retried."""
-        if not works:
+    def _translate_and_route(self, work: Work, now: int, live: list[HubEvent], stored: list[Work]) -> None:
+        """Add the work to what goes to the hub or to what goes to the store."""
+        try:
+            activity = self._translate(work, now)
+            if route(work.message, work.conversation) is Destination.HUB:
+                live.append(HubEvent.of(work, activity, now))
+                return
+        except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
+            self._copies.fail(work.delivery, work.received_at, work.identity, classify(error, Stage.TRANSLATE))
             return
-        receipts = await self._publisher.publish([_event(work) for work in works])
+        work.activity = activity
+        stored.append(work)
+
+    def _translate(self, work: Work, now: int) -> Activity:
+        return translate(work.message, work.conversation, now=now, body=work.delivery.body)
+
+    async def _publish(self, events: Sequence[HubEvent]) -> None:
+        """Publish to the hub; what nobody takes goes to the store, what the broker refuses is retried."""
+        if not events:
+            return
+        receipts = await self._publisher.publish([event.outgoing for event in events])
         returned = []
-        for work, receipt in zip(works, receipts, strict=True):
+        for event, receipt in zip(events, receipts, strict=True):
             if receipt is Receipt.CONFIRMED:
-                self._finish(work.delivery, work.received_at, Outcome.PUBLISHED)
+                self._finish(event.delivery, event.received_at, Outcome.PUBLISHED)
             elif receipt is Receipt.RETURNED:
-                self._cache.forget(work.activity.conversation_id or "")  # type: ignore[union-attr]
-                returned.append(work)
+                self._cache.forget(event.outgoing.routing_key)
+                returned.append(self._read_again(event))
             elif receipt is Receipt.NACKED:
-                self._copies.fail(work.delivery, work.received_at, work.identity, _nacked())
+                self._copies.fail(event.delivery, event.received_at, self._read_again(event).identity, _nacked())
         self._to_store(returned)
 
     # -- store ----------------------------------------------------------------------------------------------------
@@ -361,22 +366,6 @@ class Pipeline:
             bundle_bytes=self._limits.bundle_bytes,
             on_bug=self.fail,
         )
-
-
-def _event(work: Work) -> Outgoing:
-    activity = _activity(work)
-    properties = work.delivery.properties
-    return Outgoing(
-        contract.HUB,
-        activity.conversation_id or "",
-        activity.event_id,
-        activity.event_bytes(),
-        correlation_id=properties.correlation_id or activity.message_id,
-        type=contract.EVENT_TYPE_PROPERTY,
-        app_id=contract.APP_ID,
-        timestamp=activity.event["timestamp"] // 1000,
-        headers=carried_headers(work.delivery),
-    )
 
 
 def _activity(work: Work) -> Activity:

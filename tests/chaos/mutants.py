@@ -42,8 +42,8 @@ _LOST: Final = "a valid message lost"
 _NO_LETTER: Final = "a message that has to die has no letter"
 _WRITE_FAILS: Final = "        except (StoreUnavailable, OperatorFault) as error:\n"
 _EARLY_ACK: Final = """\
-        for work in works:
-            self._settle(work.delivery)
+        for event in events:
+            self._settle(event.delivery)
 """
 _ACK_ALL: Final = """\
         if self._settled:
@@ -58,13 +58,13 @@ MUTANTS: Final = (
         (
             (
                 "pipeline.py",
-                "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
-                _EARLY_ACK + "        receipts = await self._publisher.publish([_event(work) for work in works])\n",
+                "        receipts = await self._publisher.publish([event.outgoing for event in events])\n",
+                _EARLY_ACK + "        receipts = await self._publisher.publish([event.outgoing for event in events])\n",
             ),
             (
                 "copies.py",
                 "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
-                _EARLY_ACK.replace("work", "copy").replace("copys", "copies")
+                _EARLY_ACK.replace("events", "copies").replace("event", "copy")
                 + "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
             ),
         ),
@@ -78,8 +78,8 @@ MUTANTS: Final = (
         (
             (
                 "pipeline.py",
-                "            if receipt is Receipt.CONFIRMED:\n                self._finish(work.",
-                "            if receipt in {Receipt.CONFIRMED, Receipt.RETURNED}:\n                self._finish(work.",
+                "            if receipt is Receipt.CONFIRMED:\n                self._finish(event.",
+                "            if receipt in {Receipt.CONFIRMED, Receipt.RETURNED}:\n                self._finish(event.",
             ),
         ),
         ("exchange_deleted", "last_subscriber_gone", "closed_and_reopened"),

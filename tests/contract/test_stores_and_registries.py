@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fakes import FakeRegistry, FakeStore
-from worker.activity import Activity, event_id, payload_digest
+from worker.activity import Activity, event_id
 from worker.lifecycle import ConversationRecord, Fact, LifecycleChange
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
@@ -83,8 +83,7 @@ def as_record(change: LifecycleChange) -> ConversationRecord:
 
 def activity(number: int, text: str = "x") -> Activity:
     event = {"id": event_id("app", f"m-{number}"), "timestamp": NOW, "data": {"text": text}}
-    digest = payload_digest(text.encode())
-    return Activity(str(event["id"]), event, "c", None, None, None, digest, f"m-{number}", "app")
+    return Activity(str(event["id"]), event, "c", None, None, None, text.encode(), f"m-{number}", "app")
 
 
 async def test_an_event_is_stored_once_then_a_duplicate_and_never_overwritten(open_store: OpenStore) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from tests.fuzz.amqp import Field, encode, plain
 from tests.fuzz.shapes import CANARY
-from worker.activity import Activity, event_id, payload_digest, route, translate
+from worker.activity import Activity, event_id, route, translate
 from worker.cim import CimMessage, Conversation, Rejected, parse
 from worker.codes import Code, FailureClass
 from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter, parked_copy, retry_copy
@@ -67,7 +67,7 @@ def _activity(body: bytes, conversation: Conversation | None) -> Activity:
     parsed = parse(body, received_at=RECEIVED_AT)
     assert isinstance(parsed, CimMessage)
     route(parsed, conversation)
-    return translate(parsed, conversation, now=NOW, digest=payload_digest(body))
+    return translate(parsed, conversation, now=NOW, body=body)
 
 
 def _check_rejection(result: Rejected) -> None:

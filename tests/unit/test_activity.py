@@ -25,7 +25,7 @@ def anchored(**header: Any) -> CimMessage:
 
 
 def activity(message: CimMessage, conversation: Conversation | None = None) -> Activity:
-    return translate(message, conversation, now=NOW, digest="d")
+    return translate(message, conversation, now=NOW, body=b"b")
 
 
 def test_the_event_id_is_made_of_sender_and_message_and_nothing_else() -> None:
@@ -61,7 +61,11 @@ def test_the_event_carries_the_message_unchanged_as_compact_utf_8(name: str) -> 
     assert json.loads(result.event_bytes())["data"] == message.wire
     assert result.event_bytes() == json.dumps(result.event, ensure_ascii=False, separators=(",", ":")).encode()
     assert result.event_id == event_id(message.sender_id, message.id)
-    assert (result.message_id, result.sender_id, result.digest) == (message.id, message.sender_id, "d")
+    assert (result.message_id, result.sender_id, result.digest) == (
+        message.id,
+        message.sender_id,
+        payload_digest(b"b"),
+    )
 
 
 def test_without_registry_knowledge_session_and_room_are_null() -> None:

@@ -22,9 +22,13 @@ from worker.gate import Gate
 from worker.lifecycle import ConversationRecord, Fact
 from worker.ports import Outgoing, Properties, Receipt
 from worker.retry import RetryBudget, RetryPolicy
+from worker.store_result import Written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from worker.activity import Activity
+    from worker.store_result import StoreResult
 
 LIVE, CLOSED, UNHEARD_OF = "live-conversation", "closed-conversation", "unheard-of-conversation"
 NEVER = Failure(FailureClass.PERMANENT, Code.STORE_REJECTED, Stage.STORE, "never", "f1")
@@ -220,6 +224,37 @@ async def test_what_the_hub_returns_is_stored_and_the_cache_forgets_the_conversa
     assert bench.cache.by_conversation(LIVE, bench.clock.monotonic()) is None
     assert event_id("app-1", "m-2") in bench.store.digests
     assert bench.outcomes == {"published": 1, "stored": 1}
+
+
+async def test_what_the_hub_returns_is_stored_as_the_very_event_that_was_published() -> None:
+    bench = Bench()
+    published: list[Outgoing] = []
+    stored: list[Activity] = []
+
+    async def unroutable(messages: Sequence[Outgoing]) -> list[Receipt]:
+        published.extend(messages)
+        bench.clock.ms += 60_000
+        return [Receipt.RETURNED] * len(messages)
+
+    async def keep(activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        assert now_ms == bench.clock.ms
+        stored.extend(activities)
+        return [Written.STORED] * len(activities)
+
+    bench.publisher.publish = unroutable  # type: ignore[method-assign]
+    bench.store.store = keep  # type: ignore[method-assign]
+    await bench.process(live(1), of_session("live-session", 2), live(3, timestamp=None))
+    assert len(published) == 3
+    assert [activity.event_bytes() for activity in stored] == [one.body for one in published]
+
+
+async def test_events_keep_their_order_though_the_registry_was_asked_about_some_only() -> None:
+    bench = Bench()
+    bench.registry.records["other"] = record("other", "ACTIVE", "other-session")
+    await bench.process(live(1))
+    others = [delivery(message(number, conversationId="other")) for number in (2, 4)]
+    await bench.process(others[0], live(3), others[1], live(5))
+    assert [one.correlation_id for one in bench.publisher.taken] == ["m-1", "m-2", "m-3", "m-4", "m-5"]
 
 
 async def test_the_same_again_is_a_duplicate_within_a_batch_and_later() -> None:

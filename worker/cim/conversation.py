@@ -64,4 +64,7 @@ class Conversation:
 
     def session(self, session_id: str) -> dict[str, Any] | None:
         """Return the channel session with this id, or None."""
-        return next((one for one in self.channel_sessions if one.get("id") == session_id), None)
+        for one in self.channel_sessions:  # no generator: this runs twice for every live message
+            if one.get("id") == session_id:
+                return one
+        return None

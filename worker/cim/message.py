@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 MAX_PROBLEMS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class CimMessage:
+class CimMessage(NamedTuple):
     """A valid CIM message: what the worker needs to know of it, and what travels on."""
 
     id: str

@@ -23,7 +23,7 @@ _READ_BACK_IDS: Final = 500
 _DUPLICATE_KEY: Final = 11000
 
 _Held = str | Failure | None
-"""The digest the store holds under an event id, or why it holds none."""
+"""The digest the store held under an event id before us, or why it holds none."""
 
 
 class ActivityStore:
@@ -72,7 +72,7 @@ class ActivityStore:
             return await self._collection.find_one({"_id": ObjectId(event_id)})
 
     async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[tuple[StoreResult, _Held]]:
-        """Store activities of different event ids; return each result and what the store holds now."""
+        """Store activities of different event ids; return each result and what the store held before."""
         created = DatetimeMS(now_ms)
         encoded = [encode_alone(activity_document(activity, created)) for activity in activities]
         good = [item for item in encoded if isinstance(item, Encoded)]
@@ -142,6 +142,8 @@ def _settle(
             results[index] = result
         elif isinstance(result, Refused):
             again.append(index)
+        elif result is Written.STORED:
+            results[index] = _compare(activity, activities[leaders[activity.event_id]].digest)
         else:
             results[index] = _compare(activity, held)
     return again
@@ -153,7 +155,7 @@ def _result(
     if isinstance(answer, Failure):
         return Refused(answer), answer
     if answer is Inserted.NEW:
-        return Written.STORED, activity.digest
+        return Written.STORED, None
     if activity.event_id not in held:
         # The key that is taken is not the _id, so it is an index of somebody else's that says no.
         return Refused(classify_write_error(_DUPLICATE_KEY)), None

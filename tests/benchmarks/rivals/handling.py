@@ -11,7 +11,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient, WriteConcern
 
 from worker import contract
-from worker.activity import Activity, Destination, payload_digest, route, translate
+from worker.activity import Activity, Destination, route, translate
 from worker.cim import CimMessage, Conversation, parse
 from worker.conversation_cache import ConversationCache
 from worker.lifecycle import ConversationRecord
@@ -63,7 +63,7 @@ def read(body: bytes) -> CimMessage | Invalid:
 
 def decide(message: CimMessage, body: bytes, conversation: Conversation | None) -> Live | Stored:
     """Return what has to be done with a valid message."""
-    activity = translate(message, conversation, now=_now(), digest=payload_digest(body))
+    activity = translate(message, conversation, now=_now(), body=body)
     if route(message, conversation) is Destination.HUB:
         return Live(activity.conversation_id or "", activity.event_id, activity.event_bytes())
     return stored(activity)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from worker.activity import Activity, event_id, payload_digest
+from worker.activity import Activity, event_id
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.lifecycle import Fact, LifecycleChange
 
@@ -28,8 +28,8 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
         or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}},
         "roomInfo": {"id": "room-1", "mode": "CONTACT_CENTER"},
     }
-    digest = payload_digest(text.encode("utf-8", "surrogatepass"))
-    return Activity(identity, event, "conversation-1", "customer-1", "session-1", "room-1", digest, message_id, "app-1")
+    body = text.encode("utf-8", "surrogatepass")
+    return Activity(identity, event, "conversation-1", "customer-1", "session-1", "room-1", body, message_id, "app-1")
 
 
 def letter(number: int, body: bytes = b"not json", **fields: Any) -> LetterRecord:
