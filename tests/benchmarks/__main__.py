@@ -20,13 +20,14 @@ from tests.benchmarks.rounds import Rounds
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.targets import RATIOS
 from tests.benchmarks.throughput import BARE_INSERT_MANY
-from worker.sandbox.broker import LocalBroker
+from worker.sandbox.services import private_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.benchmarks.rounds import Results
     from tests.benchmarks.targets import Verdict
+    from worker.sandbox.broker import LocalBroker
 
 _CONVERSATIONS = 100
 _DURABLE_MESSAGES = 10_000
@@ -54,7 +55,7 @@ def main() -> int:
     plan = QUICK if options.quick else FULL
     started = time.monotonic()
     report = Report()
-    with LocalBroker(plugins=("rabbitmq_shovel",)) as broker, stores.running(options.store) as store:
+    with private_broker(plugins=("rabbitmq_shovel",)) as broker, stores.running(options.store) as store:
         title = "Quick run" if options.quick else "Full run"
         report.section(title, machine(broker.management.version(), store.describe))
         with Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:

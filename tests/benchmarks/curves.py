@@ -17,7 +17,7 @@ from tests.benchmarks.contenders import ours
 from tests.benchmarks.report import README, Report, machine
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.throughput import run
-from worker.sandbox.broker import LocalBroker
+from worker.sandbox.services import private_broker
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     report = Report()
     with (
-        LocalBroker() as broker,
+        private_broker() as broker,
         stores.running(stores.fastest()) as store,
         Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage,
     ):

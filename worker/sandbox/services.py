@@ -24,7 +24,7 @@ from worker.sandbox.broker import BrokerNotInstalledError, LocalBroker, find_pro
 from worker.sandbox.management import ManagementApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.sandbox.broker import CertificateFiles
 
@@ -102,7 +102,11 @@ def found_broker(
 
 @contextmanager
 def private_broker(
-    *, chroot: Path | None = None, ssl: CertificateFiles | None = None, say: Callable[[str], object] = print
+    *,
+    plugins: Sequence[str] = (),
+    chroot: Path | None = None,
+    ssl: CertificateFiles | None = None,
+    say: Callable[[str], object] = print,
 ) -> Iterator[LocalBroker]:
     """Yield a node of our own that can be killed, frozen and restarted; install RabbitMQ first where that is possible.
 
@@ -113,7 +117,7 @@ def private_broker(
         _install_rabbitmq_if_missing(say)
     whose = f"of {chroot}" if chroot else "of this machine"
     say(f"broker: rabbitmq-server {whose} as a private node, for this run only")
-    with LocalBroker(chroot=chroot, ssl=ssl) as broker:
+    with LocalBroker(plugins=plugins, chroot=chroot, ssl=ssl) as broker:
         yield broker
 
 
