@@ -6,7 +6,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic_core import to_json
+import orjson
 
 if TYPE_CHECKING:
     from worker.cim import CimMessage, Conversation
@@ -46,7 +46,7 @@ class Activity(NamedTuple):
 
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
-        return to_json(self.event)
+        return orjson.dumps(self.event)
 
 
 def event_id(sender_id: str, message_id: str) -> str:

@@ -6,10 +6,12 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from bson.int64 import Int64
 
-from tests.unit.examples import NAMES, accepted, document, raw, spoilt
+from tests.unit.examples import NAMES, accepted, document, encode, raw, spoilt
 from worker.activity import Activity, Destination, event_id, payload_digest, route, translate
-from worker.cim import CimMessage, Conversation, ConversationState
+from worker.cim import CimMessage, Conversation, ConversationState, parse
+from worker.cim.decode import DEEPEST
 
 NOW = 1_760_000_222_333
 STARTED = {"id": "s-live", "state": {"name": "STARTED"}, "channel": {"name": "Web"}}
@@ -66,6 +68,21 @@ def test_the_event_carries_the_message_unchanged_as_compact_utf_8(name: str) -> 
         message.sender_id,
         payload_digest(b"b"),
     )
+
+
+def test_the_deepest_message_and_the_integers_of_the_store_can_be_written() -> None:
+    deep: Any = 1
+    for _ in range(DEEPEST - 3):
+        deep = {"a": deep}
+    message = document("loan_step")
+    message["header"]["sender"]["additionalDetail"] = deep
+    parsed = parse(encode(message), received_at=NOW, max_depth=DEEPEST)
+    assert isinstance(parsed, CimMessage)
+    session = {**STARTED, "startedAt": Int64(NOW)}
+    conversation = replace(CONVERSATION, channel_sessions=(session,))
+    event = json.loads(activity(parsed, conversation).event_bytes())
+    assert event["data"]["header"]["sender"]["additionalDetail"] == deep
+    assert event["channelSession"] == session
 
 
 def test_without_registry_knowledge_session_and_room_are_null() -> None:

@@ -13,7 +13,8 @@ from json import JSONDecodeError, JSONDecoder
 from math import isfinite
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+import orjson
+from pydantic_core import PydanticSerializationError, to_json
 
 from worker.cim.flaws import INT64_DIGITS, INT64_MAX, INT64_MIN, find_flaws
 from worker.codes import Code, Problem
@@ -73,8 +74,8 @@ def decode(
 def _canonical(body: bytes) -> dict[str, Any] | None:
     """Return the object in `body` if writing it again gives the same bytes, or None: another path has to look.
 
-    A faster parser than the standard library's keeps silent about names that stand twice, numbers it changes and
-    constants JSON does not have; but then not every byte of the body comes back. What does come back unchanged is
+    A faster parser than the standard library's keeps silent about names that stand twice and numbers it changes; but
+    then not every byte of the body comes back. What does come back unchanged is
     compact JSON, in proper UTF-8, of which nothing was lost.
     """
     first_colon = body.find(b'":')
@@ -83,8 +84,8 @@ def _canonical(body: bytes) -> dict[str, Any] | None:
     if _MAY_EXCEED_INT64 in body.translate(_DIGITS_AS_ZERO):
         return None
     try:
-        document = from_json(body, allow_inf_nan=False, cache_strings="keys")
-        return document if to_json(document) == body else None
+        document = orjson.loads(body)
+        return document if orjson.dumps(document) == body else None
     except ValueError:
         return None
 
