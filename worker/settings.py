@@ -55,9 +55,9 @@ class Settings(BaseSettings):
     batch_linger_ms: int = Field(
         default=5, ge=0, le=1000, description="Longest a delivery waits for company while other batches are in work."
     )
-    batches_in_flight: int = Field(default=4, ge=1, le=64, description="Most batches in work at once in one process.")
+    batches_in_flight: int = Field(default=8, ge=1, le=64, description="Most batches in work at once in one process.")
     prefetch: int = Field(
-        default=1000,
+        default=2000,
         ge=1,
         le=2000,
         description="Most unacknowledged deliveries one process holds (quorum queues stop at 2000).",

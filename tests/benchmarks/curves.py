@@ -31,7 +31,7 @@ CURVES: Final[dict[str, tuple[int, ...]]] = {
     "batch_size": (1, 10, 50, 100, 200, 400, 1000),
     "batch_linger_ms": (0, 2, 5, 10, 25),
     "prefetch": (200, 400, 700, 1000, 1500, 2000),
-    "batches_in_flight": (1, 2, 4, 8),
+    "batches_in_flight": (1, 2, 4, 8, 16),
 }
 """Settings and the values tried; everything else stays at its default."""
 

@@ -1,6 +1,6 @@
 """AMQP 0-9-1 bytes: properties and header tables in both directions, and whole publish, ack and nack frames.
 
-pika encodes and decodes the same, at three to ten times the cost, and its decoder raises on a header timestamp in
+pika does the same, but encoding costs it two to six times as much, and its decoder raises on a header timestamp in
 milliseconds (pika issue 1698), which ends the connection for ever. This decoder never raises: what it cannot read
 it leaves out and says so. Source of the layout: the AMQP 0-9-1 specification and RabbitMQ's errata for field types.
 """
