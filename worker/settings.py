@@ -6,7 +6,9 @@ in the text, and a sentence; `cim-worker settings` and the README table are made
 
 from __future__ import annotations
 
+import os
 import ssl
+from difflib import get_close_matches
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +16,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "CIM_"
+_ALSO_TRIED_PREFIX = "CIM_WORKER_"
+_ALIKE = 0.78
+"""How much of a name must agree; CIM_BATCHSIZE, CIM_AMQP_URL and CIM_PREFETCH_COUNT do."""
 _MIB = 1024 * 1024
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -207,6 +212,24 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_problem_lines(error))) from None
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Return environment variables that nobody reads but that look like one of our settings, each with that setting.
+
+    Names only, never values. Whatever else begins with `CIM_` belongs to other programs and is left alone.
+    """
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    found = {}
+    for name in sorted(os.environ):
+        wanted = name.upper()
+        if not wanted.startswith(ENV_PREFIX) or wanted in known:
+            continue
+        without_worker = ENV_PREFIX + wanted.removeprefix(_ALSO_TRIED_PREFIX)
+        alike = [without_worker] if without_worker in known else get_close_matches(wanted, known, n=1, cutoff=_ALIKE)
+        if alike:
+            found[name] = alike[0]
+    return found
 
 
 def address(url: SecretStr | str) -> str:

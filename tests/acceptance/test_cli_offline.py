@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.command import cim_worker, printed_json
+from tests.acceptance.command import COMMAND, cim_worker, printed_json, running, wait_until
 from worker import __version__
 from worker.cli.exit_codes import ExitCode
 
@@ -152,6 +152,19 @@ def test_a_wrong_setting_is_named_with_the_reason(command: tuple[str, ...]) -> N
     assert "CIM_RABBITMQ_URL" in finished.stderr
     assert "hunter2" not in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("command", [("settings",), ("topology", "check"), ("run",)])
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(command: tuple[str, ...], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    places = {"CIM_RABBITMQ_URL": "amqp://127.0.0.1:1/", "CIM_MONGODB_URI": "mongodb://127.0.0.1:1/"}
+
+    with running(COMMAND, *command, log=log, CIM_RABBIT_URL="amqp://someone:hunter2@broker/", **places):
+        wait_until(lambda: "CIM_RABBIT_URL" in log.read_text())
+
+    named = next(line for line in log.read_text().splitlines() if "CIM_RABBIT_URL" in line)
+    assert "CIM_RABBITMQ_URL" in named
+    assert "hunter2" not in log.read_text()
 
 
 @pytest.mark.parametrize("command", [("topology", "check"), ("topology", "apply"), ("publish", str(EXAMPLES[0]))])

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.output import add_command
+from worker.cli.services import warn_of_misspelt_variables
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,4 +45,5 @@ def run(
 
     settings = load_settings() if processes is None else load_settings(processes=processes)
     configure_logging(settings.log_format, settings.log_level)
+    warn_of_misspelt_variables()
     raise typer.Exit(run_workers(settings))

@@ -26,7 +26,18 @@ def command_settings() -> Settings:
 
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
+    warn_of_misspelt_variables()
     return settings
+
+
+def warn_of_misspelt_variables() -> None:
+    """Log every variable that looks like a setting and is none: it would otherwise be ignored without a word."""
+    import structlog
+
+    from worker.settings import misspelt_variables
+
+    for name, meant in misspelt_variables().items():
+        structlog.get_logger().warning("variable_not_read", variable=name, did_you_mean=meant)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.cli.errors import say
 from worker.cli.output import add_command, print_json, print_table
 
 if TYPE_CHECKING:
@@ -54,13 +55,16 @@ def settings(
 ) -> None:
     """Show the effective settings, without credentials. Needs neither broker nor store.
 
-    A wrong setting is named with the reason, and the exit code is 2.
+    A wrong setting is named with the reason, and the exit code is 2; a name that only looks like a setting is
+    reported on standard error.
     """
-    from worker.settings import load_settings
+    from worker.settings import load_settings, misspelt_variables
 
     if as_markdown:
         typer.echo(markdown(), nl=False)
         return
+    for name, meant in misspelt_variables().items():
+        say(f"{name} is not read; did you mean {meant}?")
     rows = setting_rows(load_settings())
     if as_json:
         print_json({row.name: _as_json(row) for row in rows})
