@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from worker.sandbox.broker import LocalBroker
 
 _CONVERSATIONS = 100
-_DURABLE_MESSAGES = 10_000
-_DURABLE_ROUNDS = 2
+_DURABLE_MESSAGES = 20_000
+_DURABLE_ROUNDS = 3
+_DURABLE_SECONDS = 3
 _PARTS = ("live", "stored", "mixed", "durable", "further", "profile")
 
 
@@ -120,7 +121,7 @@ def _durable(broker: LocalBroker, report: Report) -> list[dict[str, Any]]:
     """Compare the stored workload on a store that keeps its data on disk: there, waiting is what counts."""
     with stores.running(stores.durable()) as store, Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
         only = (OURS.name, BLOCKING.name, BARE_INSERT_MANY)
-        runs = Rounds(stage, seconds=1, only=only, say=report.progress, most_messages=_DURABLE_MESSAGES)
+        runs = Rounds(stage, seconds=_DURABLE_SECONDS, only=only, say=report.progress, most_messages=_DURABLE_MESSAGES)
         rounds = _compare(["stored"], _DURABLE_ROUNDS, runs)
         report.section(f"Stored, on a store that writes to disk: {store.describe}", throughput(rounds))
         report.section("The same targets there", verdict_table(_ratios(rounds)))

@@ -29,12 +29,13 @@ class Sizes:
     few_conversations: int
     many_conversations: int
     conversation_messages: int
+    conversation_rounds: int
     worst: int
     large: int
 
 
-QUICK: Final = Sizes(40, 2, 20_000, 5_000, 10, 500, 8_000, 6_000, 40)
-FULL: Final = Sizes(200, 10, 1_000_000, 50_000, 10, 10_000, 80_000, 40_000, 300)
+QUICK: Final = Sizes(40, 2, 20_000, 5_000, 10, 500, 8_000, 1, 6_000, 40)
+FULL: Final = Sizes(200, 10, 1_000_000, 50_000, 10, 10_000, 80_000, 3, 40_000, 300)
 
 
 class Further:
@@ -73,13 +74,18 @@ class Further:
 
     def _conversations(self) -> Iterator[Verdict]:
         sizes, stage = self._sizes, self._stage
-        few, many = (
-            endurance.with_conversations(stage.broker, stage.store_uri, conversations, sizes.conversation_messages)
-            for conversations in (sizes.few_conversations, sizes.many_conversations)
+        few, many = sizes.few_conversations, sizes.many_conversations
+        compared = endurance.few_and_many_conversations(
+            stage.broker,
+            stage.store_uri,
+            few,
+            many,
+            messages=sizes.conversation_messages,
+            rounds=sizes.conversation_rounds,
         )
-        what = f"with {sizes.many_conversations:,} active conversations / with {sizes.few_conversations}"
-        yield at_most(f"CPU per message {what}", many.cpu_us / few.cpu_us, 1.15, "")
-        yield at_most(f"time per message {what}", few.rate / many.rate, 1.15, "")
+        what = f"with {many:,} active conversations / with {few}"
+        yield at_most(f"CPU per message {what}", compared.cpu, 1.15, "")
+        yield at_most(f"time per message {what}", compared.time, 1.15, "")
 
     def _large(self) -> Iterator[Verdict]:
         result = endurance.large_messages(self._stage, self._sizes.large)
