@@ -16,7 +16,6 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "CIM_"
-_ALSO_TRIED_PREFIX = "CIM_WORKER_"
 _ALIKE = 0.78
 """How much of a name must agree; CIM_BATCHSIZE, CIM_AMQP_URL and CIM_PREFETCH_COUNT do."""
 _MIB = 1024 * 1024
@@ -225,7 +224,7 @@ def misspelt_variables() -> dict[str, str]:
         wanted = name.upper()
         if not wanted.startswith(ENV_PREFIX) or wanted in known:
             continue
-        without_worker = ENV_PREFIX + wanted.removeprefix(_ALSO_TRIED_PREFIX)
+        without_worker = wanted.replace("CIM_WORKER_", ENV_PREFIX, 1)
         alike = [without_worker] if without_worker in known else get_close_matches(wanted, known, n=1, cutoff=_ALIKE)
         if alike:
             found[name] = alike[0]

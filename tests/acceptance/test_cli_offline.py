@@ -154,7 +154,9 @@ def test_a_wrong_setting_is_named_with_the_reason(command: tuple[str, ...]) -> N
     assert "Traceback" not in finished.stderr
 
 
-@pytest.mark.parametrize("command", [("settings",), ("topology", "check"), ("run",)])
+@pytest.mark.parametrize(
+    "command", [("settings",), ("validate", str(EXAMPLES[0])), ("topology", "check"), ("run",), ("demo",)]
+)
 def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(command: tuple[str, ...], tmp_path: Path) -> None:
     log = tmp_path / "log"
     places = {"CIM_RABBITMQ_URL": "amqp://127.0.0.1:1/", "CIM_MONGODB_URI": "mongodb://127.0.0.1:1/"}

@@ -1,8 +1,17 @@
 """Settings whose name nobody reads are found, and only those."""
 
+import os
+
 import pytest
 
 from worker.settings import misspelt_variables
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_whoever_runs_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("CIM_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(

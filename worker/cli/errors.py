@@ -25,15 +25,15 @@ def report(error: Exception) -> ExitCode:
     from worker.settings import ConfigurationError
 
     if isinstance(error, CommandError):
-        say(str(error))
+        _say(str(error))
         return error.exit_code
     if isinstance(error, ConfigurationError):
         for line in str(error).splitlines():
-            say(line)
+            _say(line)
         return ExitCode.CONFIGURATION
     if _is_debugging():
         traceback.print_exception(error)
-    say(f"unexpected {type(error).__name__}; set CIM_LOG_LEVEL=debug to see the traceback")
+    _say(f"unexpected {type(error).__name__}; set CIM_LOG_LEVEL=debug to see the traceback")
     return ExitCode.UNEXPECTED
 
 
@@ -46,6 +46,5 @@ def _is_debugging() -> bool:
         return False
 
 
-def say(line: str) -> None:
-    """Tell people one line on standard error."""
+def _say(line: str) -> None:
     print(f"cim-worker: {line}", file=sys.stderr)  # noqa: T201 - no logging needed to say one line

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker.cli.output import add_command
-from worker.cli.services import warn_of_misspelt_variables
+from worker.cli.services import command_settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,11 +39,7 @@ def run(
     SIGTERM and SIGINT end it in order: nothing new is taken, what is in hand is finished and acknowledged.
     A second signal ends it at once, which is safe too: what is unacknowledged is delivered again.
     """
-    from worker.ops.logging import configure_logging
-    from worker.settings import load_settings
     from worker.supervisor import run as run_workers
 
-    settings = load_settings() if processes is None else load_settings(processes=processes)
-    configure_logging(settings.log_format, settings.log_level)
-    warn_of_misspelt_variables()
+    settings = command_settings() if processes is None else command_settings(processes=processes)
     raise typer.Exit(run_workers(settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
@@ -19,25 +19,22 @@ if TYPE_CHECKING:
 _NOT_FOUND = 404
 
 
-def command_settings() -> Settings:
-    """Return the settings of this process and set up its logs by them. Raises `ConfigurationError`."""
-    from worker.ops.logging import configure_logging
-    from worker.settings import load_settings
+def command_settings(**overrides: Any) -> Settings:
+    """Return the settings of this process, *overrides* before the environment, and set up its logs by them.
 
-    settings = load_settings()
-    configure_logging(settings.log_format, settings.log_level)
-    warn_of_misspelt_variables()
-    return settings
-
-
-def warn_of_misspelt_variables() -> None:
-    """Log every variable that looks like a setting and is none: it would otherwise be ignored without a word."""
+    A variable that looks like a setting and is none is logged: it would otherwise be ignored without a word.
+    Raises `ConfigurationError`.
+    """
     import structlog
 
-    from worker.settings import misspelt_variables
+    from worker.ops.logging import configure_logging
+    from worker.settings import load_settings, misspelt_variables
 
+    settings = load_settings(**overrides)
+    configure_logging(settings.log_format, settings.log_level)
     for name, meant in misspelt_variables().items():
         structlog.get_logger().warning("variable_not_read", variable=name, did_you_mean=meant)
+    return settings
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.errors import say
 from worker.cli.output import add_command, print_json, print_table
+from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -55,17 +55,12 @@ def settings(
 ) -> None:
     """Show the effective settings, without credentials. Needs neither broker nor store.
 
-    A wrong setting is named with the reason, and the exit code is 2; a name that only looks like a setting is
-    reported on standard error.
+    A wrong setting is named with the reason, and the exit code is 2; a name that only looks like a setting is logged.
     """
-    from worker.settings import load_settings, misspelt_variables
-
     if as_markdown:
         typer.echo(markdown(), nl=False)
         return
-    for name, meant in misspelt_variables().items():
-        say(f"{name} is not read; did you mean {meant}?")
-    rows = setting_rows(load_settings())
+    rows = setting_rows(command_settings())
     if as_json:
         print_json({row.name: _as_json(row) for row in rows})
         return

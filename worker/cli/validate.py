@@ -10,6 +10,7 @@ import typer
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
 from worker.cli.output import add_command, print_json, print_table, progress
+from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +44,7 @@ def validate(
     A file holds one message, a JSON array of messages, or JSON lines. Needs neither broker nor store.
     Exit code 6 when any message is rejected.
     """
-    from worker.settings import load_settings
-
-    judged = judge(read_messages(files), load_settings().max_message_bytes)
+    judged = judge(read_messages(files), command_settings().max_message_bytes)
     if as_json:
         print_json(as_document(judged))
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
+from worker.cli.services import command_settings
 from worker.ops.logging import configure_logging
 from worker.sandbox.broker import BrokerStartError
 from worker.sandbox.containers import ContainerStartError
@@ -52,7 +53,7 @@ class Stage:
 @contextmanager
 def set_stage(*, say: Callable[[str], object]) -> Iterator[Stage]:
     """Find or start broker and store and yield the stage. Raises `CommandError` and `ConfigurationError`."""
-    settings = load_settings()
+    settings = command_settings()
     configure_logging(settings.log_format, "warning")
     given = settings.model_fields_set
     broker_url = settings.rabbitmq_url.get_secret_value() if "rabbitmq_url" in given else None
