@@ -14,7 +14,6 @@ from math import isfinite
 from typing import Any
 
 import orjson
-from pydantic_core import PydanticSerializationError, to_json
 
 from worker.cim.flaws import INT64_DIGITS, INT64_MAX, INT64_MIN, find_flaws
 from worker.codes import Code, Problem
@@ -75,8 +74,8 @@ def _canonical(body: bytes) -> dict[str, Any] | None:
     """Return the object in `body` if writing it again gives the same bytes, or None: another path has to look.
 
     A faster parser than the standard library's keeps silent about names that stand twice and numbers it changes; but
-    then not every byte of the body comes back. What does come back unchanged is
-    compact JSON, in proper UTF-8, of which nothing was lost.
+    then not every byte of the body comes back. What does come back unchanged is compact JSON, in proper UTF-8, of which
+    nothing was lost.
     """
     first_colon = body.find(b'":')
     if not body.startswith(b"{") or body[first_colon + 2 : first_colon + 3] == b" ":
@@ -128,8 +127,8 @@ def _too_deep(max_depth: int) -> Undecodable:
 def _is_unicode(document: object) -> bool:
     # The serialiser refuses half surrogate pairs; it is the quickest exact check there is.
     try:
-        to_json(document)
-    except PydanticSerializationError:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError:
         return False
     return True
 
