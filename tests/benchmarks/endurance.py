@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from tests.benchmarks.contenders import OURS
@@ -104,26 +103,12 @@ def large_messages(stage: Stage, messages: int) -> Result:
     return between(start, end, OURS.name, "large")
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """The medians of two sides measured in turn."""
+def with_conversations(
+    broker: LocalBroker, store_uri: str, conversations: int, *, messages: int, rounds: int
+) -> list[Result]:
+    """Run *rounds* times on a stage of its own with that many active conversations.
 
-    cpu: float
-    """Processor time per message of the second divided by that of the first."""
-    time: float
-    """Time per message, likewise."""
-
-
-def few_and_many_conversations(
-    broker: LocalBroker, store_uri: str, few: int, many: int, *, messages: int, rounds: int
-) -> Compared:
-    """Run on two stages, with *few* and with *many* active conversations, in turn: one run alone is too noisy."""
-    with (
-        Stage(broker, store_uri, conversations=few) as small,
-        Stage(broker, store_uri, conversations=many) as large,
-    ):
-        pairs = [(run(small, OURS, "live", messages), run(large, OURS, "live", messages)) for _ in range(rounds)]
-    return Compared(
-        median(second.cpu_us / first.cpu_us for first, second in pairs),
-        median(first.rate / second.rate for first, second in pairs),
-    )
+    Exchanges stay on the broker until it ends, so few conversations have to be measured before many.
+    """
+    with Stage(broker, store_uri, conversations=conversations) as stage:
+        return [run(stage, OURS, "live", messages) for _ in range(rounds)]
