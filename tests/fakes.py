@@ -58,8 +58,8 @@ class FakeStore:
         return [self._store(activity) for activity in activities]
 
     def _store(self, activity: Activity) -> StoreResult:
-        if activity.message_id in self.refuses:
-            return Refused(self.refuses[activity.message_id])
+        if activity.message.id in self.refuses:
+            return Refused(self.refuses[activity.message.id])
         if activity.event_id not in self.digests:
             self.digests[activity.event_id] = activity.digest
             return Written.STORED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 if TYPE_CHECKING:
-    from worker.cim import CimMessage, Conversation
+    from worker.cim import ChannelSession, CimMessage, Conversation, Room
 
 EVENT_NAME = "THIRD_PARTY_ACTIVITY"
 EVENT_TYPE = "ACTIVITY"
@@ -25,28 +25,62 @@ class Destination(StrEnum):
 
 
 class Activity(NamedTuple):
-    """An event on its way, with the ids the store keeps beside it."""
+    """A message on its way, with its place: what its event and its document are made of."""
 
     event_id: str
-    event: dict[str, Any]
-    """The CIM event envelope; `data` is the message."""
+    timestamp: int
+    """Epoch milliseconds: the event's own time."""
+    message: CimMessage
     conversation_id: str | None
     customer_id: str | None
-    channel_session_id: str | None
-    room_id: str | None
+    channel_session: ChannelSession | None
+    room: Room | None
     body: bytes
     """The delivery's bytes, as they came."""
-    message_id: str
-    sender_id: str
+
+    @property
+    def channel_session_id(self) -> str | None:
+        """The session the message names, else the one the registry knows."""
+        return self.message.channel_session_id or (self.channel_session.id if self.channel_session else None)
+
+    @property
+    def room_id(self) -> str | None:
+        """The room the message names, else the one the registry knows."""
+        return self.message.room_id or (self.room.id if self.room else None)
 
     @property
     def digest(self) -> str:
         """What tells a repetition from a conflict; reckoned anew each time, for the store only."""
         return payload_digest(self.body)
 
+    @property
+    def event(self) -> dict[str, Any]:
+        """The CIM event envelope, made anew each time; `data` is the message."""
+        session, room = self.channel_session, self.room
+        return self._envelope(session.value if session else None, room.value if room else None)
+
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
-        return orjson.dumps(self.event)
+        session, room = self.channel_session, self.room
+        return orjson.dumps(
+            self._envelope(
+                orjson.Fragment(session.json) if session else None, orjson.Fragment(room.json) if room else None
+            )
+        )
+
+    def _envelope(self, channel_session: object, room_info: object) -> dict[str, Any]:
+        message = self.message
+        return {
+            "id": self.event_id,
+            "name": EVENT_NAME,
+            "type": EVENT_TYPE,
+            "timestamp": self.timestamp,
+            "conversationId": self.conversation_id,
+            "eventEmitter": message.sender,
+            "channelSession": channel_session,
+            "data": message.wire,
+            "roomInfo": room_info,
+        }
 
 
 def event_id(sender_id: str, message_id: str) -> str:
@@ -65,31 +99,18 @@ def translate(message: CimMessage, conversation: Conversation | None, *, now: in
     `conversation` is what the registry knows (None: nothing); it fills the channel session and the room.
     `body` is the bytes the message was parsed from.
     """
-    session = _session_of(message, conversation)
-    room = conversation.room_info if conversation else None
-    conversation_id = message.conversation_id or (conversation.id if conversation else None)
     identity = event_id(message.sender_id, message.id)
-    event = {
-        "id": identity,
-        "name": EVENT_NAME,
-        "type": EVENT_TYPE,
-        "timestamp": now,
-        "conversationId": conversation_id,
-        "eventEmitter": message.sender,
-        "channelSession": session,
-        "data": message.wire,
-        "roomInfo": room,
-    }
+    if conversation is None:
+        return Activity(identity, now, message, message.conversation_id, message.customer_id, None, None, body)
     return Activity(
         identity,
-        event,
-        conversation_id,
-        message.customer_id or (conversation.customer_id if conversation else None),
-        message.channel_session_id or (session.get("id") if session else None),
-        message.room_id or (room.get("id") if room else None),
+        now,
+        message,
+        message.conversation_id or conversation.id,
+        message.customer_id or conversation.customer_id,
+        _session_of(message, conversation),
+        conversation.room,
         body,
-        message.id,
-        message.sender_id,
     )
 
 
@@ -103,9 +124,7 @@ def route(message: CimMessage, conversation: Conversation | None) -> Destination
     return Destination.HUB if message.conversation_id is not None else Destination.STORE
 
 
-def _session_of(message: CimMessage, conversation: Conversation | None) -> dict[str, Any] | None:
-    if conversation is None:
-        return None
+def _session_of(message: CimMessage, conversation: Conversation) -> ChannelSession | None:
     if message.channel_session_id is not None:
         return conversation.session(message.channel_session_id)
     return conversation.current_session

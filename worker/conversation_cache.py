@@ -51,12 +51,12 @@ class ConversationCache:
             self.forget(next(iter(self._entries)))
         self._entries[conversation.id] = (now + self._ttl, conversation)
         for session in conversation.channel_sessions:
-            self._by_session[session["id"]] = conversation.id
+            self._by_session[session.id] = conversation.id
 
     def forget(self, conversation_id: str) -> None:
         """Forget a conversation and its sessions; an unknown one is fine."""
         entry = self._entries.pop(conversation_id, None)
         if entry is not None:
             for session in entry[1].channel_sessions:
-                if self._by_session.get(session["id"]) == conversation_id:
-                    del self._by_session[session["id"]]
+                if self._by_session.get(session.id) == conversation_id:
+                    del self._by_session[session.id]

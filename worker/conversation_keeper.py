@@ -64,7 +64,7 @@ async def converge(
     Idempotent. A conversation whose state nobody has told yet gets no exchange. Returns the record as it was left.
     """
     while True:
-        if not record.to_conversation().active:
+        if not record.active:
             await exchanges.unbind(record.id)
         elif record.state.value != UNKNOWN_STATE:
             await exchanges.open(record.id)
@@ -157,7 +157,7 @@ class ConversationKeeper:
             return
         async with self._changing:
             record = await converge(record, self._registry, self._exchanges)
-        active = record.to_conversation().active
+        active = record.active
         self._accounts.note("conversation", conversation_id=record.id, state=record.state.value, active=active)
         await self._look_back()
         if not active:
@@ -198,5 +198,5 @@ class ConversationKeeper:
     async def _delete_if_closed(self, conversation_id: str) -> None:
         async with self._changing:
             record = await self._registry.get(conversation_id)
-            if record is not None and not record.to_conversation().active:
+            if record is not None and not record.active:
                 await self._exchanges.delete(conversation_id)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic_core import to_json
 
 from worker.cim.check import text_at
-from worker.cim.conversation import Conversation, ConversationState, session_ended
+from worker.cim.conversation import ChannelSession, Conversation, ConversationState, Room, is_active, session_ended
 from worker.cim.decode import Undecodable, decode
 from worker.cim.message import MAX_PROBLEMS, Rejected
 from worker.cim.models import MAX_ID_BYTES
@@ -83,6 +83,11 @@ class ConversationRecord:
     """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
 
     @property
+    def active(self) -> bool:
+        """Whether activities go live: in every state but CLOSING and CLOSED."""
+        return is_active(self.state.value)
+
+    @property
     def updated_at(self) -> int:
         """Epoch milliseconds of the newest fact."""
         told = (self.state.at, self.customer_id.at, self.room_info.at)
@@ -110,11 +115,12 @@ class ConversationRecord:
         sessions = [session for session in document.get("channelSessions") or () if text_at(session, ("id",))]
         times = list(document.get("channelSessionUpdatedAt") or ())
         times += [UNHEARD_OF] * (len(sessions) - len(times))
+        room = document.get("roomInfo")
         return cls(
             document["_id"],
             Fact(document.get("state") or UNKNOWN_STATE, document.get("stateUpdatedAt", UNHEARD_OF)),
             Fact(document.get("customerId"), document.get("customerUpdatedAt", UNHEARD_OF)),
-            Fact(document.get("roomInfo"), document.get("roomUpdatedAt", UNHEARD_OF)),
+            Fact(room if isinstance(room, dict) else None, document.get("roomUpdatedAt", UNHEARD_OF)),
             tuple(Fact(session, at) for session, at in zip(sessions, times, strict=False)),
         )
 
@@ -124,8 +130,8 @@ class ConversationRecord:
             self.id,
             self.state.value,
             self.customer_id.value,
-            self.room_info.value,
-            tuple(fact.value for fact in self.sessions),
+            None if self.room_info.value is None else Room.of(self.room_info.value),
+            tuple(ChannelSession.of(fact.value) for fact in self.sessions),
             self.updated_at,
         )
 

@@ -237,14 +237,15 @@ class Pipeline:
     ) -> None:
         now = self._clock.monotonic()
         conversations = {key: record.to_conversation() for key, record in by_conversation.items()}
+        owners = {key: record.to_conversation() for key, record in by_session.items()}
+        for conversation in (*owners.values(), *conversations.values()):
+            self._cache.remember(conversation, now)
         for work in works:
             message = work.message
             if message.conversation_id is not None:
                 work.conversation = conversations.get(message.conversation_id)
-            elif (record := by_session.get(message.channel_session_id or "")) is not None:
-                work.conversation = record.to_conversation()
-            if work.conversation is not None:
-                self._cache.remember(work.conversation, now)
+            elif message.channel_session_id is not None:
+                work.conversation = owners.get(message.channel_session_id)
 
     async def _resolve_late(self, works: list[Work]) -> None:
         """Bring works on their way whose conversation could not be looked up; they wait, and spend no attempt."""

@@ -60,7 +60,7 @@ class HubEvent:
             activity.conversation_id or "",
             activity.event_id,
             activity.event_bytes(),
-            correlation_id=work.delivery.properties.correlation_id or activity.message_id,
+            correlation_id=work.delivery.properties.correlation_id or activity.message.id,
             type=contract.EVENT_TYPE_PROPERTY,
             app_id=contract.APP_ID,
             timestamp=now // 1000,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.store.examples import activity
 from tests.fakes import FakeRegistry, FakeStore
-from worker.activity import Activity, event_id
 from worker.lifecycle import ConversationRecord, Fact, LifecycleChange
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
@@ -81,22 +81,17 @@ def as_record(change: LifecycleChange) -> ConversationRecord:
     return ConversationRecord(change.conversation_id, state, Fact(None, 0), Fact(None, 0), change.sessions)
 
 
-def activity(number: int, text: str = "x") -> Activity:
-    event = {"id": event_id("app", f"m-{number}"), "timestamp": NOW, "data": {"text": text}}
-    return Activity(str(event["id"]), event, "c", None, None, None, text.encode(), f"m-{number}", "app")
-
-
 async def test_an_event_is_stored_once_then_a_duplicate_and_never_overwritten(open_store: OpenStore) -> None:
     async with open_store() as store:
-        assert await store.store([activity(1), activity(2)], NOW) == [Written.STORED, Written.STORED]
-        assert await store.store([activity(1), activity(3)], NOW) == [Written.DUPLICATE, Written.STORED]
-        assert await store.store([activity(1, "other")], NOW) == [Written.CONFLICT]
-        assert await store.store([activity(1)], NOW) == [Written.DUPLICATE]
+        assert await store.store([activity("1"), activity("2")], NOW) == [Written.STORED, Written.STORED]
+        assert await store.store([activity("1"), activity("3")], NOW) == [Written.DUPLICATE, Written.STORED]
+        assert await store.store([activity("1", "other")], NOW) == [Written.CONFLICT]
+        assert await store.store([activity("1")], NOW) == [Written.DUPLICATE]
 
 
 async def test_repetitions_and_conflicts_within_one_call_are_told_apart(open_store: OpenStore) -> None:
     async with open_store() as store:
-        batch = [activity(1), activity(1), activity(1, "other"), activity(2), activity(1)]
+        batch = [activity("1"), activity("1"), activity("1", "other"), activity("2"), activity("1")]
         assert await store.store(batch, NOW) == [
             Written.STORED,
             Written.DUPLICATE,

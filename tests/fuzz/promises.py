@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from tests.fuzz.amqp import Field, encode, plain
 from tests.fuzz.shapes import CANARY
 from worker.activity import Activity, event_id, route, translate
-from worker.cim import CimMessage, Conversation, Rejected, parse
+from worker.cim import ChannelSession, CimMessage, Conversation, Rejected, Room, parse
 from worker.codes import Code, FailureClass
 from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter, parked_copy, retry_copy
 from worker.dead_letters.letter import LetterRecord
@@ -32,10 +32,10 @@ RECEIVED_AT = 1_760_000_111_222
 HEADER_BYTES = 16 * 1024
 """Most that all headers of a copy may take together."""
 _SECONDS_BELOW = 10**11
-_SESSION = {"id": "s-1", "conversationId": "c-1", "state": {"name": "STARTED"}}
+_SESSION = ChannelSession.of({"id": "s-1", "conversationId": "c-1", "state": {"name": "STARTED"}})
 _KNOWN = (
     None,
-    Conversation("c-1", "ACTIVE", "cust-1", {"id": "r-1"}, (_SESSION,), 1),
+    Conversation("c-1", "ACTIVE", "cust-1", Room.of({"id": "r-1"}), (_SESSION,), 1),
     Conversation("c-2", "CLOSED", None, None, (), 1),
 )
 

@@ -7,17 +7,25 @@ from typing import Any
 
 import pytest
 from bson.int64 import Int64
+from bson.objectid import ObjectId
 
 from tests.unit.examples import NAMES, accepted, document, encode, raw, spoilt
 from worker.activity import Activity, Destination, event_id, payload_digest, route, translate
-from worker.cim import CimMessage, Conversation, ConversationState, parse
+from worker.cim import ChannelSession, CimMessage, Conversation, ConversationState, Room, parse
 from worker.cim.decode import DEEPEST
 
 NOW = 1_760_000_222_333
 STARTED = {"id": "s-live", "state": {"name": "STARTED"}, "channel": {"name": "Web"}}
 ENDED = {"id": "s-over", "state": {"name": "ENDED"}}
 ROOM = {"id": "r-1", "mode": "CONTACT_CENTER"}
-CONVERSATION = Conversation("conv-1", ConversationState.ACTIVE, "cust-1", ROOM, (STARTED, ENDED), 1)
+CONVERSATION = Conversation(
+    "conv-1",
+    ConversationState.ACTIVE,
+    "cust-1",
+    Room.of(ROOM),
+    (ChannelSession.of(STARTED), ChannelSession.of(ENDED)),
+    1,
+)
 
 
 def anchored(**header: Any) -> CimMessage:
@@ -63,11 +71,7 @@ def test_the_event_carries_the_message_unchanged_as_compact_utf_8(name: str) -> 
     assert json.loads(result.event_bytes())["data"] == message.wire
     assert result.event_bytes() == json.dumps(result.event, ensure_ascii=False, separators=(",", ":")).encode()
     assert result.event_id == event_id(message.sender_id, message.id)
-    assert (result.message_id, result.sender_id, result.digest) == (
-        message.id,
-        message.sender_id,
-        payload_digest(b"b"),
-    )
+    assert (result.message, result.digest) == (message, payload_digest(b"b"))
 
 
 def test_the_deepest_message_and_the_integers_of_the_store_can_be_written() -> None:
@@ -79,10 +83,25 @@ def test_the_deepest_message_and_the_integers_of_the_store_can_be_written() -> N
     parsed = parse(encode(message), received_at=NOW, max_depth=DEEPEST)
     assert isinstance(parsed, CimMessage)
     session = {**STARTED, "startedAt": Int64(NOW)}
-    conversation = replace(CONVERSATION, channel_sessions=(session,))
+    conversation = replace(CONVERSATION, channel_sessions=(ChannelSession.of(session),))
     event = json.loads(activity(parsed, conversation).event_bytes())
     assert event["data"]["header"]["sender"]["additionalDetail"] == deep
     assert event["channelSession"] == session
+
+
+def test_the_event_on_the_wire_is_the_event_that_is_stored() -> None:
+    session = {**STARTED, "customer": {"_id": "c", "name": "Zoë 😀"}, "none": None, "rate": 0.5, "list": [{}, True]}
+    conversation = replace(CONVERSATION, channel_sessions=(ChannelSession.of(session),))
+    result = activity(anchored(conversationId="conv-1"), conversation)
+    assert json.loads(result.event_bytes()) == result.event
+    assert result.event["channelSession"] == session
+
+
+def test_a_registry_value_that_json_has_no_type_for_becomes_text() -> None:
+    odd = ObjectId("66aa00000000000000000010")
+    room = Room.of({"id": odd, "mode": "CONTACT_CENTER"})
+    assert (room.id, room.value["id"]) == (None, str(odd))
+    assert ChannelSession.of({"id": "s-1", "tenant": odd}).value == {"id": "s-1", "tenant": str(odd)}
 
 
 def test_without_registry_knowledge_session_and_room_are_null() -> None:
@@ -128,7 +147,8 @@ def test_what_the_message_says_goes_before_what_the_registry_knows() -> None:
 def test_a_message_that_names_only_the_conversation_gets_its_last_live_session(
     sessions: tuple[dict[str, Any], ...], expected: dict[str, Any] | None
 ) -> None:
-    result = activity(anchored(conversationId="conv-1"), replace(CONVERSATION, channel_sessions=sessions))
+    conversation = replace(CONVERSATION, channel_sessions=tuple(map(ChannelSession.of, sessions)))
+    result = activity(anchored(conversationId="conv-1"), conversation)
     assert result.event["channelSession"] == expected
     assert result.channel_session_id == (expected["id"] if expected else None)
 

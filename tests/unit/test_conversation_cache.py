@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from worker.cim import Conversation, ConversationState
+from worker.cim import ChannelSession, Conversation, ConversationState
 from worker.conversation_cache import ConversationCache
 
 
 def conversation(name: str, *sessions: str, state: str = "ACTIVE") -> Conversation:
-    return Conversation(name, state, "customer", None, tuple({"id": session} for session in sessions), 1)
+    made = tuple(ChannelSession.of({"id": session}) for session in sessions)
+    return Conversation(name, state, "customer", None, made, 1)
 
 
 def cache(max_size: int = 10, ttl_ms: int = 1000) -> ConversationCache:

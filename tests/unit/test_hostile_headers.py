@@ -9,7 +9,7 @@ from tests.unit.deliveries import NOW, delivery
 from tests.unit.examples import accepted
 from worker import contract
 from worker.activity import translate
-from worker.cim import Conversation
+from worker.cim import ChannelSession, Conversation
 from worker.codes import Code, Problem
 from worker.dead_letters.envelope import Identity, Reason, carried_headers, dead_letter, forget_pretence
 from worker.dead_letters.reading import read_letter
@@ -22,7 +22,7 @@ PRETENCE = {contract.FAILED_AT: 1, contract.ORIGIN_QUEUE: "q", contract.USER_ID:
 
 @pytest.mark.parametrize("state", [[], {"name": []}, {"name": {}}, 1])
 def test_a_session_state_that_is_no_text_does_not_kill_the_messages_of_its_conversation(state: object) -> None:
-    conversation = Conversation("c-1", "ACTIVE", None, None, ({"id": "s-1", "state": state},), 1)
+    conversation = Conversation("c-1", "ACTIVE", None, None, (ChannelSession.of({"id": "s-1", "state": state}),), 1)
     activity = translate(accepted(_MESSAGE), conversation, now=NOW, body=b"")
     assert activity.event["channelSession"] == {"id": "s-1", "state": state}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.cim import ConversationState, Rejected
+from worker.cim import ChannelSession, ConversationState, Rejected
 from worker.lifecycle import (
     UNHEARD_OF,
     UNKNOWN_STATE,
@@ -76,7 +76,7 @@ def test_the_life_of_a_conversation_ends_with_everything_known_and_its_sessions_
     record = told(*map(example, names))
     conversation = record.to_conversation()
     assert (conversation.id, conversation.state, conversation.active) == (CONVERSATION, "CLOSED", False)
-    assert {session["id"] for session in conversation.channel_sessions} == {WEB, SMS}
+    assert {session.id for session in conversation.channel_sessions} == {WEB, SMS}
     assert conversation.session(WEB) is not None
     assert conversation.updated_at == T + 4000
 
@@ -108,7 +108,7 @@ def test_a_session_whose_end_was_told_is_not_current_whatever_its_copy_says(name
     )
     current = record.to_conversation().current_session
     assert current is not None
-    assert current["id"] == "s-live"
+    assert current.id == "s-live"
 
 
 def test_a_late_start_does_not_bring_an_ended_session_back() -> None:
@@ -207,10 +207,15 @@ def test_the_document_has_flat_fields_to_query_by() -> None:
 
 def test_a_document_written_by_hand_without_times_gives_way_to_any_news() -> None:
     record = ConversationRecord.from_document({"_id": "c-1", "state": "CLOSED", "channelSessions": [{"id": "s-1"}]})
-    assert record.to_conversation().session("s-1") == {"id": "s-1"}
+    assert record.to_conversation().session("s-1") == ChannelSession.of({"id": "s-1"})
     newer = merge(record, state_event("ACTIVE", 1))
     assert newer is not None
     assert newer.state.value == "ACTIVE"
+
+
+def test_a_room_written_by_hand_that_is_no_object_is_no_room() -> None:
+    record = ConversationRecord.from_document({"_id": "c-1", "state": "ACTIVE", "roomInfo": "room 5"})
+    assert record.to_conversation().room is None
 
 
 EVENTS = st.one_of(

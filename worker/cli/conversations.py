@@ -166,7 +166,7 @@ async def change_conversation(
     async with open_store(settings) as store, open_broker(settings) as connection:
         registry, exchanges = Registry(store), ConversationExchanges(connection)
         record = await converge(await registry.apply(change), registry, exchanges)
-        if delete_exchange and not record.to_conversation().active:
+        if delete_exchange and not record.active:
             await exchanges.delete(record.id)
         return record
 
@@ -244,7 +244,7 @@ def _row(record: ConversationRecord) -> tuple[object, ...]:
 
 
 def _is_active(record: ConversationRecord) -> bool:
-    return record.to_conversation().active
+    return record.active
 
 
 def _now_ms() -> int:

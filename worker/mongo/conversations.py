@@ -155,7 +155,7 @@ def _slices(ids: Collection[str]) -> Iterator[list[str]]:
 def _owner(known: ConversationRecord | None, other: ConversationRecord) -> ConversationRecord:
     if known is None:
         return other
-    return max(known, other, key=lambda record: (record.to_conversation().active, record.updated_at, record.id))
+    return max(known, other, key=lambda record: (record.active, record.updated_at, record.id))
 
 
 def _filter(state: str | None, *, active: bool | None, after: str | None) -> Document:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from worker.activity import Activity, event_id
+from worker.cim import ChannelSession, CimMessage, Room
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.lifecycle import Fact, LifecycleChange
 
@@ -15,21 +16,30 @@ NOW = 1_760_000_001_456
 
 def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | None = None) -> Activity:
     """Return an activity of a closed conversation; same message id and text: same event, same digest."""
-    identity = event_id("app-1", message_id)
-    event = {
-        "id": identity,
-        "name": "THIRD_PARTY_ACTIVITY",
-        "type": "ACTIVITY",
-        "timestamp": NOW,
-        "conversationId": "conversation-1",
-        "eventEmitter": {"id": "app-1", "type": "APP"},
-        "channelSession": {"id": "session-1", "channel": {"id": "channel-1"}, "isActive": False},
-        "data": data
-        or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}},
-        "roomInfo": {"id": "room-1", "mode": "CONTACT_CENTER"},
-    }
-    body = text.encode("utf-8", "surrogatepass")
-    return Activity(identity, event, "conversation-1", "customer-1", "session-1", "room-1", body, message_id, "app-1")
+    wire = data or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}}
+    message = CimMessage(
+        id=message_id,
+        sender={"id": "app-1", "type": "APP"},
+        sender_id="app-1",
+        sender_name=None,
+        conversation_id="conversation-1",
+        channel_session_id=None,
+        customer_id=None,
+        room_id=None,
+        body_type="PLAIN",
+        timestamp=NOW,
+        wire=wire,
+    )
+    return Activity(
+        event_id("app-1", message_id),
+        NOW,
+        message,
+        "conversation-1",
+        "customer-1",
+        ChannelSession.of({"id": "session-1", "channel": {"id": "channel-1"}, "isActive": False}),
+        Room.of({"id": "room-1", "mode": "CONTACT_CENTER"}),
+        text.encode("utf-8", "surrogatepass"),
+    )
 
 
 def letter(number: int, body: bytes = b"not json", **fields: Any) -> LetterRecord:

@@ -55,8 +55,7 @@ async def test_a_new_activity_is_stored_in_the_shape_the_platform_reads(open_sto
 
 async def test_a_stand_alone_activity_has_no_conversation_session_or_room(open_store: OpenStore) -> None:
     one = activity("m-1")
-    event = {**one.event, "conversationId": None, "channelSession": None, "roomInfo": None}
-    alone = one._replace(event=event, conversation_id=None, channel_session_id=None, room_id=None)
+    alone = one._replace(conversation_id=None, channel_session=None, room=None)
     async with open_store() as store:
         activities = ActivityStore(store)
 
