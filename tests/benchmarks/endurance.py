@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.benchmarks.contenders import OURS
@@ -24,6 +26,7 @@ from tests.benchmarks.throughput import (
 if TYPE_CHECKING:
     from worker.sandbox.broker import LocalBroker
 
+_SESSION_EXAMPLE: Final = Path(__file__).parents[2] / "schemas/examples/lifecycle/channel_session_started.json"
 _LARGE_BYTES: Final = 1024 * 1024
 _FEED: Final = 500
 WARM_SHARE: Final = 0.3
@@ -106,9 +109,10 @@ def large_messages(stage: Stage, messages: int) -> Result:
 def with_conversations(
     broker: LocalBroker, store_uri: str, conversations: int, *, messages: int, rounds: int
 ) -> list[Result]:
-    """Run *rounds* times on a stage of its own with that many active conversations.
+    """Run *rounds* times on a stage of its own with that many active conversations, each with a session of full size.
 
     Exchanges stay on the broker until it ends, so few conversations have to be measured before many.
     """
-    with Stage(broker, store_uri, conversations=conversations) as stage:
+    session = json.loads(_SESSION_EXAMPLE.read_text())["channelSession"]
+    with Stage(broker, store_uri, conversations=conversations, session=session) as stage:
         return [run(stage, OURS, "live", messages) for _ in range(rounds)]

@@ -90,6 +90,8 @@ class Further:
         time = median(one.rate for one in few) / median(one.rate for one in many)
         yield at_most(f"CPU per message {what}", cpu, 1.15, "")
         yield at_most(f"time per message {what}", time, 1.15, "")
+        memory = median(one.memory_mb for one in many)
+        yield at_most(f"memory with {sizes.many_conversations:,} active conversations", memory, 130, "MiB")
 
     def _large(self) -> Iterator[Verdict]:
         result = endurance.large_messages(self._stage, self._sizes.large)

@@ -41,6 +41,7 @@ ARRIVALS = "bench.arrivals"
 _AT_ONCE = 64
 _PRELOAD_RUN = 2000
 _DRAIN_PREFETCH = 2000
+_SMALL_SESSION = {"channel": {"name": "voice"}, "state": {"name": "STARTED"}, "isActive": True}
 _TIER = Settings.model_fields["retry_delays"].default
 _DELIVERY_LIMIT = Settings.model_fields["delivery_limit"].default
 
@@ -75,8 +76,12 @@ class Loaded:
 class Stage:
     """One virtual host and database with conversations. Use it as a context manager; `reset` between runs."""
 
-    def __init__(self, broker: LocalBroker, store_uri: str, *, conversations: int) -> None:
+    def __init__(
+        self, broker: LocalBroker, store_uri: str, *, conversations: int, session: dict[str, Any] | None = None
+    ) -> None:
+        """Have *conversations* active and as many closed ones, each with one channel session like *session*."""
         self.broker = broker
+        self._session = session or _SMALL_SESSION
         self.live: list[Place] = places("live", conversations)
         self.closed: list[Place] = places("closed", conversations)
         self._vhost = f"bench-{uuid.uuid4().hex[:8]}"
@@ -218,7 +223,7 @@ class Stage:
             await channel.call("queue_bind", ARRIVALS, contract.conversation_exchange(conversation_id), routing_key="")
 
     def _register(self, some: Sequence[Place], state: str) -> None:
-        documents = [_record(place, state).to_document() for place in some]
+        documents = [_record(place, state, self._session).to_document() for place in some]
         if documents:
             self._mongo[self.database][REGISTRY].insert_many(documents)
 
@@ -270,10 +275,10 @@ async def _confirmed(publisher: Publisher, run: list[Outgoing]) -> None:
         raise RuntimeError("the broker did not take a message of the preload")
 
 
-def _record(place: Place, state: str) -> ConversationRecord:
+def _record(place: Place, state: str, session: dict[str, Any]) -> ConversationRecord:
     at = 1_760_000_000_000
-    session = {"id": place.session_id, "channel": {"name": "voice"}, "state": {"name": "STARTED"}, "isActive": True}
+    own = {**session, "id": place.session_id}
     room = {"id": f"room-{place.conversation_id}", "mode": "CONTACT_CENTER"}
     return ConversationRecord(
-        place.conversation_id, Fact(state, at), Fact(place.customer_id, at), Fact(room, at), (Fact(session, at),)
+        place.conversation_id, Fact(state, at), Fact(place.customer_id, at), Fact(room, at), (Fact(own, at),)
     )
