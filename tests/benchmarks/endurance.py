@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.benchmarks.contenders import OURS
 from tests.benchmarks.messages import Kind
@@ -22,9 +23,7 @@ from tests.benchmarks.throughput import (
     wait_until,
     watch,
 )
-
-if TYPE_CHECKING:
-    from worker.sandbox.broker import LocalBroker
+from worker.sandbox.services import private_broker
 
 _SESSION_EXAMPLE: Final = Path(__file__).parents[2] / "schemas/examples/lifecycle/channel_session_started.json"
 _LARGE_BYTES: Final = 1024 * 1024
@@ -106,13 +105,25 @@ def large_messages(stage: Stage, messages: int) -> Result:
     return between(start, end, OURS.name, "large")
 
 
-def with_conversations(
-    broker: LocalBroker, store_uri: str, conversations: int, *, messages: int, rounds: int
-) -> list[Result]:
-    """Run *rounds* times on a stage of its own with that many active conversations, each with a session of full size.
+def few_and_many_conversations(
+    store_uri: str, counts: tuple[int, int], *, messages: int, rounds: int
+) -> list[tuple[Result, Result]]:
+    """Run *rounds* times with each of two numbers of active conversations, in turn, each with a session of full size.
 
-    Exchanges stay on the broker until it ends, so few conversations have to be measured before many.
+    Each number has a broker of its own: exchanges stay on a broker, and beside ten thousand of them the few cost more.
     """
     session = json.loads(_SESSION_EXAMPLE.read_text())["channelSession"]
-    with Stage(broker, store_uri, conversations=conversations, session=session) as stage:
-        return [run(stage, OURS, "live", messages) for _ in range(rounds)]
+    with ExitStack() as stack:
+        few, many = (
+            stack.enter_context(
+                Stage(
+                    stack.enter_context(private_broker(say=_nothing)), store_uri, conversations=count, session=session
+                )
+            )
+            for count in counts
+        )
+        return [(run(few, OURS, "live", messages), run(many, OURS, "live", messages)) for _ in range(rounds)]
+
+
+def _nothing(_: str) -> None:
+    pass

@@ -36,7 +36,7 @@ class Sizes:
 
 
 QUICK: Final = Sizes(40, 2, 20_000, 5_000, 10, 500, 8_000, 1, 6_000, 40)
-FULL: Final = Sizes(200, 10, 1_000_000, 50_000, 10, 10_000, 80_000, 3, 40_000, 300)
+FULL: Final = Sizes(200, 10, 1_000_000, 50_000, 10, 10_000, 80_000, 5, 40_000, 300)
 
 
 class Further:
@@ -74,23 +74,19 @@ class Further:
         yield at_most(what, run_of.deep.cpu_us / shallow.cpu_us, 1.15, "")
 
     def _conversations(self) -> Iterator[Verdict]:
-        sizes, stage = self._sizes, self._stage
-        few, many = (
-            endurance.with_conversations(
-                stage.broker,
-                stage.store_uri,
-                conversations,
-                messages=sizes.conversation_messages,
-                rounds=sizes.conversation_rounds,
-            )
-            for conversations in (sizes.few_conversations, sizes.many_conversations)
+        sizes = self._sizes
+        pairs = endurance.few_and_many_conversations(
+            self._stage.store_uri,
+            (sizes.few_conversations, sizes.many_conversations),
+            messages=sizes.conversation_messages,
+            rounds=sizes.conversation_rounds,
         )
         what = f"with {sizes.many_conversations:,} active conversations / with {sizes.few_conversations}"
-        cpu = median(one.cpu_us for one in many) / median(one.cpu_us for one in few)
-        time = median(one.rate for one in few) / median(one.rate for one in many)
+        cpu = median(many.cpu_us / few.cpu_us for few, many in pairs)
+        time = median(few.rate / many.rate for few, many in pairs)
         yield at_most(f"CPU per message {what}", cpu, 1.15, "")
         yield at_most(f"time per message {what}", time, 1.15, "")
-        memory = median(one.memory_mb for one in many)
+        memory = median(many.memory_mb for _, many in pairs)
         yield at_most(f"memory with {sizes.many_conversations:,} active conversations", memory, 130, "MiB")
 
     def _large(self) -> Iterator[Verdict]:
