@@ -116,14 +116,8 @@ def few_and_many_conversations(
     with ExitStack() as stack:
         few, many = (
             stack.enter_context(
-                Stage(
-                    stack.enter_context(private_broker(say=_nothing)), store_uri, conversations=count, session=session
-                )
+                Stage(stack.enter_context(private_broker()), store_uri, conversations=count, session=session)
             )
             for count in counts
         )
         return [(run(few, OURS, "live", messages), run(many, OURS, "live", messages)) for _ in range(rounds)]
-
-
-def _nothing(_: str) -> None:
-    pass

@@ -77,11 +77,11 @@ class Stage:
     """One virtual host and database with conversations. Use it as a context manager; `reset` between runs."""
 
     def __init__(
-        self, broker: LocalBroker, store_uri: str, *, conversations: int, session: dict[str, Any] | None = None
+        self, broker: LocalBroker, store_uri: str, *, conversations: int, session: dict[str, Any] = _SMALL_SESSION
     ) -> None:
         """Have *conversations* active and as many closed ones, each with one channel session like *session*."""
         self.broker = broker
-        self._session = session or _SMALL_SESSION
+        self._session = session
         self.live: list[Place] = places("live", conversations)
         self.closed: list[Place] = places("closed", conversations)
         self._vhost = f"bench-{uuid.uuid4().hex[:8]}"
