@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from worker.activity import Destination, route, translate
 from worker.cim import CimMessage, Rejected, parse
 from worker.codes import Code, Stage
+from worker.conversation_finder import ConversationFinder
 from worker.copies import Copies
 from worker.dead_letters.envelope import Identity, Reason, forget_pretence
-from worker.failure import AdapterError, Dependency, Failure, OperatorFault, StoreUnavailable, classify, fingerprint
+from worker.failure import Dependency, Failure, OperatorFault, StoreUnavailable, classify, fingerprint
 from worker.lane import Lane
 from worker.outcome import Outcome
 from worker.ports import Receipt
@@ -69,11 +70,12 @@ class Pipeline:
         settle: Callable[[Any], None],
         new_id: Callable[[], str],
     ) -> None:
-        self._registry = registry
         self._store = store
         self._publisher = publisher
         self._gate = gate
-        self._cache = cache
+        self._finder = ConversationFinder(
+            registry=registry, cache=cache, gate=gate, timeout_seconds=limits.lookup_timeout_seconds, clock=clock
+        )
         self._senders = Senders(sender_users, limits.own_user)
         self._limits = limits
         self._clock = clock
@@ -111,7 +113,7 @@ class Pipeline:
         for delivery in batch:  # each to its end while it is in the processor's cache, and its message gone then
             work = self._read(delivery, started, now)
             if work is not None:
-                if self._remembered(work):
+                if self._finder.remembers(work):
                     self._translate_and_route(work, now, live, stored)
                 else:
                     missing.append(work)
@@ -185,7 +187,7 @@ class Pipeline:
         """
         waiting: list[Work] = []
         try:
-            if not await self._ask_registry(works):
+            if not await self._finder.ask_registry(works):
                 waiting = [work for work in works if work.message.conversation_id is None]
                 works = [work for work in works if work.message.conversation_id is not None]
         except Exception as error:  # noqa: BLE001 - a record nobody can read must not stop the works of other conversations
@@ -197,61 +199,11 @@ class Pipeline:
             self._translate_and_route(work, now, live, stored)
         return len(waiting)
 
-    def _remembered(self, work: Work) -> bool:
-        """Fill the conversation from memory; tell whether the registry need not be asked."""
-        message, now = work.message, self._clock.monotonic()
-        if message.conversation_id is not None:
-            work.conversation = self._cache.by_conversation(message.conversation_id, now)
-            session_id = message.channel_session_id
-            known = work.conversation is not None
-            return known and (session_id is None or work.conversation.session(session_id) is not None)  # type: ignore[union-attr]
-        if message.channel_session_id is not None:
-            work.conversation = self._cache.by_session(message.channel_session_id, now)
-            return work.conversation is not None
-        return True
-
-    async def _ask_registry(self, works: Sequence[Work]) -> bool:
-        """Ask for all of them in one go; return whether there was an answer."""
-        if not self._gate.is_open:
-            return False
-        conversation_ids = {work.message.conversation_id for work in works if work.message.conversation_id is not None}
-        session_ids = {
-            work.message.channel_session_id
-            for work in works
-            if work.message.conversation_id is None and work.message.channel_session_id is not None
-        }
-        try:
-            async with asyncio.timeout(self._limits.lookup_timeout_seconds):
-                found = await self._registry.lookup(conversation_ids, session_ids)
-        except TimeoutError as error:
-            self._gate.close(_lookup_timeout(error))
-            return False
-        except AdapterError as error:
-            self._gate.close(error.failure)
-            return False
-        self._remember(works, found.by_conversation, found.by_session)
-        return True
-
-    def _remember(
-        self, works: Sequence[Work], by_conversation: Mapping[str, Any], by_session: Mapping[str, Any]
-    ) -> None:
-        now = self._clock.monotonic()
-        conversations = {key: record.to_conversation() for key, record in by_conversation.items()}
-        owners = {key: record.to_conversation() for key, record in by_session.items()}
-        for conversation in (*owners.values(), *conversations.values()):
-            self._cache.remember(conversation, now)
-        for work in works:
-            message = work.message
-            if message.conversation_id is not None:
-                work.conversation = conversations.get(message.conversation_id)
-            elif message.channel_session_id is not None:
-                work.conversation = owners.get(message.channel_session_id)
-
     async def _resolve_late(self, works: list[Work]) -> None:
         """Bring works on their way whose conversation could not be looked up; they wait, and spend no attempt."""
         await self._gate.wait()
         try:
-            answered = await self._ask_registry(works)
+            answered = await self._finder.ask_registry(works)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail_all(works, classify(error, Stage.ROUTE))
             return
@@ -294,7 +246,7 @@ class Pipeline:
             if receipt is Receipt.CONFIRMED:
                 self._finish(event.delivery, event.received_at, Outcome.PUBLISHED)
             elif receipt is Receipt.RETURNED:
-                self._cache.forget(event.outgoing.routing_key)
+                self._finder.forget(event.outgoing.routing_key)
                 returned.append(self._read_again(event))
             elif receipt is Receipt.NACKED:
                 self._copies.fail(event.delivery, event.received_at, self._read_again(event).identity, _nacked())
@@ -387,7 +339,3 @@ def _conflict() -> Reason:
 def _failure(code: Code, dependency: Dependency | None = None) -> Failure:
     spec = code.spec
     return Failure(spec.failure_class, code, spec.stage, spec.meaning, fingerprint(code, spec.stage), dependency)
-
-
-def _lookup_timeout(_: TimeoutError) -> Failure:
-    return _failure(Code.STORE_UNAVAILABLE, Dependency.STORE)
