@@ -31,7 +31,7 @@ setup: .venv/.made ## make .venv with the worker and its tools (again only when 
 
 .PHONY: demo
 demo: .venv/.made ## watch activities of every kind travel, counted at the end
-	@$(RUN)/cim-worker demo $(OPTIONS)
+	@$(RUN)/python -m tests.services.demo $(OPTIONS)
 
 .PHONY: test
 test: .venv/.made ## every test, against a real RabbitMQ and a MongoDB wire connection (ARGS="-k name" for some)

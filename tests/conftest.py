@@ -16,8 +16,8 @@ import pymongo
 import pytest
 import trustme
 
-from worker.sandbox.broker import CertificateFiles, LocalBroker
-from worker.sandbox.services import Broker, Store, found_broker, found_store, private_broker
+from tests.services.broker import CertificateFiles, LocalBroker
+from tests.services.services import Broker, Store, found_broker, found_store, private_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

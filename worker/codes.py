@@ -22,8 +22,19 @@ class Stage(StrEnum):
     BROKER = "broker"
 
 
+class Disposition(StrEnum):
+    """What happens to a delivery that failed."""
+
+    DEAD = "dead"
+    """It goes to the dead letters at once."""
+    RETRIED = "retried"
+    """It comes back later while attempts are left."""
+    HELD = "held"
+    """It waits until the dependency can be used again; no attempt is spent and it is never dead-lettered for this."""
+
+
 class FailureClass(StrEnum):
-    """What a failure means for the message, and so what happens next."""
+    """What a failure means for the message; `disposition` says what happens next."""
 
     INVALID = "invalid"
     """The bytes are wrong and do not improve with age: dead at once."""
@@ -39,6 +50,22 @@ class FailureClass(StrEnum):
     """A dependency is away: wait, spend no attempts, dead-letter nothing."""
     UNKNOWN = "unknown"
     """A bug until proven otherwise: retried with the same cap, then dead."""
+
+    @property
+    def disposition(self) -> Disposition:
+        """What happens to a delivery that failed in this way."""
+        return _DISPOSITIONS[self]
+
+
+_DISPOSITIONS = {
+    FailureClass.INVALID: Disposition.DEAD,
+    FailureClass.CONFLICT: Disposition.DEAD,
+    FailureClass.PERMANENT: Disposition.DEAD,
+    FailureClass.TRANSIENT: Disposition.RETRIED,
+    FailureClass.UNKNOWN: Disposition.RETRIED,
+    FailureClass.OPERATOR: Disposition.HELD,
+    FailureClass.OUTAGE: Disposition.HELD,
+}
 
 
 class Code(StrEnum):

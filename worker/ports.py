@@ -1,4 +1,4 @@
-"""What the pipeline needs from the outside, in its own words: deliveries, publishes, registry and store. Pure."""
+"""Broker and world in our words: deliveries, publishes, the clock, and where things are reported. No I/O."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    import asyncio
+    from collections.abc import Mapping, Sequence
 
-    from worker.activity import Activity
-    from worker.lifecycle import ConversationRecord
-    from worker.store_result import StoreResult
+    from worker.cim import Identity
+    from worker.codes import Code
+    from worker.failure import Failure
+    from worker.outcome import Outcome
 
 
 @dataclass(slots=True)
@@ -38,18 +40,70 @@ class Properties:
 class Delivery(Protocol):
     """What RabbitMQ handed us."""
 
+    tag: int
+    """What the broker knows it by, on the AMQP channel it came on."""
     body: bytes
     exchange: str
     routing_key: str
     queue: str
     redelivered: bool
 
+    received_at: float
+    """Monotonic seconds."""
+
     @property
     def properties(self) -> Properties:
         """The message's properties; reading them never raises."""
 
+    @property
+    def prior_deliveries(self) -> int:
+        """How often the broker says it delivered this before; a hint, for caution only."""
 
-class Receipt(StrEnum):
+
+class Consumer(Protocol):
+    """Takes deliveries from one queue, at most `prefetch` unacknowledged. Single use."""
+
+    cancelled: asyncio.Event
+    """Set when nothing will be delivered any more."""
+
+    async def start(self, prefetch: int) -> None:
+        """Begin to take deliveries with at most *prefetch* unacknowledged."""
+
+    async def stop(self) -> None:
+        """Stop taking deliveries; those already here stay, and can still be settled."""
+
+    async def resize(self, prefetch: int) -> None:
+        """Change the window."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether deliveries can still be settled."""
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries held and not settled, waiting ones included."""
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries that arrived and were not taken yet."""
+
+    async def wait_for_arrival(self) -> None:
+        """Wait until a delivery is waiting or the consumer has ended."""
+
+    async def wait_for(self, count: int, timeout: float) -> None:  # noqa: ASYNC109 - a deadline without an exception
+        """Wait until *count* deliveries are waiting, the consumer has ended or *timeout* seconds have passed."""
+
+    def take(self, max_count: int, max_bytes: int) -> Sequence[Delivery]:
+        """Take waiting deliveries in their order: up to *max_count*, and *max_bytes* of bodies but at least one."""
+
+    def settle(self, delivery: Delivery) -> None:
+        """Acknowledge *delivery* soon: its effect is proven."""
+
+    async def hand_back(self) -> Sequence[Delivery]:
+        """Return everything unsettled to the queue, and tell the broker about the rest. Returns what was given back."""
+
+
+class Confirmation(StrEnum):
     """What became of one publish."""
 
     CONFIRMED = "confirmed"
@@ -81,31 +135,42 @@ class Outgoing(NamedTuple):
 class EventPublisher(Protocol):
     """Publishes and waits until the effect of each publish is known."""
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[Receipt]:
-        """Return the receipts in the order of *messages*. Does not raise for a lost connection: that is `UNKNOWN`."""
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        """Return the confirmations in the order of *messages*; `UNKNOWN` for those a lost connection left open."""
 
 
-class Lookup(Protocol):
-    """What the registry knows about some conversations."""
+class Clock(Protocol):
+    """Where the time comes from."""
 
-    @property
-    def by_conversation(self) -> Mapping[str, ConversationRecord]:
-        """Records by conversation id."""
+    def now_ms(self) -> int:
+        """Return epoch milliseconds."""
 
-    @property
-    def by_session(self) -> Mapping[str, ConversationRecord]:
-        """Records by the id of one of their channel sessions."""
+    def monotonic(self) -> float:
+        """Return monotonic seconds."""
 
 
-class ConversationLookup(Protocol):
-    """Answers which conversations exist. Raises `AdapterError` when it cannot."""
+class Reporter(Protocol):
+    """Is told of everything that must be counted and logged. No method raises."""
 
-    async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
-        """Return what is known about these conversations and channel sessions."""
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+        """One delivery ended in *outcome*, *seconds* after it was received."""
 
+    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
+        """One bundle of work was done."""
 
-class ActivityWriter(Protocol):
-    """Writes activities to the Conversations store, each at most once. Raises `AdapterError` when it cannot."""
+    def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
+        """One delivery was given up, or retried."""
 
-    async def store(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
-        """Return what became of each, in order; all of it durable."""
+    def info(self, what: str, **facts: object) -> None:
+        """Something worth a line in the log."""
+
+    def warn(self, what: str, **facts: object) -> None:
+        """Something an operator should see."""
+
+    def dependency_down(
+        self, name: str, failure: Failure, *, address: str, reason: str, outage_seconds: float | None
+    ) -> None:
+        """An outage began (None), or has lasted *outage_seconds* and goes on."""
+
+    def dependency_up(self, name: str, outage_seconds: float) -> None:
+        """An outage is over."""

@@ -144,12 +144,6 @@ class Settings(BaseSettings):
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
     )
 
-    test_kill_on: str | None = Field(
-        default=None,
-        min_length=1,
-        description="For tests only: the process dies of a body that contains this text, as of a poison message.",
-    )
-
     @field_validator("rabbitmq_url")
     @classmethod
     def _amqp_url(cls, value: SecretStr) -> SecretStr:

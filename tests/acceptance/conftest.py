@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pika
 import pika.exceptions
 import pytest
 
-from tests.acceptance.command import cim_worker, printed_json
+from tests.support.command import cim_worker, printed_json
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.command import COMMAND, cim_worker, printed_json, running, wait_until
+from tests.support.command import COMMAND, cim_worker, printed_json, running, wait_until
 from worker import __version__
 from worker.cli.exit_codes import ExitCode
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 
-from tests.acceptance.command import cim_worker, printed_json
 from tests.acceptance.test_cli_offline import INVALID, VALID
+from tests.support.command import cim_worker, printed_json
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_more_messages_than_one_window_are_all_confirmed(ingress_url: str) -> No
     assert len({properties.message_id for _, properties, _ in taken(ingress_url)}) == 1234
 
 
-def test_without_topology_the_way_out_is_named(vhost_url: str) -> None:
+def test_without_topology_the_fix_is_named(vhost_url: str) -> None:
     finished = cim_worker("publish", "-", stdin=json.dumps(VALID), CIM_RABBITMQ_URL=vhost_url)
 
     assert finished.returncode == ExitCode.CONFIGURATION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pika
 
-from tests.acceptance.command import cim_worker, printed_json
+from tests.support.command import cim_worker, printed_json
 from worker.cli.exit_codes import ExitCode
 
 
@@ -38,7 +38,7 @@ def test_a_queue_with_other_arguments_is_named_with_the_difference_and_left_alon
     problems = [finding for finding in printed_json(applied)["findings"] if finding["problem"]]
     assert [finding["name"] for finding in problems] == ["cim.ingress"]
     assert "x-" in problems[0]["problem"] or "type" in problems[0]["problem"]
-    assert "cim.ingress" in problems[0]["way_out"]
+    assert "cim.ingress" in problems[0]["fix"]
 
 
 def test_a_refused_password_is_a_matter_of_configuration_and_is_not_repeated(vhost_url: str) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pymongo
 
-from tests.acceptance.command import COMMAND, cim_worker, printed_json, running, wait_until
+from tests.support.command import COMMAND, cim_worker, printed_json, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
 
 
 def demo_databases(store: Store) -> set[str]:

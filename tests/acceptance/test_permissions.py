@@ -12,9 +12,9 @@ import pika
 import pika.exceptions
 import pytest
 
-from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
 from tests.acceptance.test_cli_offline import INVALID, VALID
 from tests.documentation import DEPLOY
+from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from worker.sandbox.services import Broker, Store
+    from tests.services.services import Broker, Store
 
 OPENED = {
     "name": "TOPIC_STATE_CHANGE_EVENT",

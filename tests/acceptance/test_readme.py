@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
 from tests.documentation import snippet
+from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
 
 
 def test_what_the_publisher_of_the_readme_sends_reaches_the_subscriber_of_the_readme(

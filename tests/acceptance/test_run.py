@@ -15,19 +15,19 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from tests.acceptance.command import cim_worker
-from tests.acceptance.worker_pool import OUTPUTS, Pool, World
-from tests.eventually import eventually
-from tests.integration.amqp import plain
-from worker.activity import event_id
-from worker.sandbox.store import embedded_store
+from tests.services.store import embedded_store
+from tests.support.amqp import plain
+from tests.support.command import cim_worker
+from tests.support.eventually import eventually
+from tests.support.worker_pool import OUTPUTS, Pool, World
+from worker.pipeline.translate import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from worker.sandbox.broker import LocalBroker
-    from worker.sandbox.services import Broker, Store
+    from tests.services.broker import LocalBroker
+    from tests.services.services import Broker, Store
 
 PASSWORD = f"sesame-{uuid.uuid4().hex}"
 MIB = 1024 * 1024
@@ -355,7 +355,7 @@ def test_a_message_that_kills_its_reader_ends_in_dead_letters_alone(
     world.publish(customers("poison", "kills its reader"), message_id="poison")
     world.publish(*map(customers, numbers[30:]))
     recording = {"CIM_RECORD_DEAD_LETTERS": "true", "CIM_RECORD_INTERVAL_MS": "200"}
-    with world.pool("--processes", "2", CIM_TEST_KILL_ON="kills its reader", **recording):
+    with world.pool("--processes", "2", poison="kills its reader", **recording):
         eventually(lambda: world.stored_ids() == expected(*numbers), "all the innocent ones", 60)
         (letter,) = eventually(lambda: world.collection("dead_letters"), "the letter", 60)
     assert (letter["code"], letter["messageId"], letter["originQueue"]) == ("delivery_limit", "poison", "cim.ingress")

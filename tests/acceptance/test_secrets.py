@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from tests.acceptance.command import COMMAND, cim_worker, environment, running, wait_until
 from tests.acceptance.test_cli_offline import VALID
+from tests.services.processes import free_ports
+from tests.support.command import COMMAND, cim_worker, environment, running, wait_until
 from worker import contract
 from worker.cli.exit_codes import ExitCode
-from worker.sandbox.processes import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pymongo.database import Database
 
-    from worker.sandbox.services import Broker, Store
+    from tests.services.services import Broker, Store
 
 SECRETS = ("br0ker-s3cret", "st0re-s3cret")
 BROKER_WORD, STORE_WORD = (f"{word}%40x" for word in SECRETS)

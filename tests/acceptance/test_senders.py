@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 import pika
 import pytest
 
-from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
 from tests.acceptance.test_cli_offline import INVALID, VALID
+from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker import contract
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from worker.sandbox.services import Broker, Store
+    from tests.services.services import Broker, Store
 
 PRETENCE = {
     contract.ATTEMPT: 1,

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
 from tests.acceptance.test_cli_offline import VALID
-from tests.tls_proxy import tls_in_front_of
+from tests.services.services import private_broker
+from tests.support.command import COMMAND, cim_worker, running, wait_until
+from tests.support.tls_proxy import tls_in_front_of
 from worker.cli.exit_codes import ExitCode
-from worker.sandbox.services import private_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from worker.sandbox.broker import CertificateFiles, LocalBroker
-    from worker.sandbox.services import Broker, Store
+    from tests.services.broker import CertificateFiles, LocalBroker
+    from tests.services.services import Broker, Store
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ from tests.benchmarks.rounds import Rounds
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.targets import RATIOS
 from tests.benchmarks.throughput import BARE_INSERT_MANY
-from worker.sandbox.services import private_broker
+from tests.services.services import private_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.benchmarks.rounds import Results
     from tests.benchmarks.targets import Verdict
-    from worker.sandbox.broker import LocalBroker
+    from tests.services.broker import LocalBroker
 
 _CONVERSATIONS = 100
 _DURABLE_MESSAGES = 20_000

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import psutil
 
+from tests.services.processes import KeptProcess
 from worker import contract
-from worker.sandbox.processes import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -17,7 +17,7 @@ from tests.benchmarks.contenders import ours
 from tests.benchmarks.report import README, Report, machine
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.throughput import run
-from worker.sandbox.services import private_broker
+from tests.services.services import private_broker
 from worker.settings import Settings
 
 if TYPE_CHECKING:

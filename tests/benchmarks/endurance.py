@@ -23,7 +23,7 @@ from tests.benchmarks.throughput import (
     wait_until,
     watch,
 )
-from worker.sandbox.services import private_broker
+from tests.services.services import private_broker
 
 _SESSION_EXAMPLE: Final = Path(__file__).parents[2] / "schemas/examples/lifecycle/channel_session_started.json"
 _LARGE_BYTES: Final = 1024 * 1024

@@ -9,8 +9,8 @@ from hashlib import sha256
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from worker.activity import event_id
-from worker.sandbox.activities import Mix, Place, Sample, generate
+from worker.cli.demo.activities import Mix, Place, Sample, generate
+from worker.pipeline.translate import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,8 +12,9 @@ from pika import frame, spec
 from pika.frame import Header, Method
 
 from tests.benchmarks.messages import Kind, places, prepare
-from worker.rabbit.codec import decode_properties, encode_ack, encode_properties, encode_publish
-from worker.rabbit.framing import FramingConnection
+from worker.rabbit.fast_path import FramingConnection
+from worker.rabbit.frames import encode_ack, encode_publish
+from worker.rabbit.properties import decode_properties, encode_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,19 +13,19 @@ import pymongo
 
 from tests.benchmarks.messages import Kind, Prepared, places
 from worker import contract
-from worker.activity import payload_digest
-from worker.lifecycle import ConversationRecord, Fact
+from worker.conversations.lifecycle import ConversationRecord, Fact
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
-from worker.mongo.conversations import COLLECTION as REGISTRY
-from worker.mongo.conversations import Registry
 from worker.mongo.dead_letters import COLLECTION as LETTERS
 from worker.mongo.dead_letters import DeadLetterStore
-from worker.ports import Outgoing, Receipt
+from worker.mongo.registry import COLLECTION as REGISTRY
+from worker.mongo.registry import Registry
+from worker.pipeline.translate import payload_digest
+from worker.ports import Confirmation, Outgoing
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
-from worker.rabbit.conversations import ConversationExchanges
+from worker.rabbit.exchanges import ConversationExchanges
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.topology import apply, wanted
 from worker.settings import Settings, delay_seconds
@@ -33,8 +33,8 @@ from worker.settings import Settings, delay_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from worker.sandbox.activities import Place
-    from worker.sandbox.broker import LocalBroker
+    from tests.services.broker import LocalBroker
+    from worker.cli.demo.activities import Place
 
 ARRIVALS = "bench.arrivals"
 """The one subscriber's queue, bound to every conversation: classic and durable, as a desk's queue would be."""
@@ -270,8 +270,8 @@ def _astray(what: str, found: list[str], expected: set[str]) -> list[str]:
 
 
 async def _confirmed(publisher: Publisher, run: list[Outgoing]) -> None:
-    receipts = await publisher.publish(run)
-    if any(receipt is not Receipt.CONFIRMED for receipt in receipts):
+    confirmations = await publisher.publish(run)
+    if any(receipt is not Confirmation.CONFIRMED for receipt in confirmations):
         raise RuntimeError("the broker did not take a message of the preload")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.contract.store import servers
-from worker.sandbox.store import LocalStore, StoreProcess, StoreStartError
+from tests.services.store import LocalStore, StoreProcess, StoreStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -43,7 +43,7 @@ _NO_LETTER: Final = "a message that has to die has no letter"
 _WRITE_FAILS: Final = "        except (StoreUnavailable, OperatorFault) as error:\n"
 _EARLY_ACK: Final = """\
         for event in events:
-            self._settle(event.delivery)
+            self._settlement._acknowledge(event.delivery)
 """
 _ACK_ALL: Final = """\
         if self._settled:
@@ -57,15 +57,16 @@ MUTANTS: Final = (
         "ack before confirm",
         (
             (
-                "pipeline.py",
-                "        receipts = await self._publisher.publish([event.outgoing for event in events])\n",
-                _EARLY_ACK + "        receipts = await self._publisher.publish([event.outgoing for event in events])\n",
+                "pipeline/pipeline.py",
+                "        confirmations = await self._publisher.publish([event.outgoing for event in events])\n",
+                _EARLY_ACK
+                + "        confirmations = await self._publisher.publish([event.outgoing for event in events])\n",
             ),
             (
-                "copies.py",
-                "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
+                "pipeline/copies.py",
+                "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n",
                 _EARLY_ACK.replace("events", "copies").replace("event", "copy")
-                + "        receipts = await self._publisher.publish([copy.outgoing for copy in copies])\n",
+                + "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n",
             ),
         ),
         ("dead_letter_queue_full", "all_workers_kill_9", "subscriber_queue_full", "broker_kill_9"),
@@ -77,9 +78,15 @@ MUTANTS: Final = (
         "ignore returns",
         (
             (
-                "pipeline.py",
-                "            if receipt is Receipt.CONFIRMED:\n                self._finish(event.",
-                "            if receipt in {Receipt.CONFIRMED, Receipt.RETURNED}:\n                self._finish(event.",
+                "pipeline/pipeline.py",
+                (
+                    "            if confirmation is Confirmation.CONFIRMED:\n"
+                    "                self._settlement.settle(event."
+                ),
+                (
+                    "            if confirmation in {Confirmation.CONFIRMED, Confirmation.RETURNED}:\n"
+                    "                self._settlement.settle(event."
+                ),
             ),
         ),
         ("exchange_deleted", "last_subscriber_gone", "closed_and_reopened"),
@@ -89,11 +96,11 @@ MUTANTS: Final = (
         "drop on store error",
         (
             (
-                "pipeline.py",
+                "pipeline/pipeline.py",
                 _WRITE_FAILS,
                 _WRITE_FAILS
-                + "            for work in works:\n"
-                + "                self._finish(work.delivery, work.received_at, Outcome.STORED)\n"
+                + "            for inbound in inbounds:\n"
+                + "                self._settlement.settle(inbound.delivery, Outcome.STORED)\n"
                 + "            return\n",
             ),
         ),
@@ -103,7 +110,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "retry without attempt count",
-        (("copies.py", "attempt=attempt + 1", "attempt=attempt"),),
+        (("pipeline/retry.py", "now), attempt + 1)", "now), attempt)"),),
         ("subscriber_queue_full",),
         (_NO_LETTER,),
         Mix(rejected=3),
@@ -126,12 +133,11 @@ MUTANTS: Final = (
         "dead-letter on outage",
         (
             (
-                "pipeline.py",
+                "pipeline/pipeline.py",
                 _WRITE_FAILS,
                 _WRITE_FAILS
-                + "            reason = Reason.of_failure(error.failure)\n"
-                + "            for work in works:\n"
-                + "                self._copies.bury(work.delivery, work.received_at, work.identity, reason)\n"
+                + "            for inbound in inbounds:\n"
+                + "                self._copies.dead_letter(inbound.delivery, inbound.identity, error.failure)\n"
                 + "            return\n",
             ),
         ),

@@ -24,6 +24,7 @@ MARK: Final = "CIM_CHAOS_RUN"
 _GUARD = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
+POISONABLE: Final = str(REPOSITORY / "tests" / "support" / "poisonable.py")
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -61,7 +62,7 @@ class Pool:
         self.starts += 1
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _GUARD, "-m", "worker", "run", "--processes", str(processes)],
+                [sys.executable, "-c", _GUARD, POISONABLE, "run", "--processes", str(processes)],
                 cwd=self._code,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -26,15 +26,15 @@ from tests.chaos.pool import Pool, snapshot
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publisher
 from tests.chaos.subscribing import Subscriber
-from worker.sandbox.management import ManagementError
-from worker.sandbox.services import private_broker
-from worker.sandbox.store import embedded_store
+from tests.services.management import ManagementError
+from tests.services.services import private_broker
+from tests.services.store import embedded_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from worker.sandbox.broker import LocalBroker
-    from worker.sandbox.store import StoreProcess
+    from tests.services.broker import LocalBroker
+    from tests.services.store import StoreProcess
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
         "CIM_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{broker_net.port}/{VHOST}",
         "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.port}/",
         "CIM_MONGODB_DATABASE": DATABASE,
-        "CIM_TEST_KILL_ON": KILL_MARK,
+        "POISON": KILL_MARK,
     }
     places, ledger = Places.of(run), Ledger(run)
     now_ms = time.time_ns() // 1_000_000

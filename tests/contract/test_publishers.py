@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.eventually import eventually_async
-from tests.fakes import FakePublisher
-from tests.integration.amqp import cut, drained, plain, publishing
-from worker.ports import EventPublisher, Outgoing, Receipt
+from tests.support.amqp import cut, drained, plain, publishing
+from tests.support.eventually import eventually_async
+from tests.support.fakes import FakePublisher
+from worker.ports import Confirmation, EventPublisher, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -65,7 +65,7 @@ def rig(request: pytest.FixtureRequest) -> OpenRig:
 
 
 async def refuses(publisher: EventPublisher) -> bool:
-    return await publisher.publish([outgoing("full", "primer")]) == [Receipt.NACKED]
+    return await publisher.publish([outgoing("full", "primer")]) == [Confirmation.NACKED]
 
 
 def outgoing(key: str, message_id: str, body: bytes = b"{}") -> Outgoing:
@@ -79,25 +79,27 @@ async def test_nothing_to_publish_is_done_at_once(rig: OpenRig) -> None:
 
 async def test_receipts_come_in_the_order_of_the_messages(rig: OpenRig) -> None:
     keys = ["there", "nowhere", "full", "there", "full", "nowhere", "there"] * 3
-    expected = {"there": Receipt.CONFIRMED, "nowhere": Receipt.RETURNED, "full": Receipt.NACKED}
+    expected = {"there": Confirmation.CONFIRMED, "nowhere": Confirmation.RETURNED, "full": Confirmation.NACKED}
     async with rig() as one:
-        receipts = await one.publisher.publish([outgoing(key, f"m-{index}") for index, key in enumerate(keys)])
-        assert receipts == [expected[key] for key in keys]
+        confirmations = await one.publisher.publish([outgoing(key, f"m-{index}") for index, key in enumerate(keys)])
+        assert confirmations == [expected[key] for key in keys]
 
 
 async def test_one_id_twice_in_one_window_has_two_receipts_of_its_own(rig: OpenRig) -> None:
     keys = ["there", "nowhere", "there", "nowhere", "nowhere", "there"]
     async with rig() as one:
-        receipts = await one.publisher.publish([outgoing(key, "same", key.encode()) for key in keys])
-        assert [receipt is Receipt.RETURNED for receipt in receipts] == [key == "nowhere" for key in keys]
+        confirmations = await one.publisher.publish([outgoing(key, "same", key.encode()) for key in keys])
+        assert [receipt is Confirmation.RETURNED for receipt in confirmations] == [key == "nowhere" for key in keys]
         assert one.received() == [b"there"] * 3
 
 
 async def test_windows_at_the_same_time_do_not_mix(rig: OpenRig) -> None:
     async with rig() as one:
         windows = [[outgoing("there" if n % 3 else "nowhere", f"m-{n}") for n in range(w, w + 50)] for w in range(20)]
-        for window, receipts in zip(windows, await asyncio.gather(*map(one.publisher.publish, windows)), strict=True):
-            assert [receipt is Receipt.RETURNED for receipt in receipts] == [
+        for window, confirmations in zip(
+            windows, await asyncio.gather(*map(one.publisher.publish, windows)), strict=True
+        ):
+            assert [receipt is Confirmation.RETURNED for receipt in confirmations] == [
                 message.routing_key == "nowhere" for message in window
             ]
 
@@ -105,13 +107,18 @@ async def test_windows_at_the_same_time_do_not_mix(rig: OpenRig) -> None:
 async def test_after_the_connection_is_lost_every_effect_is_unknown_and_nothing_raises(rig: OpenRig) -> None:
     async with rig() as one:
         one.lose()
-        assert await one.publisher.publish([outgoing("there", "a"), outgoing("nowhere", "b")]) == [Receipt.UNKNOWN] * 2
-        assert await one.publisher.publish([outgoing("there", "a")]) == [Receipt.UNKNOWN]
+        assert (
+            await one.publisher.publish([outgoing("there", "a"), outgoing("nowhere", "b")])
+            == [Confirmation.UNKNOWN] * 2
+        )
+        assert await one.publisher.publish([outgoing("there", "a")]) == [Confirmation.UNKNOWN]
 
 
 async def test_bodies_and_order_are_kept(rig: OpenRig) -> None:
     bodies = [b"", b"x", b"y" * 300_000, *(str(number).encode() for number in range(500))]
     async with rig() as one:
-        receipts = await one.publisher.publish([outgoing("there", f"m-{n}", body) for n, body in enumerate(bodies)])
-        assert set(receipts) == {Receipt.CONFIRMED}
+        confirmations = await one.publisher.publish(
+            [outgoing("there", f"m-{n}", body) for n, body in enumerate(bodies)]
+        )
+        assert set(confirmations) == {Confirmation.CONFIRMED}
         assert one.received() == bodies

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.store.examples import activity
-from tests.fakes import FakeRegistry, FakeStore
-from worker.lifecycle import ConversationRecord, Fact, LifecycleChange
+from tests.support.fakes import FakeRegistry, FakeStore
+from worker.conversations.lifecycle import ConversationRecord, Fact, LifecycleChange
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
-from worker.mongo.conversations import Registry
-from worker.store_result import Written
+from worker.mongo.registry import Registry
+from worker.pipeline.ports import Written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from worker.ports import ActivityWriter, ConversationLookup
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
+    from worker.conversations.ports import ConversationLookup
+    from worker.pipeline.ports import ActivityWriter
 
     OpenStore = Callable[[], AbstractAsyncContextManager[ActivityWriter]]
     OpenRegistry = Callable[[Sequence[LifecycleChange]], AbstractAsyncContextManager[ConversationLookup]]

@@ -12,17 +12,20 @@ from pydantic_core import to_json
 
 from tests.fuzz.amqp import Field, encode, plain
 from tests.fuzz.shapes import CANARY
-from worker.activity import Activity, event_id, route, translate
-from worker.cim import ChannelSession, CimMessage, Conversation, Rejected, Room, parse
+from worker.cim import CimMessage, Rejected, parse
 from worker.codes import Code, FailureClass
-from worker.dead_letters.envelope import Identity, Reason, attempt_of, dead_letter, parked_copy, retry_copy
+from worker.conversations.conversation import ChannelSession, Conversation, Room
+from worker.conversations.lifecycle import ConversationRecord, Ignored, LifecycleChange, merge, parse_lifecycle
+from worker.dead_letters.envelope import dead_letter, parked_copy, retry_copy
 from worker.dead_letters.letter import LetterRecord
+from worker.dead_letters.provenance import attempt_of
 from worker.dead_letters.reading import read_letter
-from worker.failure import classify
-from worker.lifecycle import ConversationRecord, Ignored, LifecycleChange, merge, parse_lifecycle
+from worker.failure import Failure, classify
 from worker.mongo.bulk import Encoded, encode_alone
-from worker.rabbit.codec import decode_properties, encode_properties, encode_publish, encode_table
+from worker.pipeline.translate import Activity, event_id, route, translate
 from worker.rabbit.consumer import Delivery
+from worker.rabbit.frames import encode_publish
+from worker.rabbit.properties import decode_properties, encode_properties, encode_table
 
 if TYPE_CHECKING:
     from worker.ports import Outgoing, Properties
@@ -232,23 +235,19 @@ def copies(delivery: tuple[bytes, bytes]) -> str:
     """dead_letter, retry_copy, parked_copy: same body, bounded headers without payload, fit for the wire."""
     arrived = delivery_of(*delivery)
     parsed = parse(arrived.body, received_at=RECEIVED_AT)
-    name = parsed.id if isinstance(parsed, CimMessage) else parsed.message_id
-    identity = Identity(parsed.sender_id, parsed.sender_name, name, parsed.conversation_id)
-    if isinstance(parsed, Rejected):
-        reason = Reason.of_problems(parsed.problems)
-    else:
-        reason = Reason.of_failure(classify(ValueError(CANARY)))
+    identity = parsed.identity
+    failure = Failure.of_problems(parsed.problems) if isinstance(parsed, Rejected) else classify(ValueError(CANARY))
     attempt = attempt_of(arrived)
     made = (
-        dead_letter(arrived, reason, identity, now=NOW, copy_id="copy"),
-        retry_copy(arrived, reason, "10s", attempt=attempt + 1, now=NOW, copy_id="copy"),
+        dead_letter(arrived, failure, identity, now=NOW, copy_id="copy"),
+        retry_copy(arrived, failure, "10s", attempt=attempt + 1, now=NOW, copy_id="copy"),
         parked_copy(arrived, copy_id="copy"),
     )
     # Identity, the publisher's own headers and the keys of its JSON are no payload values; the rest must not leak.
     may_leak = CANARY.encode() in arrived.raw_properties or CANARY in str(identity) or _names_canary(arrived.body)
     for copy in made:
         _check_copy(copy, arrived, may_leak=may_leak)
-    return str(reason.code)
+    return str(failure.code)
 
 
 def _names_canary(body: bytes) -> bool:

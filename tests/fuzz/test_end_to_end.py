@@ -14,16 +14,16 @@ import pika
 import pymongo
 import pytest
 
-from tests.acceptance.command import COMMAND, cim_worker, running, wait_until
 from tests.fuzz import amqp, shapes
 from tests.fuzz.campaign import Target, run
+from tests.services.processes import free_ports
+from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker import contract
-from worker.activity import event_id
 from worker.cim import CimMessage, parse
-from worker.rabbit.codec import encode_publish
+from worker.pipeline.translate import event_id
 from worker.rabbit.connection import Connection
 from worker.rabbit.errors import BrokerError
-from worker.sandbox.processes import free_ports
+from worker.rabbit.frames import encode_publish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hypothesis import strategies as st
 
-    from worker.sandbox.services import Store
+    from tests.services.services import Store
 
 SEED = 20_251_010
 LIVE = "65f0c0ffee0000000000abcd"

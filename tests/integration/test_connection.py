@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.eventually import eventually_async
-from tests.integration.amqp import connected, fill
+from tests.support.amqp import connected, fill
+from tests.support.eventually import eventually_async
 from worker.failure import Dependency, classify
 from worker.rabbit.connection import Connection
 from worker.rabbit.errors import AccessRefused, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from worker.sandbox.broker import CertificateFiles, LocalBroker
-    from worker.sandbox.services import Broker
+    from tests.services.broker import CertificateFiles, LocalBroker
+    from tests.services.services import Broker
 
 PASSWORD = "open-sesame-4711"
 
@@ -138,7 +138,7 @@ async def test_a_refused_operation_costs_its_channel_only(vhost_url: str) -> Non
         channel = await connection.channel()
         with pytest.raises(ChannelClosed) as caught:
             await channel.call("queue_declare", "missing", passive=True)
-        assert caught.value.code == 404
+        assert caught.value.reply_code == 404
         with pytest.raises(ChannelClosed):
             await channel.call("queue_declare", "missing", passive=True)
         await channel.close()

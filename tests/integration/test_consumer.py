@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.eventually import eventually_async
-from tests.integration.amqp import connected, consuming, cut, depth, fill, plain, taken
+from tests.support.amqp import connected, consuming, cut, depth, fill, plain, taken
+from tests.support.eventually import eventually_async
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def test_a_delivery_handed_out_before_says_so(vhost_url: str) -> None:
         async with consuming(vhost_url, "q") as (_, consumer):
             (delivery,) = await taken(consumer, 1)
             assert delivery.redelivered == (before > 0)
-            assert delivery.hand_outs_before == before
+            assert delivery.prior_deliveries == before
             await consumer.stop()
             await consumer.hand_back()
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.eventually import eventually_async
-from tests.integration.amqp import connected, cut, drained, fill, publishing
-from worker.ports import Outgoing, Receipt
+from tests.support.amqp import connected, cut, drained, fill, publishing
+from tests.support.eventually import eventually_async
+from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import AccessRefused, ChannelClosed, ConfirmTimeout
 from worker.rabbit.publisher import Publisher
 
 if TYPE_CHECKING:
-    from worker.sandbox.broker import LocalBroker
+    from tests.services.broker import LocalBroker
 
 CLASSIC = {"x-queue-type": "classic"}
 
@@ -37,7 +37,7 @@ async def test_what_arrives_is_persistent_and_has_the_properties_given(vhost_url
             timestamp=1_760_000_000,
             headers={"cim-attempt": 2, "traceparent": "00-t"},
         )
-        assert await publisher.publish([message]) == [Receipt.CONFIRMED]
+        assert await publisher.publish([message]) == [Confirmation.CONFIRMED]
     ((_, properties, body),) = drained(vhost_url, "q")
     assert body == b"body"
     assert (properties.message_id, properties.correlation_id, properties.type) == ("id-1", "c", "T")
@@ -50,14 +50,14 @@ async def test_what_arrives_is_persistent_and_has_the_properties_given(vhost_url
 @pytest.mark.parametrize("message_id", ["ü" * 255, "\ufffd" * 200, "x" * 300])
 async def test_a_return_is_found_even_when_the_id_is_cut_on_the_wire(vhost_url: str, message_id: str) -> None:
     async with publishing(vhost_url) as (_, publisher):
-        assert await publisher.publish([to("nowhere", message_id)]) == [Receipt.RETURNED]
+        assert await publisher.publish([to("nowhere", message_id)]) == [Confirmation.RETURNED]
 
 
 async def test_many_more_than_may_be_outstanding_still_all_arrive(vhost_url: str) -> None:
     fill(vhost_url, "q", arguments=CLASSIC)
     async with publishing(vhost_url, max_outstanding=10, max_unsent_bytes=1000) as (_, publisher):
         messages = [to("q", f"m-{number}", b"x" * 20_000) for number in range(300)]
-        assert set(await publisher.publish(messages)) == {Receipt.CONFIRMED}
+        assert set(await publisher.publish(messages)) == {Confirmation.CONFIRMED}
         assert publisher.outstanding == 0
     assert len(drained(vhost_url, "q")) == 300
 
@@ -67,26 +67,26 @@ async def test_a_message_that_cannot_be_written_does_not_shift_the_receipts_of_o
     async with publishing(vhost_url) as (_, publisher):
         with pytest.raises(ValueError, match="255 bytes"):
             await publisher.publish([to("q", "before"), to("k" * 300, "bad"), to("q", "never sent")])
-        receipts = await publisher.publish([to("q", "a"), to("nowhere", "b"), to("q", "c")])
-        assert receipts == [Receipt.CONFIRMED, Receipt.RETURNED, Receipt.CONFIRMED]
+        confirmations = await publisher.publish([to("q", "a"), to("nowhere", "b"), to("q", "c")])
+        assert confirmations == [Confirmation.CONFIRMED, Confirmation.RETURNED, Confirmation.CONFIRMED]
         await eventually_async(lambda: publisher.outstanding == 0)
     assert [properties.message_id for _, properties, _ in drained(vhost_url, "q")] == ["before", "a", "c"]
 
 
 async def test_publishing_to_a_missing_exchange_ends_the_channel_and_is_of_unknown_effect(vhost_url: str) -> None:
     async with publishing(vhost_url) as (connection, publisher):
-        receipts = await publisher.publish([Outgoing("no-such-exchange", "k", "m", b"{}")])
-        assert receipts == [Receipt.UNKNOWN]
+        confirmations = await publisher.publish([Outgoing("no-such-exchange", "k", "m", b"{}")])
+        assert confirmations == [Confirmation.UNKNOWN]
         reason = await asyncio.wait_for(asyncio.shield(publisher.closed), 5)
         assert isinstance(reason, ChannelClosed)
-        assert reason.code == 404
+        assert reason.reply_code == 404
         assert connection.is_open
 
 
 async def test_another_users_name_is_refused_by_the_broker(vhost_url: str) -> None:
     fill(vhost_url, "q")
     async with publishing(vhost_url, user_id="somebody-else") as (_, publisher):
-        assert await publisher.publish([to("q", "m")]) == [Receipt.UNKNOWN]
+        assert await publisher.publish([to("q", "m")]) == [Confirmation.UNKNOWN]
         assert isinstance(await asyncio.wait_for(asyncio.shield(publisher.closed), 5), ChannelClosed | AccessRefused)
 
 
@@ -100,17 +100,17 @@ async def test_a_connection_lost_in_the_middle_leaves_what_is_unconfirmed_unknow
         await eventually_async(lambda: publisher.outstanding == 50)
         raw._on_data_available = confirms
         cut(connection)
-        assert await asyncio.wait_for(publish, 5) == [Receipt.UNKNOWN] * 50
+        assert await asyncio.wait_for(publish, 5) == [Confirmation.UNKNOWN] * 50
 
 
 async def test_a_confirm_that_does_not_come_in_time_ends_the_connection(breakable_broker: LocalBroker) -> None:
     url = breakable_broker.create_vhost("confirms")
     fill(url, "q", arguments=CLASSIC)
     async with publishing(url, confirm_timeout_ms=500) as (connection, publisher):
-        assert await publisher.publish([to("q", "m")]) == [Receipt.CONFIRMED]
+        assert await publisher.publish([to("q", "m")]) == [Confirmation.CONFIRMED]
         breakable_broker.freeze()
-        receipts = await asyncio.wait_for(publisher.publish([to("q", "a"), to("q", "b")]), 10)
-        assert receipts == [Receipt.UNKNOWN] * 2
+        confirmations = await asyncio.wait_for(publisher.publish([to("q", "a"), to("q", "b")]), 10)
+        assert confirmations == [Confirmation.UNKNOWN] * 2
         assert isinstance(connection.closed.result(), ConfirmTimeout)
         breakable_broker.thaw()
 
@@ -128,7 +128,7 @@ async def test_a_blocked_publisher_waits_as_long_as_the_alarm_lasts(breakable_br
             assert connection.is_open
         finally:
             breakable_broker.set_memory_alarm(False)
-        assert await asyncio.wait_for(waiting, 10) == [Receipt.CONFIRMED]
+        assert await asyncio.wait_for(waiting, 10) == [Confirmation.CONFIRMED]
 
 
 async def test_waiting_for_one_id_does_not_miss_a_wake_up_another_wait_took(vhost_url: str) -> None:
@@ -137,8 +137,8 @@ async def test_waiting_for_one_id_does_not_miss_a_wake_up_another_wait_took(vhos
     async with publishing(vhost_url, confirm_timeout_ms=1500) as (connection, publisher):
         for _ in range(30):
             windows = [[to("q", "same"), to("q", "same")] for _ in range(4)]
-            for receipts in await asyncio.gather(*map(publisher.publish, windows)):
-                assert receipts == [Receipt.CONFIRMED] * 2
+            for confirmations in await asyncio.gather(*map(publisher.publish, windows)):
+                assert confirmations == [Confirmation.CONFIRMED] * 2
         assert connection.is_open
 
 
@@ -152,10 +152,13 @@ async def test_a_queue_that_is_full_no_longer_is_published_to_again(
     async with publishing(url) as (_, publisher):
         full = {"max-length": 0, "overflow": "reject-publish"}
         breakable_broker.set_policy("full", "full", "^q$", full)
-        await _published_until(publisher, Receipt.NACKED)
+        await _published_until(publisher, Confirmation.NACKED)
         breakable_broker.management.request("DELETE", "/policies/full/full")
-        await _published_until(publisher, Receipt.CONFIRMED)
-        assert await publisher.publish([to("q", "a"), to("nowhere", "b")]) == [Receipt.CONFIRMED, Receipt.RETURNED]
+        await _published_until(publisher, Confirmation.CONFIRMED)
+        assert await publisher.publish([to("q", "a"), to("nowhere", "b")]) == [
+            Confirmation.CONFIRMED,
+            Confirmation.RETURNED,
+        ]
         assert not publisher.closed.done()
 
 
@@ -168,12 +171,12 @@ async def test_others_publish_on_while_the_channel_is_renewed(
     fill(url, "full", arguments={**CLASSIC, "x-max-length": 0, "x-overflow": "reject-publish"})
     async with publishing(url, max_outstanding=20) as (_, publisher):
         windows = [[to(queue, f"{n}-{i}") for i in range(50)] for n in range(20) for queue in ("q", "full")]
-        receipts = await asyncio.gather(*map(publisher.publish, windows))
-        assert [set(window) for window in receipts] == [{Receipt.CONFIRMED}, {Receipt.NACKED}] * 20
+        confirmations = await asyncio.gather(*map(publisher.publish, windows))
+        assert [set(window) for window in confirmations] == [{Confirmation.CONFIRMED}, {Confirmation.NACKED}] * 20
     assert len(drained(url, "q")) == 1000
 
 
-async def _published_until(publisher: Publisher, wanted: Receipt) -> None:
+async def _published_until(publisher: Publisher, wanted: Confirmation) -> None:
     async def publish() -> bool:
         return await publisher.publish([to("q", "m")]) == [wanted]
 
@@ -184,4 +187,4 @@ async def test_closing_leaves_nothing_waiting(vhost_url: str) -> None:
     async with connected(vhost_url) as connection:
         publisher = await Publisher.open(connection)
         await publisher.close()
-        assert await publisher.publish([to("q", "m")]) == [Receipt.UNKNOWN]
+        assert await publisher.publish([to("q", "m")]) == [Confirmation.UNKNOWN]

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 import pika.exceptions
 import pytest
 
-from tests.eventually import eventually
-from tests.integration.amqp import connected, consuming, depth, gathered, plain, taken
+from tests.support.amqp import connected, consuming, depth, gathered, plain, taken
+from tests.support.eventually import eventually
 from worker.rabbit.topology import Finding, Topology, apply, check, problems, wanted
 
 if TYPE_CHECKING:
+    from tests.services.services import Broker
     from worker.rabbit.connection import Connection
-    from worker.sandbox.services import Broker
 
 TIERS = (("1s", 1), ("10s", 10))
 EXCHANGES = {
@@ -103,11 +103,11 @@ async def test_the_hub_takes_nobody_until_a_conversation_is_bound(vhost_url: str
 async def test_a_check_of_an_empty_virtual_host_names_everything_and_creates_nothing(vhost_url: str) -> None:
     found = await checked(vhost_url)
     assert {one.name for one in found} == QUEUES | set(EXCHANGES)
-    assert all(one.is_missing and one.way_out and "topology apply" in one.way_out for one in found)
+    assert all(one.is_missing and one.fix and "topology apply" in one.fix for one in found)
     assert await checked(vhost_url) == found
 
 
-async def test_each_mismatch_is_named_with_its_difference_and_a_way_out_and_nothing_is_changed(vhost_url: str) -> None:
+async def test_each_mismatch_is_named_with_its_difference_and_a_fix_and_nothing_is_changed(vhost_url: str) -> None:
     with plain(vhost_url) as channel:
         channel.exchange_declare("cim.conversations", "topic", durable=True)
         channel.queue_declare("cim.ingress", durable=True, arguments={"x-queue-type": "classic"})
@@ -128,8 +128,8 @@ async def test_each_mismatch_is_named_with_its_difference_and_a_way_out_and_noth
     assert by_apply == by_check
     assert set(by_check) == {"cim.conversations", "cim.ingress", "cim.ingress.retry.1s"}
     for one in by_check.values():
-        assert one.way_out
-        assert one.name in one.way_out
+        assert one.fix
+        assert one.name in one.fix
         assert not one.is_missing
     assert "type" in str(by_check["cim.conversations"].problem)
     difference = str(by_check["cim.ingress.retry.1s"].problem)
@@ -159,7 +159,7 @@ async def test_missing_permissions_are_told_per_thing(broker: Broker, vhost_url:
     assert all(one.is_unchecked for one in await checked(url))
     by_apply = list(problems(await applied(url)))
     assert {one.name for one in by_apply} == QUEUES | set(EXCHANGES)
-    assert all(one.way_out for one in by_apply)
+    assert all(one.fix for one in by_apply)
 
 
 async def test_a_retry_tier_brings_a_message_back_to_ingress(vhost_url: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.unit.examples import NAMES, accepted, document, problems, raw, spoilt
+from tests.support.examples import NAMES, accepted, document, problems, raw, spoilt
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.models import Message
 
@@ -142,7 +142,7 @@ def test_an_unknown_type_passes_with_all_its_keys(body_type: str) -> None:
 
 
 def test_the_expected_sentence_names_the_body_type_and_the_choice() -> None:
-    from tests.unit.examples import judge  # noqa: PLC0415
+    from tests.support.examples import judge  # noqa: PLC0415
 
     result = judge(spoilt("body/status", "NEW", EXAMPLE_OF["DELIVERYNOTIFICATION"]))
     assert result.first.expected == "One of 'DELIVERED', 'READ', 'CONNECTED' or 'FAILED'."  # type: ignore[union-attr]

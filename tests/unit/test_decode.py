@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from tests.unit.examples import NAMES, raw
+from tests.support.examples import NAMES, raw
 from worker.cim.decode import DEEPEST, Undecodable, decode, depth
 from worker.cim.flaws import find_flaws
 from worker.cim.pointer import MAX_POINTER, pointer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worker.activity import event_id
+from worker.cli.demo.activities import Sample
 from worker.cli.demo.tally import Event, Found, tally
-from worker.sandbox.activities import Sample
+from worker.pipeline.translate import event_id
 
 SAMPLES = [
     Sample(b"1", "survey", "published", "app", "m-1", "c-1", conversation_id="c-1"),

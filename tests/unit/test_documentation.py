@@ -15,7 +15,7 @@ from worker.cim.bodies import BODY_MODELS
 from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.codes import Code
-from worker.mongo import activities, conversations, dead_letters
+from worker.mongo import activities, dead_letters, registry
 from worker.outcome import Outcome
 from worker.settings import Settings
 
@@ -77,7 +77,7 @@ def test_every_body_type_with_required_fields_is_explained_to_publishers() -> No
     [
         *(contract.INGRESS, contract.HUB, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED),
         *(contract.retry_queue("<delay>"), contract.conversation_exchange("<id>")),
-        *(activities.COLLECTION, conversations.COLLECTION, dead_letters.COLLECTION),
+        *(activities.COLLECTION, registry.COLLECTION, dead_letters.COLLECTION),
     ],
 )
 def test_everything_on_the_broker_and_in_the_store_is_explained_to_operators(name: str) -> None:

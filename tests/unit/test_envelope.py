@@ -10,22 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.deliveries import NOW, FakeDelivery, delivery
+from tests.support.deliveries import NOW, FakeDelivery, delivery
 from worker import __version__, contract
-from worker.codes import Code, FailureClass, Problem, Stage
-from worker.dead_letters.envelope import (
-    Identity,
-    Reason,
-    attempt_of,
-    carried_headers,
-    dead_letter,
-    parked_copy,
-    published_by,
-    retry_copy,
-)
+from worker.cim import Identity
+from worker.codes import Code, Problem, Stage
+from worker.dead_letters.envelope import carried_headers, dead_letter, parked_copy, retry_copy
+from worker.dead_letters.provenance import attempt_of, published_by
 from worker.failure import Failure
 from worker.ports import Outgoing, Properties
-from worker.rabbit.codec import decode_properties, encode_properties
+from worker.rabbit.properties import decode_properties, encode_properties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,17 +27,17 @@ PROBLEMS = (
     Problem(Code.WRONG_TYPE, "/header/timestamp", "A number."),
     Problem(Code.MISSING_BODY, "/body", Code.MISSING_BODY.spec.meaning),
 )
-REASON = Reason.of_problems(PROBLEMS)
+REASON = Failure.of_problems(PROBLEMS)
 WHO = Identity("sender-1", "Recorder", "message-1", "conversation-1")
-FAILURE = Failure(FailureClass.TRANSIENT, Code.PUBLISH_REJECTED, Stage.PUBLISH, "No room.", "abcdef012345")
+FAILURE = Failure(Code.PUBLISH_REJECTED, Stage.PUBLISH, "No room.", "abcdef012345")
 
 
-def letter(of: FakeDelivery, reason: Reason = REASON, who: Identity = WHO) -> Outgoing:
+def letter(of: FakeDelivery, reason: Failure = REASON, who: Identity = WHO) -> Outgoing:
     return dead_letter(of, reason, who, now=NOW, copy_id="made-up")
 
 
 def retried(of: FakeDelivery, *, attempt: int = 2, now: int = NOW) -> Outgoing:
-    return retry_copy(of, Reason.of_failure(FAILURE), "10s", attempt=attempt, now=now, copy_id="made-up")
+    return retry_copy(of, FAILURE, "10s", attempt=attempt, now=now, copy_id="made-up")
 
 
 def over_the_wire(copy: Outgoing, exchange: str = "", queue: str = "cim.ingress") -> FakeDelivery:
@@ -105,7 +98,7 @@ def test_what_is_not_known_of_the_sender_has_no_header() -> None:
 
 
 def test_a_failure_of_the_way_is_its_own_only_problem() -> None:
-    copy = letter(delivery(), Reason.of_failure(FAILURE))
+    copy = letter(delivery(), FAILURE)
     assert json.loads(str(headers(copy)[contract.PROBLEMS])) == [
         {"code": "publish_rejected", "pointer": "", "expected": "No room."}
     ]
@@ -198,7 +191,7 @@ def test_whatever_a_stranger_puts_under_our_names_every_copy_can_be_written_and_
     hostile: dict[str, Any], text: str
 ) -> None:
     of = delivery(b"{}", hostile, message_id="m")
-    long_reason = Reason.of_problems(tuple(Problem(Code.WRONG_TYPE, "/" + text, text) for _ in range(20)))
+    long_reason = Failure.of_problems(tuple(Problem(Code.WRONG_TYPE, "/" + text, text) for _ in range(20)))
     for copy in (
         letter(of, long_reason, Identity(text, text, text, text)),
         retried(of),
@@ -211,7 +204,7 @@ def test_whatever_a_stranger_puts_under_our_names_every_copy_can_be_written_and_
 
 def test_the_list_of_problems_stays_json_when_it_is_cut() -> None:
     problems = tuple(Problem(Code.WRONG_TYPE, f"/{'ä' * 300}/{number}", "x" * 900) for number in range(20))
-    listed = json.loads(str(headers(letter(delivery(), Reason.of_problems(problems)))[contract.PROBLEMS]))
+    listed = json.loads(str(headers(letter(delivery(), Failure.of_problems(problems)))[contract.PROBLEMS]))
     assert 1 <= len(listed) < 20
     assert listed[0]["pointer"].startswith("/ää")
 
@@ -229,6 +222,6 @@ def test_a_parked_letter_keeps_its_reasons() -> None:
 
 
 def test_a_reason_says_the_same_for_the_same_cause() -> None:
-    assert Reason.of_problems(PROBLEMS) == REASON
+    assert Failure.of_problems(PROBLEMS) == REASON
     assert replace(REASON, detail="") != REASON
-    assert Reason.of_problems((Problem(Code.WRONG_TYPE, "/header/other", ""),)).fingerprint != REASON.fingerprint
+    assert Failure.of_problems((Problem(Code.WRONG_TYPE, "/header/other", ""),)).fingerprint != REASON.fingerprint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.ops.health import HealthServer
+from worker.web.health import HealthServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

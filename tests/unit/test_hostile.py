@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from tests.unit.examples import judge, problems, spoilt
+from tests.support.examples import judge, problems, spoilt
 from worker.cim import Rejected
-from worker.cim.checker import ENTRIES_LISTED
+from worker.cim.validator import ENTRIES_LISTED
 
 MEGABYTE = 1_000_000
 

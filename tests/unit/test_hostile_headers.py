@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from tests.unit.deliveries import NOW, delivery
-from tests.unit.examples import accepted
+from tests.support.deliveries import NOW, delivery
+from tests.support.examples import accepted
 from worker import contract
-from worker.activity import translate
-from worker.cim import ChannelSession, Conversation
+from worker.cim import Identity
 from worker.codes import Code, Problem
-from worker.dead_letters.envelope import Identity, Reason, carried_headers, dead_letter, forget_pretence
+from worker.conversations.conversation import ChannelSession, Conversation
+from worker.dead_letters.envelope import carried_headers, dead_letter
+from worker.dead_letters.provenance import strip_reserved_headers
 from worker.dead_letters.reading import read_letter
-from worker.ops.accounts import LoggedAccounts
+from worker.failure import Failure
 from worker.ops.metrics import Metrics
+from worker.ops.reporter import LoggingReporter
+from worker.pipeline.translate import translate
 
-REASON = Reason.of_problems((Problem(Code.MISSING_BODY, "/body", "A body."),))
+REASON = Failure.of_problems((Problem(Code.MISSING_BODY, "/body", "A body."),))
 PRETENCE = {contract.FAILED_AT: 1, contract.ORIGIN_QUEUE: "q", contract.USER_ID: "admin", contract.ATTEMPT: 999}
 
 
@@ -39,7 +42,7 @@ def test_a_death_before_the_beginning_of_time_can_be_stored() -> None:
 
 def test_a_hostile_id_costs_one_bounded_line_of_the_log() -> None:
     with capture_logs() as lines:
-        LoggedAccounts(Metrics()).letter(REASON, Identity("a\nb\x1b[2J", "n", "x" * 1_000_000), 1, retry=False)
+        LoggingReporter(Metrics()).letter(REASON, Identity("a\nb\x1b[2J", "n", "x" * 1_000_000), 1, retry=False)
     assert lines[0]["sender_id"] == "a\ufffdb\ufffd[2J"
     assert len(lines[0]["message_id"]) == 256
 
@@ -47,20 +50,20 @@ def test_a_hostile_id_costs_one_bounded_line_of_the_log() -> None:
 @pytest.mark.parametrize("publisher", [None, "publisher"])
 def test_nobody_but_the_worker_can_say_who_published(publisher: str | None) -> None:
     one = delivery(headers=dict(PRETENCE), user_id=publisher)
-    forget_pretence(one, "worker")
+    strip_reserved_headers(one, "worker")
     assert carried_headers(one).get(contract.USER_ID) == publisher
     assert one.properties.headers == {}
 
 
 def test_a_copy_of_the_worker_is_believed() -> None:
     one = delivery(headers=dict(PRETENCE), user_id="worker")
-    forget_pretence(one, "worker")
+    strip_reserved_headers(one, "worker")
     assert carried_headers(one)[contract.USER_ID] == "admin"
 
 
 def test_without_checked_senders_a_validated_user_wins_over_what_the_headers_say() -> None:
     one = delivery(headers=dict(PRETENCE), user_id="publisher")
-    forget_pretence(one, None)
+    strip_reserved_headers(one, None)
     assert carried_headers(one)[contract.USER_ID] == "publisher"
 
 

@@ -1,10 +1,10 @@
-"""Work of one kind, in bundles."""
+"""Inbound of one kind, in bundles."""
 
 from __future__ import annotations
 
 import asyncio
 
-from worker.lane import Lane
+from worker.flow.lane import Lane
 
 
 class Hands:

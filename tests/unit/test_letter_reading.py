@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.deliveries import NOW, FakeDelivery, delivery
-from tests.unit.examples import document, raw
+from tests.support.deliveries import NOW, FakeDelivery, delivery
+from tests.support.examples import document, raw
 from tests.unit.test_envelope import PROBLEMS, REASON, WHO, over_the_wire
 from worker import __version__, contract
 from worker.dead_letters.envelope import dead_letter

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.cim import ChannelSession, ConversationState, Rejected
-from worker.lifecycle import (
+from worker.cim import Rejected
+from worker.conversations.conversation import ChannelSession, ConversationState
+from worker.conversations.lifecycle import (
     UNHEARD_OF,
     UNKNOWN_STATE,
     ConversationRecord,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.examples import NAMES, RECEIVED_AT, accepted, document, encode, judge, problems, raw, spoilt
+from tests.support.examples import NAMES, RECEIVED_AT, accepted, document, encode, judge, problems, raw, spoilt
 from worker.cim import CimMessage, Rejected, derived_id
 from worker.cim.message import MAX_PROBLEMS
 from worker.cim.timestamps import SECONDS_BELOW
@@ -296,16 +296,19 @@ def test_a_rejection_still_tells_who_sent_it() -> None:
     result = judge(spoilt("body", ...))
     assert isinstance(result, Rejected)
     assert result.first == result.problems[0]
-    assert (result.sender_id, result.sender_name) == ("7c9a0f5e-1111-4a4a-8b8b-2d2d2d2d2d2d", "LoanApp")
-    assert result.message_id == "00000000-0000-4000-8000-000000000010"
-    assert result.conversation_id == "65f0c0ffee0000000000abcd"
+    assert (result.identity.sender_id, result.identity.sender_name) == (
+        "7c9a0f5e-1111-4a4a-8b8b-2d2d2d2d2d2d",
+        "LoanApp",
+    )
+    assert result.identity.message_id == "00000000-0000-4000-8000-000000000010"
+    assert result.identity.conversation_id == "65f0c0ffee0000000000abcd"
 
 
 def test_a_flawed_document_still_tells_who_sent_it() -> None:
     result = judge(raw("loan_step").replace(b"1200", b"NaN"))
     assert isinstance(result, Rejected)
     assert [problem.pointer for problem in result.problems] == ["/body/amount"]
-    assert result.sender_name == "LoanApp"
+    assert result.identity.sender_name == "LoanApp"
 
 
 @pytest.mark.parametrize("name", NAMES)

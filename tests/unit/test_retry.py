@@ -1,14 +1,24 @@
-"""Which tier follows which attempt, and how fast."""
+"""Which tier follows which failed attempt, and what is never retried or never dead."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.retry import RetryBudget, RetryPolicy
+from worker.codes import Code, FailureClass
+from worker.failure import Failure
+from worker.flow.budget import Budget
+from worker.pipeline.retry import Again, RetryPolicy
 
 TIERS = ("1s", "10s", "1m", "10m")
+TRANSIENT = Failure.of(Code.PUBLISH_REJECTED)
+
+
+def policy(max_attempts: int = 5, *, tiers: tuple[str, ...] = TIERS, per_second: int = 1000) -> RetryPolicy:
+    return RetryPolicy(tiers, max_attempts, per_second=per_second, now=0.0)
 
 
 @pytest.mark.parametrize(
@@ -28,35 +38,61 @@ TIERS = ("1s", "10s", "1m", "10m")
     ],
 )
 def test_attempt_in_tier_out(attempt: int, max_attempts: int, tier: str | None) -> None:
-    assert RetryPolicy(TIERS, max_attempts).tier_after(attempt) == tier
+    again = policy(max_attempts).after(TRANSIENT, attempt, 0.0)
+
+    assert again == (None if tier is None else Again(tier, attempt + 1))
+
+
+@pytest.mark.parametrize("code", Code)
+def test_the_class_of_a_failure_alone_says_whether_it_is_dead_retried_or_held(code: Code) -> None:
+    """An operator's fault or an outage is never dead, wherever it is met and however often it was tried."""
+    again = policy().after(Failure.of(code), 1, 0.0)
+    at_the_end = policy().after(Failure.of(code), 5, 0.0)
+
+    match code.spec.failure_class:
+        case FailureClass.OPERATOR | FailureClass.OUTAGE:
+            assert again == Again("10s", 1)
+            assert at_the_end == Again("10s", 5)
+        case FailureClass.TRANSIENT | FailureClass.UNKNOWN:
+            assert again == Again("1s", 2)
+            assert at_the_end is None
+        case _:
+            assert again is None
 
 
 def test_an_outage_is_waited_for_in_the_second_tier_or_the_only_one() -> None:
-    assert RetryPolicy(TIERS, 5).outage_tier == "10s"
-    assert RetryPolicy(("3s",), 5).outage_tier == "3s"
+    away = Failure.of(Code.STORE_UNAVAILABLE)
+
+    assert policy().after(away, 3, 0.0) == Again("10s", 3)
+    assert policy(tiers=("3s",)).after(away, 3, 0.0) == Again("3s", 3)
 
 
-def test_a_second_of_retries_is_saved_up_and_no_more() -> None:
-    budget = RetryBudget(10, 0.0)
-    assert budget.seconds_until(10, 100.0) == 0
-    assert budget.seconds_until(1, 100.0) == pytest.approx(0.1)
-    assert budget.seconds_until(9, 100.0) == pytest.approx(1.0)
-    assert budget.seconds_until(1, 102.0) == 0
+def test_more_than_a_tier_takes_in_a_second_waits_in_a_later_one() -> None:
+    limited = policy(per_second=2)
+
+    tiers = [again.delay for _ in range(8) if (again := limited.after(TRANSIENT, 1, 0.0))]
+
+    assert tiers == ["1s", "1s", "10s", "10s", "1m", "1m", "10m", "10m"]
+    assert limited.after(TRANSIENT, 1, 1.0) == Again("1s", 2), "a second later there is room again"
 
 
-def test_more_than_fit_a_second_wait_their_turn() -> None:
-    budget = RetryBudget(10, 0.0)
-    assert budget.seconds_until(200, 0.0) == pytest.approx(19.0)
-    assert budget.seconds_until(1, 19.0) == pytest.approx(0.1)
-
-
-@given(st.integers(1, 50), st.lists(st.tuples(st.integers(1, 100), st.floats(0, 3)), min_size=1, max_size=30))
-def test_no_stretch_of_time_sees_more_than_its_rate_and_one_second_saved(
-    rate: int, steps: list[tuple[int, float]]
-) -> None:
-    budget, now, started = RetryBudget(rate, 0.0), 0.0, 0
-    for count, pause in steps:
+@given(st.integers(1, 50), st.lists(st.floats(0, 3), min_size=1, max_size=300))
+def test_no_stretch_of_time_sees_more_than_its_rate_and_one_second_saved(rate: int, pauses: list[float]) -> None:
+    budget, now, taken = Budget(rate, 0.0), 0.0, 0
+    for pause in pauses:
         now += pause
-        start = now + budget.seconds_until(count, now)
-        started += count
-        assert started <= rate * start + rate + 1e-6
+        taken += budget.take(now)
+        assert taken <= rate * now + rate + 1e-6
+
+
+def test_what_is_not_taken_is_saved_up_for_one_second_and_no_more() -> None:
+    budget = Budget(10, 0.0)
+
+    assert [budget.take(100.0) for _ in range(11)] == [True] * 10 + [False]
+    assert sum(budget.take(101.0) for _ in range(20)) == 10
+
+
+def test_tiers_never_get_shorter_with_the_attempt() -> None:
+    given_tiers = [TIERS.index(again.delay) for n in range(1, 9) if (again := policy(9).after(TRANSIENT, n, 0.0))]
+
+    assert all(one <= other for one, other in pairwise(given_tiers))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from worker.cim import Rejected, parse
+from worker.cli.demo.activities import Mix, Place, Sample, generate
 from worker.codes import Code
-from worker.sandbox.activities import Mix, Place, Sample, generate
 
 LIVE = (Place("live-1", "session-1", "customer-1"), Place("live-2", "session-2", "customer-2"))
 CLOSED = (Place("closed", "session-3", "customer-3"),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from worker.tasks import cancel_and_wait
+from worker.flow.tasks import cancel_and_wait
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:

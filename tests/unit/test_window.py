@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.window import Window
+from worker.flow.window import Window
 
 FRESH = (0, 1000)
 

@@ -1,15 +1,5 @@
-"""The CIM wire contract: bytes in, a valid message or the reasons against it out. Pure."""
+"""The CIM wire contract: bytes in, a valid message or the reasons against it out. No I/O."""
 
-from worker.cim.conversation import ChannelSession, Conversation, ConversationState, Room
-from worker.cim.message import CimMessage, Rejected, derived_id, parse
+from worker.cim.message import CimMessage, Identity, Rejected, derived_id, parse
 
-__all__ = [
-    "ChannelSession",
-    "CimMessage",
-    "Conversation",
-    "ConversationState",
-    "Rejected",
-    "Room",
-    "derived_id",
-    "parse",
-]
+__all__ = ["CimMessage", "Identity", "Rejected", "derived_id", "parse"]

@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_json
 
-from worker.cim.check import find_problems, text_at
 from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Undecodable, decode
+from worker.cim.problems import find_problems, text_at
 from worker.cim.timestamps import to_epoch_ms
 
 if TYPE_CHECKING:
     from worker.codes import Problem
 
 MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose message it is and what it is about, as far as could be read; for letters and logs."""
+
+    sender_id: str | None = None
+    sender_name: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
 
 
 class CimMessage(NamedTuple):
@@ -36,6 +46,11 @@ class CimMessage(NamedTuple):
     wire: dict[str, Any]
     """The message as sent, apart from the documented normalisations; the `data` of the event."""
 
+    @property
+    def identity(self) -> Identity:
+        """Whose message it is and what it is about."""
+        return Identity(self.sender_id, self.sender_name, self.id, self.conversation_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -43,10 +58,7 @@ class Rejected:
 
     problems: tuple[Problem, ...]
     """One to twenty: those of the bytes first, then those of the contract in its order."""
-    sender_id: str | None = None
-    sender_name: str | None = None
-    message_id: str | None = None
-    conversation_id: str | None = None
+    identity: Identity = Identity()
 
     @property
     def first(self) -> Problem:
@@ -142,8 +154,10 @@ def _reject_undecodable(undecodable: Undecodable) -> Rejected:
 def _reject(problems: tuple[Problem, ...], document: dict[str, Any]) -> Rejected:
     return Rejected(
         problems[:MAX_PROBLEMS],
-        sender_id=text_at(document, ("header", "sender", "id")),
-        sender_name=text_at(document, ("header", "sender", "senderName")),
-        message_id=text_at(document, ("id",)),
-        conversation_id=text_at(document, ("header", "conversationId")),
+        Identity(
+            sender_id=text_at(document, ("header", "sender", "id")),
+            sender_name=text_at(document, ("header", "sender", "senderName")),
+            message_id=text_at(document, ("id",)),
+            conversation_id=text_at(document, ("header", "conversationId")),
+        ),
     )

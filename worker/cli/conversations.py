@@ -18,7 +18,7 @@ from worker.cli.services import command_settings, open_broker, open_store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.lifecycle import ConversationRecord, LifecycleChange
+    from worker.conversations.lifecycle import ConversationRecord, LifecycleChange
     from worker.settings import Settings
 
 _BOTH = ("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_MONGODB_DATABASE")
@@ -129,8 +129,8 @@ def opening(
     sessions: Sequence[str],
 ) -> LifecycleChange:
     """Return the change that makes a conversation active at *at* (epoch ms)."""
-    from worker.cim import ConversationState
-    from worker.lifecycle import Fact, LifecycleChange
+    from worker.conversations.conversation import ConversationState
+    from worker.conversations.lifecycle import Fact, LifecycleChange
 
     return LifecycleChange(
         _checked_id(conversation_id),
@@ -145,8 +145,8 @@ def opening(
 
 def closing(conversation_id: str, at: int) -> LifecycleChange:
     """Return the change that closes a conversation at *at* (epoch ms)."""
-    from worker.cim import ConversationState
-    from worker.lifecycle import Fact, LifecycleChange
+    from worker.conversations.conversation import ConversationState
+    from worker.conversations.lifecycle import Fact, LifecycleChange
 
     state = Fact(str(ConversationState.CLOSED), at)
     return LifecycleChange(_checked_id(conversation_id), "conversations close", at, state=state)
@@ -159,9 +159,9 @@ async def change_conversation(
 
     Returns the record as it is afterwards. Raises `CommandError`.
     """
-    from worker.conversation_keeper import converge
-    from worker.mongo.conversations import Registry
-    from worker.rabbit.conversations import ConversationExchanges
+    from worker.conversations.lifecycle_consumer import converge
+    from worker.mongo.registry import Registry
+    from worker.rabbit.exchanges import ConversationExchanges
 
     async with open_store(settings) as store, open_broker(settings) as connection:
         registry, exchanges = Registry(store), ConversationExchanges(connection)
@@ -172,14 +172,14 @@ async def change_conversation(
 
 
 async def _get(settings: Settings, conversation_id: str) -> ConversationRecord | None:
-    from worker.mongo.conversations import Registry
+    from worker.mongo.registry import Registry
 
     async with open_store(settings) as store:
         return await Registry(store).get(conversation_id)
 
 
 async def _list(settings: Settings, state: str | None, active: bool | None, limit: int) -> Sequence[ConversationRecord]:
-    from worker.mongo.conversations import Registry
+    from worker.mongo.registry import Registry
 
     async with open_store(settings) as store:
         return await Registry(store).list(state=state, active=active, limit=limit)
@@ -228,7 +228,7 @@ def _print_record(record: ConversationRecord, *, as_json: bool) -> None:
 
 
 def _session_line(session: dict[str, Any]) -> str:
-    from worker.cim.conversation import session_ended
+    from worker.conversations.conversation import session_ended
 
     return f"{session['id']} ({'ended' if session_ended(session) else 'live'})"
 

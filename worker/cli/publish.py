@@ -19,7 +19,7 @@ from worker.cli.validate import judge, print_judged, rejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.ports import Outgoing, Receipt
+    from worker.ports import Confirmation, Outgoing
     from worker.settings import Settings
 
 _MESSAGES_PER_WINDOW = 500
@@ -79,7 +79,7 @@ async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> Counter[
     from worker.contract import INGRESS
     from worker.rabbit.publisher import Publisher
 
-    receipts: list[Receipt] = []
+    confirmations: list[Confirmation] = []
     async with open_broker(settings) as connection:
         # Publishing to a missing exchange would cost the channel and with it the confirms of all the others.
         await (await connection.channel()).call("exchange_declare", INGRESS, passive=True)
@@ -88,9 +88,9 @@ async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> Counter[
             task = bar.add_task("publishing", total=len(messages))
             for start in range(0, len(messages), _MESSAGES_PER_WINDOW):
                 window = messages[start : start + _MESSAGES_PER_WINDOW]
-                receipts += await publisher.publish(window)
+                confirmations += await publisher.publish(window)
                 bar.advance(task, len(window))
-    return Counter(str(receipt) for receipt in receipts)
+    return Counter(str(receipt) for receipt in confirmations)
 
 
 def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:

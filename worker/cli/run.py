@@ -39,7 +39,7 @@ def run(
     SIGTERM and SIGINT end it in order: nothing new is taken, what is in hand is finished and acknowledged.
     A second signal ends it at once, which is safe too: what is unacknowledged is delivered again.
     """
-    from worker.supervisor import run as run_workers
+    from worker.process.supervisor import run as run_workers
 
     settings = command_settings() if processes is None else command_settings(processes=processes)
     raise typer.Exit(run_workers(settings))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from worker.rabbit.errors import BrokerError
     from worker.settings import Settings
 
-_NOT_FOUND = 404
-
 
 def command_settings(**overrides: Any) -> Settings:
     """Return the settings of this process, *overrides* before the environment, and set up its logs by them.
@@ -42,7 +40,7 @@ async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
     from worker.rabbit.connection import Connection
 
-    with _broker_failures_told(settings):
+    with _broker_failures_log_safe(settings):
         connection = await Connection.open(
             settings.rabbitmq_url.get_secret_value(),
             name="cim-worker command line",
@@ -60,7 +58,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """Yield the store, closed at the end. Raises `CommandError` for every failure of the store."""
     from worker.mongo.client import connect
 
-    with _store_failures_told(settings):
+    with _store_failures_log_safe(settings):
         store = connect(
             settings.mongodb_uri.get_secret_value(),
             settings.mongodb_database,
@@ -75,7 +73,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @contextmanager
-def _broker_failures_told(settings: Settings) -> Iterator[None]:
+def _broker_failures_log_safe(settings: Settings) -> Iterator[None]:
     from worker.rabbit.errors import BrokerError
     from worker.settings import address
 
@@ -86,20 +84,20 @@ def _broker_failures_told(settings: Settings) -> Iterator[None]:
 
 
 def _broker_failure(error: BrokerError, address: str) -> CommandError:
-    from worker.rabbit.errors import AccessRefused, ChannelClosed
+    from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed
 
     if isinstance(error, AccessRefused):
         text = f"the broker at {address} says no: {error}; check user, password, virtual host in CIM_RABBITMQ_URL"
         return CommandError(ExitCode.CONFIGURATION, text)
     if isinstance(error, ChannelClosed):
-        way_out = "run `cim-worker topology apply`" if error.code == _NOT_FOUND else "see `cim-worker topology check`"
-        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} says no: {error}; {way_out}")
+        fix = "run `cim-worker topology apply`" if error.reply_code == NOT_FOUND else "see `cim-worker topology check`"
+        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} says no: {error}; {fix}")
     text = f"the broker at {address} cannot be reached: {error}; start it or correct CIM_RABBITMQ_URL"
     return CommandError(ExitCode.BROKER_UNREACHABLE, text)
 
 
 @contextmanager
-def _store_failures_told(settings: Settings) -> Iterator[None]:
+def _store_failures_log_safe(settings: Settings) -> Iterator[None]:
     from worker.failure import AdapterError, OperatorFault, StoreUnavailable
     from worker.settings import address
 

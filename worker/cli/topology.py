@@ -78,15 +78,13 @@ async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
 def _report(findings: list[Finding], *, as_json: bool) -> None:
     problems = sum(finding.problem is not None for finding in findings)
     if as_json:
-        rows = [
-            {"kind": one.kind, "name": one.name, "problem": one.problem, "way_out": one.way_out} for one in findings
-        ]
+        rows = [{"kind": one.kind, "name": one.name, "problem": one.problem, "fix": one.fix} for one in findings]
         print_json({"problems": problems, "findings": rows})
     else:
         print_table(
             None,
-            ("kind", "name", "state", "way out"),
-            [(one.kind, one.name, one.problem or "ok", one.way_out) for one in findings],
+            ("kind", "name", "state", "fix"),
+            [(one.kind, one.name, one.problem or "ok", one.fix) for one in findings],
         )
     if problems:
         raise typer.Exit(ExitCode.CONFIGURATION)

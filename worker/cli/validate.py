@@ -113,5 +113,5 @@ def _message_document(message: FileMessage, verdict: CimMessage | Rejected) -> d
         {"code": one.code, "stage": one.code.spec.stage, "pointer": one.pointer, "expected": one.expected}
         for one in verdict.problems
     ]
-    ids = {"message_id": verdict.message_id, "sender_id": verdict.sender_id}
+    ids = {"message_id": verdict.identity.message_id, "sender_id": verdict.identity.sender_id}
     return {**place, "result": "rejected", **ids, "problems": problems}

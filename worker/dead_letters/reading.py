@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from worker import contract
-from worker.cim import CimMessage, parse
+from worker.cim import parse
 from worker.codes import Code
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.failure import fingerprint
@@ -73,13 +73,13 @@ def _ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> Lett
 def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> LetterRecord:
     death = _first_death(headers)
     code = _BY_BROKER_REASON.get(_text(death.get("reason")), Code.FOREIGN_LETTER)
-    message = parse(delivery.body, received_at=recorded_at)
+    identity = parse(delivery.body, received_at=recorded_at).identity
     died_at = _integer(death.get("time"))
     failed_at = died_at * 1000 if died_at is not None and abs(died_at) < 10**11 else died_at
     keys = death.get("routing-keys")
-    identity = f"{delivery.properties.message_id}\0{_text(death.get('queue'))}"
+    letter = f"{delivery.properties.message_id}\0{_text(death.get('queue'))}"
     return LetterRecord(
-        id=letter_id(delivery.body, failed_at, identity),
+        id=letter_id(delivery.body, failed_at, letter),
         code=code.value,
         failure_class=code.spec.failure_class.value,
         stage=code.spec.stage.value,
@@ -92,10 +92,10 @@ def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> 
         origin_exchange=_text(death.get("exchange")) if death else delivery.exchange,
         origin_routing_key=_text(keys[0]) if isinstance(keys, list) and keys else delivery.routing_key,
         origin_queue=_text(death.get("queue")),
-        sender_id=message.sender_id or "",
-        sender_name=message.sender_name or "",
-        message_id=(message.id if isinstance(message, CimMessage) else message.message_id) or "",
-        conversation_id=message.conversation_id or "",
+        sender_id=identity.sender_id or "",
+        sender_name=identity.sender_name or "",
+        message_id=identity.message_id or "",
+        conversation_id=identity.conversation_id or "",
         traceparent=_text(headers.get(contract.TRACEPARENT)),
         headers=_pairs(headers),
         properties=_properties(delivery),

@@ -8,19 +8,19 @@ from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
 from pymongo import ASCENDING
 
-from worker.failure import Failure, classify_write_error
+from worker.failure import Failure
 from worker.mongo.bulk import Encoded, Inserted, encode_alone, insert_each
-from worker.store_result import Refused, StoreResult, Written
+from worker.mongo.errors import DUPLICATE_KEY, failure_of_write_error
+from worker.pipeline.ports import Refused, StoreResult, Written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from worker.activity import Activity
     from worker.mongo.client import Document, Store
+    from worker.pipeline.translate import Activity
 
 COLLECTION: Final = "ConversationActivities"
 _READ_BACK_IDS: Final = 500
-_DUPLICATE_KEY: Final = 11000
 
 _Held = str | Failure | None
 """The digest the store held under an event id before us, or why it holds none."""
@@ -158,7 +158,7 @@ def _result(
         return Written.STORED, None
     if activity.event_id not in held:
         # The key that is taken is not the _id, so it is an index of somebody else's that says no.
-        return Refused(classify_write_error(_DUPLICATE_KEY)), None
+        return Refused(failure_of_write_error(DUPLICATE_KEY)), None
     digest = held[activity.event_id]
     return _compare(activity, digest), digest
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError, WriteConcernError
+from pymongo.errors import BulkWriteError
 
-from worker.failure import (
-    Failure,
-    StoreRefused,
-    StoreUnavailable,
-    classify,
-    classify_at_encode,
-    classify_write_error,
+from worker.failure import Failure, StoreRefused, StoreUnavailable
+from worker.mongo.errors import (
+    DUPLICATE_KEY,
     document_too_large,
+    failure_at_encode,
+    failure_of_write_error,
+    not_on_a_majority,
     store_error,
 )
 
@@ -33,7 +32,6 @@ MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 
 _MAX_CALL_BYTES: Final = 16 * 1024 * 1024
 _MAX_CALL_DOCUMENTS: Final = 1000
-_DUPLICATE_KEY: Final = 11000
 
 
 class Inserted(Enum):
@@ -60,7 +58,7 @@ def encode_alone(document: Mapping[str, object]) -> Encoded | Failure:
     try:
         data = bson.encode(document)
     except Exception as exc:  # noqa: BLE001 - whatever encoding raises is about this document; classified, not hidden
-        return classify_at_encode(exc)
+        return failure_at_encode(exc)
     if len(data) > MAX_DOCUMENT_BYTES:
         return document_too_large()
     return Encoded(RawBSONDocument(data), len(data))
@@ -123,16 +121,16 @@ async def _insert(collection: AsyncCollection[Document], documents: Sequence[Raw
         return results
     if details.get("writeConcernErrors"):
         # Neither inserted nor already there counts while a majority has not got it.
-        raise StoreUnavailable(classify(WriteConcernError("")))
+        raise StoreUnavailable(not_on_a_majority())
     for entry in details.get("writeErrors", ()):
         results[entry["index"]] = _read_entry(entry["code"])
     return results
 
 
 def _read_entry(number: int) -> InsertResult:
-    if number == _DUPLICATE_KEY:
+    if number == DUPLICATE_KEY:
         return Inserted.KEY_TAKEN
-    failure = classify_write_error(number)
+    failure = failure_of_write_error(number)
     if failure.dependency is not None:
         raise store_error(failure)
     return failure

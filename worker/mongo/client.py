@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
-from worker.codes import Stage
-from worker.failure import classify, store_error, store_silent
+from worker.failure import store_silent
+from worker.mongo.errors import DRIVER_ERRORS, failure_of, store_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,16 +33,17 @@ class Store:
     def __init__(self, client: AsyncMongoClient[Document], database: str, address: str, timeout_ms: int) -> None:
         """Use `connect` instead."""
         self._client = client
-        self._database: AsyncDatabase[Document] = client.get_database(
+        self.database: AsyncDatabase[Document] = client.get_database(
             database, write_concern=MAJORITY, read_preference=ReadPreference.PRIMARY
         )
+        """The database of all collections; majority writes, reads from the primary."""
         self._timeout_seconds = timeout_ms / 1000
         self.address = address
         """Host and port, without user and password: for people and logs."""
 
     def collection(self, name: str) -> AsyncCollection[Document]:
         """Return a collection whose writes are acknowledged by a majority and whose reads go to the primary."""
-        return self._database.get_collection(name)
+        return self.database.get_collection(name)
 
     async def ping(self) -> None:
         """Return when the store answers. Raises `StoreUnavailable` or `OperatorFault`."""
@@ -70,8 +70,8 @@ class Store:
                 yield
         except TimeoutError:
             failure = store_silent()
-        except (PyMongoError, BSONError) as exc:
-            failure = classify(exc, Stage.STORE)
+        except DRIVER_ERRORS as exc:
+            failure = failure_of(exc)
             if isinstance(exc, ConnectionFailure) and _CERTIFICATE_REFUSED in str(exc):
                 failure = replace(failure, detail=f"{failure.detail} Its TLS certificate is not accepted.")
         else:
@@ -117,7 +117,7 @@ def connect(
         return Store(client, database, redacted(uri), timeout_ms)
     except (PyMongoError, ValueError, TypeError):
         # Their texts may quote the address.
-        failure = classify(ConfigurationError(""))
+        failure = failure_of(ConfigurationError(""))
     raise store_error(failure)
 
 

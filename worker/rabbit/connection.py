@@ -11,17 +11,22 @@ import pika
 import pika.exceptions
 
 from worker import __version__
-from worker.rabbit.errors import AccessRefused, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
-from worker.rabbit.framing import FramingConnection
+from worker.rabbit.errors import (
+    ACCESS_REFUSED,
+    VHOST_NOT_ALLOWED,
+    AccessRefused,
+    BrokerError,
+    BrokerUnreachable,
+    ChannelClosed,
+    ConnectionLost,
+)
+from worker.rabbit.fast_path import FramingConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pika.adapters.asyncio_connection import AsyncioConnection
     from pika.channel import Channel as PikaChannel
-
-_ACCESS_REFUSED = 403
-_VHOST_REFUSED = 530
 
 
 class Connection:
@@ -246,7 +251,7 @@ def _without_credentials(error: BaseException) -> str:
 
 def _loss(reason: BaseException) -> BrokerError:
     if isinstance(reason, pika.exceptions.ChannelClosedByBroker | pika.exceptions.ConnectionClosedByBroker):
-        if reason.reply_code in {_ACCESS_REFUSED, _VHOST_REFUSED}:
+        if reason.reply_code in {ACCESS_REFUSED, VHOST_NOT_ALLOWED}:
             return AccessRefused(reason.reply_text)
         if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return ChannelClosed(reason.reply_code, reason.reply_text)

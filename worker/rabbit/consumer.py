@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Self
 import pika.exceptions
 
 from worker.rabbit.acks import AckLedger
-from worker.rabbit.codec import decode_properties, encode_ack, encode_requeue
+from worker.rabbit.frames import encode_ack, encode_requeue
+from worker.rabbit.properties import decode_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker import ports
     from worker.ports import Properties
     from worker.rabbit.connection import Channel, Connection
 
@@ -47,7 +49,7 @@ class Delivery:
         return self._properties
 
     @property
-    def hand_outs_before(self) -> int:
+    def prior_deliveries(self) -> int:
         """How often the broker says it handed this out before; a hint, for caution only."""
         if not self.redelivered:
             return 0
@@ -150,7 +152,7 @@ class Consumer:
             taken.append(self._arrived.popleft())
         return taken
 
-    def settle(self, delivery: Delivery) -> None:
+    def settle(self, delivery: ports.Delivery) -> None:
         """Acknowledge *delivery* soon: its effect is proven. Of a dead channel this does nothing."""
         if self._open.pop(delivery.tag, None) is None:
             return

@@ -1,12 +1,28 @@
-"""What can go wrong with the broker, in our words. pika's exceptions stop at this package."""
+"""What can go wrong with the broker, in our words, each with its `Failure`. pika's exceptions stop at this package."""
 
 # ruff: noqa: N818 - what happened is a better name than what happened plus Error
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class BrokerError(Exception):
-    """Root of everything the broker adapter raises."""
+from worker.codes import Code
+from worker.failure import AdapterError, Dependency, Failure
+
+
+class BrokerError(AdapterError):
+    """Root of everything the broker adapter raises. Its text is the broker's own reason, which holds no secret."""
+
+    code: ClassVar[Code] = Code.BROKER_UNAVAILABLE
+
+    def __init__(self, text: str, *, code: Code | None = None, number: int | None = None) -> None:
+        failure = Failure.of(code or self.code, type(self).__name__, number=number, dependency=Dependency.BROKER)
+        super().__init__(failure)
+        self.text = text
+
+    def __str__(self) -> str:
+        """Return what the broker said."""
+        return self.text
 
 
 class BrokerUnreachable(BrokerError):
@@ -15,6 +31,8 @@ class BrokerUnreachable(BrokerError):
 
 class AccessRefused(BrokerError):
     """The broker refused the credentials, the virtual host or an operation: an operator has to act."""
+
+    code = Code.BROKER_ACCESS_REFUSED
 
 
 class ConnectionLost(BrokerError):
@@ -25,27 +43,30 @@ class ChannelClosed(BrokerError):
     """The broker closed the AMQP channel.
 
     Args:
-        code: the AMQP reply code, for example 404 or 406.
-        text: the broker's reply text.
+        reply_code: the AMQP reply code, for example 404 or 406.
+        reply_text: the broker's reply text.
     """
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code} {text}")
-        self.code = code
-        self.text = text
+    def __init__(self, reply_code: int, reply_text: str) -> None:
+        super().__init__(f"{reply_code} {reply_text}", code=_BY_REPLY_CODE.get(reply_code), number=reply_code)
+        self.reply_code = reply_code
+        self.reply_text = reply_text
 
 
 class ConfirmTimeout(BrokerError):
     """The broker did not confirm a publish in time; its effect is unknown."""
 
 
-class PublishNacked(BrokerError):
-    """The broker refused to take responsibility for a publish."""
-
-
-class Unroutable(BrokerError):
-    """A publish that must reach a queue reached none: the topology is broken."""
-
-
 class TopologyMismatch(BrokerError):
-    """Something exists on the broker with other arguments than ours."""
+    """Something is missing on the broker, or has other arguments than ours."""
+
+    code = Code.TOPOLOGY_MISMATCH
+
+
+ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, VHOST_NOT_ALLOWED = 403, 404, 406, 530
+_BY_REPLY_CODE = {
+    ACCESS_REFUSED: Code.BROKER_ACCESS_REFUSED,
+    VHOST_NOT_ALLOWED: Code.BROKER_ACCESS_REFUSED,
+    NOT_FOUND: Code.TOPOLOGY_MISMATCH,
+    PRECONDITION_FAILED: Code.TOPOLOGY_MISMATCH,
+}

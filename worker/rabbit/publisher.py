@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
 
-from worker.ports import Outgoing, Receipt
-from worker.rabbit.codec import cut, decode_properties, encode_properties, encode_publish
+from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import BrokerError, ConfirmTimeout
+from worker.rabbit.frames import encode_publish
+from worker.rabbit.properties import cut, decode_properties, encode_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,12 +29,12 @@ for ever, when the limit that made it full was taken away."""
 class _Window:
     """The publishes of one `publish` call that wait for their confirm."""
 
-    receipts: list[Receipt]
+    confirmations: list[Confirmation]
     missing: int
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def settle(self, index: int, receipt: Receipt) -> None:
-        self.receipts[index] = receipt
+    def settle(self, index: int, confirmation: Confirmation) -> None:
+        self.confirmations[index] = confirmation
         self.missing -= 1
         if self.missing <= 0:
             self.done.set()
@@ -104,10 +105,10 @@ class Publisher:
         """Publishes that wait for their confirm."""
         return len(self._pending)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[Receipt]:
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
         """Publish *messages* and wait until the effect of each is known.
 
-        Returns receipts in the order of *messages*. Two messages with one id are never in flight together, because
+        Returns confirmations in the order of *messages*. Two messages with one id are never in flight together, because
         their returns could not be told apart: the later one waits. A confirm that does not come in time ends the
         connection and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
 
@@ -116,14 +117,14 @@ class Publisher:
         if not messages:
             return []
         await self._renew_if_refused()
-        window = _Window([Receipt.UNKNOWN] * len(messages), len(messages))
+        window = _Window([Confirmation.UNKNOWN] * len(messages), len(messages))
         waiting = list(enumerate(messages))
         while waiting:
             waiting = await self._send(waiting, window)
             if waiting:
                 await self._wait_for_id(cut(waiting[0][1].message_id))
         await self._wait(window.done, lambda: window.missing)
-        return window.receipts
+        return window.confirmations
 
     async def close(self) -> None:
         """Close the channel; outstanding publishes become `UNKNOWN`."""
@@ -139,7 +140,7 @@ class Publisher:
             for index, message in messages:
                 message_id = cut(message.message_id)
                 if self._lost:
-                    window.settle(index, Receipt.UNKNOWN)
+                    window.settle(index, Confirmation.UNKNOWN)
                     continue
                 if message_id in self._tag_by_id:
                     deferred.append((index, message))
@@ -257,7 +258,7 @@ class Publisher:
         pending, self._pending = self._pending, {}
         self._tag_by_id.clear()
         for window, index, _ in pending.values():
-            window.settle(index, Receipt.UNKNOWN)
+            window.settle(index, Confirmation.UNKNOWN)
         self._progress.set()
 
     def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
@@ -276,18 +277,18 @@ class Publisher:
             window, index, message_id = entry
             if self._tag_by_id.get(message_id) == settled:
                 del self._tag_by_id[message_id]
-            window.settle(index, self._receipt(settled, positive=positive))
+            window.settle(index, self._confirmation(settled, positive=positive))
         self._progress.set()
 
-    def _receipt(self, tag: int, *, positive: bool) -> Receipt:
+    def _confirmation(self, tag: int, *, positive: bool) -> Confirmation:
         if tag in self._returned:
             self._returned.discard(tag)
-            return Receipt.RETURNED
+            return Confirmation.RETURNED
         if positive:
-            return Receipt.CONFIRMED
+            return Confirmation.CONFIRMED
         if self._refused_at is None:
             self._refused_at = asyncio.get_running_loop().time()
-        return Receipt.NACKED
+        return Confirmation.NACKED
 
     def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
         """Note that the publish with this message id reached no queue; its confirm follows."""

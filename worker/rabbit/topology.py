@@ -8,11 +8,12 @@ platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events]
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, retry_queue
-from worker.rabbit.errors import AccessRefused, ChannelClosed
+from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 _MISSING = "missing"
 _MAY_NOT_LOOK = "this user may not look at it"
 _MAY_NOT_DECLARE = "this user may not declare it"
-_NOT_FOUND = 404
-_PRECONDITION_FAILED = 406
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
 
 
@@ -54,12 +53,12 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One checked thing. *problem* is None when it is as wanted; otherwise *way_out* says what to do."""
+    """One checked thing. *problem* is None when it is as wanted; otherwise *fix* says what to do."""
 
     kind: str
     name: str
     problem: str | None = None
-    way_out: str | None = None
+    fix: str | None = None
 
     @property
     def is_missing(self) -> bool:
@@ -153,10 +152,10 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
 
 async def _missing(connection: Connection, kind: str, name: str) -> Finding | None:
     try:
-        async for channel in _fresh_channel(connection):
+        async with _fresh_channel(connection) as channel:
             await channel.call(f"{kind}_declare", name, passive=True)
     except ChannelClosed as error:
-        if error.code == _NOT_FOUND:
+        if error.reply_code == NOT_FOUND:
             return Finding(kind, name, _MISSING, "run `cim-worker topology apply`")
         raise
     except AccessRefused:
@@ -190,12 +189,12 @@ async def _try(
     **kwargs: Any,
 ) -> Finding:
     try:
-        async for channel in _fresh_channel(connection):
+        async with _fresh_channel(connection) as channel:
             await channel.call(method, *args, **kwargs)
     except ChannelClosed as error:
-        if error.code != _PRECONDITION_FAILED:
+        if error.reply_code != PRECONDITION_FAILED:
             raise
-        return Finding(kind, name, _difference(error.text), _way_out(kind, name))
+        return Finding(kind, name, _difference(error.reply_text), _fix(kind, name))
     except AccessRefused:
         return Finding(kind, name, _MAY_NOT_DECLARE, f"use a user with configure permission on {name}")
     return Finding(kind, name)
@@ -210,12 +209,13 @@ def _values(text: str) -> str:
     return f": wanted {values.replace('but current is', 'but it has')}" if found else ""
 
 
-def _way_out(kind: str, name: str) -> str:
+def _fix(kind: str, name: str) -> str:
     if kind == "queue":
         return f"set the setting to what it has, or let {name} run empty, delete it and run `cim-worker topology apply`"
     return f"delete {name} while nobody publishes, and run `cim-worker topology apply`"
 
 
+@asynccontextmanager
 async def _fresh_channel(connection: Connection) -> AsyncIterator[Channel]:
     """Yield one channel and close it: a refused declaration costs the channel it was made on."""
     channel = await connection.channel()

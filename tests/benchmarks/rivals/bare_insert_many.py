@@ -10,8 +10,8 @@ from pymongo import MongoClient
 
 from tests.benchmarks.messages import Kind, places, prepare
 from tests.benchmarks.rivals import handling
-from worker.activity import translate
 from worker.cim import CimMessage
+from worker.pipeline.translate import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient, WriteConcern
 
 from worker import contract
-from worker.activity import Activity, Destination, route, translate
-from worker.cim import CimMessage, Conversation, parse
-from worker.conversation_cache import ConversationCache
-from worker.lifecycle import ConversationRecord
+from worker.cim import CimMessage, parse
+from worker.conversations.cache import ConversationCache
+from worker.conversations.lifecycle import ConversationRecord
 from worker.mongo.activities import activity_document
+from worker.pipeline.translate import Activity, Destination, route, translate
+
+if TYPE_CHECKING:
+    from worker.conversations.conversation import Conversation
 
 RABBITMQ_URL: Final = os.environ.get("CIM_RABBITMQ_URL", "")
 MONGODB_URI: Final = os.environ.get("CIM_MONGODB_URI", "")
@@ -57,7 +60,7 @@ def read(body: bytes) -> CimMessage | Invalid:
     if isinstance(message, CimMessage):
         return message
     return Invalid(
-        message.message_id, {contract.CODE: message.first.code.value, contract.POINTER: message.first.pointer}
+        message.identity.message_id, {contract.CODE: message.first.code.value, contract.POINTER: message.first.pointer}
     )
 
 

@@ -24,7 +24,7 @@ from worker.mongo.client import Store, connect
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from worker.sandbox.store import LocalStore
+    from tests.services.store import LocalStore
 
 
 class OpenStore(Protocol):

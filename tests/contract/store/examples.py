@@ -6,10 +6,11 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from worker.activity import Activity, event_id
-from worker.cim import ChannelSession, CimMessage, Room
+from worker.cim import CimMessage
+from worker.conversations.conversation import ChannelSession, Room
+from worker.conversations.lifecycle import Fact, LifecycleChange
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
-from worker.lifecycle import Fact, LifecycleChange
+from worker.pipeline.translate import Activity, event_id
 
 NOW = 1_760_000_001_456
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from worker.sandbox.store import LocalStore, StoreProcess, StoreStartError, embedded_store, mongod_store
+from tests.services.store import LocalStore, StoreProcess, StoreStartError, embedded_store, mongod_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from bson.objectid import ObjectId
 from tests.contract.store.examples import NOW, activity
 from worker.codes import Code, FailureClass
 from worker.mongo.activities import COLLECTION, ActivityStore
-from worker.store_result import Refused, Written
+from worker.pipeline.ports import Refused, Written
 
 if TYPE_CHECKING:
     from tests.contract.store.conftest import OpenStore

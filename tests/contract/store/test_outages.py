@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.store.examples import NOW, activity, change, letter
+from tests.services.processes import free_ports
 from worker.codes import Code
 from worker.failure import OperatorFault, StoreUnavailable
 from worker.mongo.activities import COLLECTION, ActivityStore
 from worker.mongo.client import Store, connect
-from worker.mongo.conversations import Registry
 from worker.mongo.dead_letters import DeadLetterStore
-from worker.sandbox.processes import free_ports
-from worker.store_result import Written
+from worker.mongo.registry import Registry
+from worker.pipeline.ports import Written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from worker.activity import Activity
-    from worker.sandbox.store import LocalStore
-    from worker.store_result import StoreResult
+    from tests.services.store import LocalStore
+    from worker.pipeline.ports import StoreResult
+    from worker.pipeline.translate import Activity
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.store.examples import NOW, change
+from worker.conversations.lifecycle import Fact, LifecycleChange
 from worker.failure import StoreRefused
-from worker.lifecycle import Fact, LifecycleChange
-from worker.mongo.conversations import COLLECTION, Registry
+from worker.mongo.registry import COLLECTION, Registry
 
 if TYPE_CHECKING:
     from tests.contract.store.conftest import OpenStore

@@ -1,6 +1,6 @@
-"""`cim-worker demo`: everything at once on this machine, counted at the end.
+"""`cim-worker demo`: everything at once on a given broker and store, counted at the end.
 
-`stage` finds or starts broker and store, `play` runs the workers and watches, `tally` compares, `report` prints.
+`environment` says where, `run` runs the workers and watches, `tally` compares, `report` prints.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def add_to(app: typer.Typer) -> None:
         app,
         "demo",
         demo,
-        "cim-worker demo",
+        "make demo                                starts a broker and a store (in a clone of the repository)",
+        "cim-worker demo                          on the broker and store of CIM_RABBITMQ_URL and CIM_MONGODB_URI",
         "cim-worker demo --messages 20000 --seed 7",
-        "CIM_RABBITMQ_URL=amqp://guest:guest@localhost:5672/ cim-worker demo",
         environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI"),
     )
 
@@ -35,20 +35,19 @@ def demo(
 ) -> None:
     """Watch activities travel: two live conversations, a closed one, real workers, a broker and a store.
 
-    Broker and store are started for the occasion unless CIM_RABBITMQ_URL and CIM_MONGODB_URI name some; then a
-    virtual host and a database of the demo's own are used and removed. Exit code 0 only if every message is accounted
-    for.
+    It uses the virtual host of CIM_RABBITMQ_URL, which nobody else may use meanwhile, and a database of its own on the
+    store of CIM_MONGODB_URI, which is dropped at the end. Exit code 0 only if every message is accounted for.
     """
-    from worker.cli.demo.play import play
+    from worker.cli.demo.environment import demo_environment
     from worker.cli.demo.report import print_report, report_document
-    from worker.cli.demo.stage import set_stage
+    from worker.cli.demo.run import run
     from worker.cli.demo.tally import tally
     from worker.cli.output import print_json
 
-    # Told to stop, leave the stage as after Ctrl-C: with everything that was started ended and removed.
+    # SIGTERM ends it like Ctrl-C: everything that was started is ended and removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with set_stage(say=_say) as stage:
-        samples, found = play(stage, seed=seed, count=messages, say=_say)
+    with demo_environment(say=_say) as environment:
+        samples, found = run(environment, seed=seed, count=messages, say=_say)
     result = tally(samples, found)
     if as_json:
         print_json(report_document(result, found))

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.activity import event_id
+from worker.pipeline.translate import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.sandbox.activities import Sample
+    from worker.cli.demo.activities import Sample
 
 
 @dataclass(frozen=True, slots=True)

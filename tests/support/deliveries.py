@@ -1,0 +1,95 @@
+"""Deliveries, clocks and reporters made for tests of the core."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from worker.ports import Properties
+
+if TYPE_CHECKING:
+    from worker.cim import Identity
+    from worker.codes import Code
+    from worker.failure import Failure
+    from worker.outcome import Outcome
+
+NOW = 1_760_000_000_000
+
+
+@dataclass(eq=False)
+class FakeDelivery:
+    """What RabbitMQ handed us, without RabbitMQ."""
+
+    body: bytes = b"{}"
+    properties: Properties = field(default_factory=Properties)
+    exchange: str = "cim.ingress"
+    routing_key: str = "some.key"
+    queue: str = "cim.ingress"
+    redelivered: bool = False
+    tag: int = 1
+    received_at: float = NOW / 1000
+    prior_deliveries: int = 0
+
+
+def delivery(body: bytes = b"{}", headers: dict[str, Any] | None = None, **properties: Any) -> FakeDelivery:
+    return FakeDelivery(body, Properties(headers=headers or {}, **properties))
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ms = NOW
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+
+class RecordingReporter:
+    """Reporter that remember what they were told."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.done: Counter[str] = Counter()
+        self.letters: list[tuple[str, int, bool]] = []
+        self.identities: list[Identity] = []
+        self.warnings: list[tuple[str, dict[str, object]]] = []
+        self.down: list[str] = []
+        self.up: list[str] = []
+
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+        assert seconds >= 0
+        self.outcomes[outcome.value, code.value if code else ""] += 1
+
+    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
+        assert lane
+        assert size
+        assert seconds >= 0
+        assert all(count >= 0 for count in counts.values())
+        self.done[lane] += size
+
+    def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
+        self.letters.append((failure.code.value, attempt, retry))
+        self.identities.append(identity)
+
+    def info(self, what: str, **facts: object) -> None:
+        """Nothing looks at notes."""
+
+    def warn(self, what: str, **facts: object) -> None:
+        self.warnings.append((what, facts))
+
+    def dependency_down(
+        self, name: str, failure: Failure, *, address: str, reason: str, outage_seconds: float | None
+    ) -> None:
+        assert address
+        assert reason
+        if outage_seconds is None:
+            self.down.append(f"{name} {failure.code.value}")
+
+    def dependency_up(self, name: str, outage_seconds: float) -> None:
+        assert outage_seconds >= 0
+        self.up.append(name)

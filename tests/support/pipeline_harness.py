@@ -1,0 +1,132 @@
+"""A pipeline between fakes, or between what a test puts in their place."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.support.deliveries import FakeClock, FakeDelivery, RecordingReporter
+from tests.support.fakes import FakePublisher, FakeRegistry, FakeStore
+from worker import contract
+from worker.conversations.cache import ConversationCache
+from worker.failure import Dependency, StoreUnavailable, store_silent
+from worker.flow.backoff import Backoff
+from worker.flow.gate import Gate
+from worker.flow.outage import Outage
+from worker.flow.tasks import Crash
+from worker.pipeline.copies import Copies
+from worker.pipeline.finder import ConversationFinder
+from worker.pipeline.pipeline import Pipeline, PipelineLimits
+from worker.pipeline.retry import RetryPolicy
+from worker.pipeline.senders import Senders
+from worker.pipeline.settlement import Settlement
+
+if TYPE_CHECKING:
+    from worker.ports import Delivery, EventPublisher, Outgoing, Reporter
+
+
+class PipelineHarness:
+    """Make it on a running loop. Deliveries that were settled are in `settled`, in the order of settling."""
+
+    def __init__(
+        self,
+        *,
+        cache_ms: int = 60_000,
+        max_attempts: int = 3,
+        waiting: int = 100,
+        max_message_bytes: int = 10_000,
+        bundle: int = 5,
+        publisher: EventPublisher | None = None,
+        store: Any = None,
+        registry: Any = None,
+        reporter: Reporter | None = None,
+        senders: dict[str, frozenset[str]] | None = None,
+    ) -> None:
+        self.publisher: Any = publisher or FakePublisher()
+        self.store: Any = store or FakeStore()
+        self.registry: Any = registry or FakeRegistry()
+        self.reported: Any = reporter or RecordingReporter()
+        self.clock = FakeClock()
+        self.settled: list[Delivery] = []
+        self.received = 0
+        self.probes = 0
+        self.back = asyncio.Event()
+        self.gate = Gate(
+            Dependency.STORE,
+            self.probe,
+            outage=Outage("store", address="fake", reporter=self.reported, clock=self.clock),
+            backoff=Backoff(0.1, 2, random=lambda: 0.0),
+        )
+        self.cache = ConversationCache(max_size=100, ttl_ms=cache_ms)
+        self.crash = Crash()
+        ids = itertools.count()
+        settlement = Settlement(self.settle, self.reported, self.clock)
+        copies = Copies(
+            publisher=self.publisher,
+            retry=RetryPolicy(("1s", "10s"), max_attempts, per_second=1000, now=self.clock.monotonic()),
+            settlement=settlement,
+            clock=self.clock,
+            reporter=self.reported,
+            crash=self.crash,
+            new_id=lambda: f"copy-{next(ids)}",
+            bundle=bundle,
+            bundle_bytes=100_000,
+        )
+        finder = ConversationFinder(
+            registry=self.registry, cache=self.cache, gate=self.gate, timeout_seconds=0.5, clock=self.clock
+        )
+        self.pipeline = Pipeline(
+            senders=Senders(senders or {}, "worker" if senders else None),
+            finder=finder,
+            publisher=self.publisher,
+            store=self.store,
+            gate=self.gate,
+            copies=copies,
+            settlement=settlement,
+            limits=PipelineLimits(max_message_bytes, bundle, 100_000),
+            clock=self.clock,
+            reporter=self.reported,
+            crash=self.crash,
+        )
+        self.pipeline.set_window(2 * waiting)
+
+    def settle(self, one: Delivery) -> None:
+        assert not any(one is other for other in self.settled), "settled twice"
+        self.settled.append(one)
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if not self.back.is_set():
+            raise StoreUnavailable(store_silent())
+
+    async def process(self, *batch: FakeDelivery) -> None:
+        """Process a batch and let its lanes run as far as they get."""
+        self.received += len(batch)
+        await self.pipeline.process(batch)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert not self.crash.happened.done()
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        totals: Counter[str] = Counter()
+        for (outcome, _), count in self.reported.outcomes.items():
+            totals[outcome] += count
+        assert sum(totals.values()) == len(self.settled), "an outcome for each settled delivery, and for no other"
+        return totals
+
+    def assert_settled(self, *batch: FakeDelivery) -> None:
+        assert set(map(id, batch)) == set(map(id, self.settled))
+
+    def at(self, routing_key: str, exchange: str = contract.HUB) -> list[Outgoing]:
+        return [one for one in self.publisher.taken if (one.exchange, one.routing_key) == (exchange, routing_key)]
+
+    @property
+    def letters(self) -> list[Outgoing]:
+        return [one for one in self.publisher.taken if one.exchange == contract.DEAD_LETTERS]
+
+    @property
+    def codes(self) -> list[object]:
+        return [(one.headers or {})[contract.CODE] for one in self.letters]

@@ -1,0 +1,44 @@
+"""`cim-worker` whose processes die of a body that contains `POISON`, as of a message that crashes the interpreter.
+
+A script: `python tests/support/poisonable.py run …`, with the text in the environment variable `POISON`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from worker.cli import main
+from worker.process import supervisor
+from worker.rabbit.consumer import Consumer
+
+if TYPE_CHECKING:
+    from worker.rabbit.consumer import Delivery
+
+_run_child = supervisor.run_child
+
+
+def poisonable_child(*arguments: Any) -> None:
+    """Do what the supervisor's child does, in a spawned process of its own."""
+    die_of_poison(os.environ["POISON"].encode())
+    _run_child(*arguments)
+
+
+def die_of_poison(poison: bytes) -> None:
+    """Make this process die by SIGKILL as soon as it takes a delivery whose body contains *poison*."""
+    take = Consumer.take
+
+    def poisonable(self: Consumer, max_count: int, max_bytes: int) -> list[Delivery]:
+        taken = take(self, max_count, max_bytes)
+        if any(poison in delivery.body for delivery in taken):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return taken
+
+    Consumer.take = poisonable  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    supervisor.run_child = poisonable_child  # type: ignore[assignment]
+    die_of_poison(os.environ["POISON"].encode())
+    main()

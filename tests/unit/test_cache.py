@@ -1,0 +1,76 @@
+"""What a process remembers of active conversations."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.conversations.cache import ConversationCache
+from worker.conversations.conversation import ChannelSession, Conversation, ConversationState
+
+
+def conversation(name: str, *sessions: str, state: str = "ACTIVE") -> Conversation:
+    made = tuple(ChannelSession.of({"id": session}) for session in sessions)
+    return Conversation(name, state, "customer", None, made, 1)
+
+
+def cache(max_size: int = 10, ttl_ms: int = 1000) -> ConversationCache:
+    return ConversationCache(max_size=max_size, ttl_ms=ttl_ms)
+
+
+def test_a_conversation_is_found_by_its_id_and_by_each_session_until_it_is_stale() -> None:
+    made, one = cache(), conversation("c", "s1", "s2")
+    made.remember(one, 5.0)
+    assert made.by_conversation("c", 6.0) is one
+    assert made.by_session("s1", 6.0) is made.by_session("s2", 6.0) is one
+    assert made.by_session("s1", 6.01) is None
+    assert made.by_conversation("c", 6.01) is None
+    assert len(made) == 0
+
+
+def test_what_nobody_told_is_unknown() -> None:
+    assert cache().by_conversation("c", 0.0) is None
+    assert cache().by_session("s", 0.0) is None
+    cache().forget("c")
+
+
+@pytest.mark.parametrize("state", list(ConversationState))
+def test_only_active_conversations_are_remembered(state: str) -> None:
+    made = cache()
+    made.remember(conversation("c", "s"), 0.0)
+    made.remember(conversation("c", "s", state=state), 0.0)
+    remembered = state not in {"CLOSING", "CLOSED"}
+    assert (made.by_conversation("c", 0.5) is not None) == remembered
+    assert (made.by_session("s", 0.5) is not None) == remembered
+
+
+def test_a_session_that_moved_is_found_at_its_new_conversation_even_when_the_old_one_is_forgotten() -> None:
+    made = cache()
+    made.remember(conversation("old", "s"), 0.0)
+    made.remember(new := conversation("new", "s"), 0.0)
+    made.forget("old")
+    assert made.by_session("s", 0.5) is new
+
+
+def test_news_replaces_what_was_known_sessions_included() -> None:
+    made = cache()
+    made.remember(conversation("c", "gone"), 0.0)
+    made.remember(conversation("c", "here"), 0.0)
+    assert made.by_session("gone", 0.5) is None
+    assert made.by_session("here", 0.5) is not None
+
+
+def test_the_one_added_longest_ago_makes_room() -> None:
+    made = cache(max_size=2)
+    for name in ("a", "b", "c"):
+        made.remember(conversation(name, f"s-{name}"), 0.0)
+    assert len(made) == 2
+    assert made.by_conversation("a", 0.5) is None
+    assert made.by_session("s-a", 0.5) is None
+    assert made._by_session.keys() == {"s-b", "s-c"}
+
+
+@pytest.mark.parametrize(("size", "ttl"), [(0, 1000), (10, 0)])
+def test_zero_switches_it_off(size: int, ttl: int) -> None:
+    made = cache(size, ttl)
+    made.remember(conversation("c", "s"), 0.0)
+    assert len(made) == 0

@@ -1,0 +1,40 @@
+"""One cause is one line when it begins, one a minute while it lasts, and one when it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.deliveries import FakeClock, RecordingReporter
+from worker.codes import Code
+from worker.failure import Failure
+from worker.flow.outage import Outage
+
+if TYPE_CHECKING:
+    import pytest
+
+GONE, REFUSED = Failure.of(Code.BROKER_UNAVAILABLE), Failure.of(Code.BROKER_ACCESS_REFUSED)
+
+
+def test_it_is_said_once_when_it_begins_and_once_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported, clock, lines = RecordingReporter(), FakeClock(), []
+    outage = Outage("broker", address="here", reporter=reported, clock=clock)
+    monkeypatch.setattr(reported, "dependency_down", lambda *_, outage_seconds, **__: lines.append(outage_seconds))
+
+    for _ in range(150):  # fails once a second, for two and a half minutes, in two ways
+        outage.began(GONE)
+        outage.began(REFUSED, "in the broker's words")
+        clock.ms += 1000
+    assert outage.lasts
+    assert outage.failure is REFUSED
+    outage.ended()
+    outage.ended()
+
+    assert lines == [None, 60.0, 120.0]
+    assert reported.up == ["broker"]
+    assert not outage.lasts
+
+
+def test_nothing_is_said_when_nothing_was_wrong() -> None:
+    reported = RecordingReporter()
+    Outage("broker", address="here", reporter=reported, clock=FakeClock()).ended()
+    assert not reported.up

@@ -1,0 +1,1 @@
+"""Which conversations exist, and what a message needs to know of them."""

@@ -1,0 +1,62 @@
+"""What one process remembers of active conversations, for a short time. Pure: the clock is an argument.
+
+Only active conversations are remembered. A conversation that closed meanwhile is corrected by the broker, because its
+exchange is unbound: the event comes back and is stored. So staleness can cost an outdated room or session in the
+event, for as long as an entry lives, and never a message.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.conversations.conversation import Conversation
+
+
+class ConversationCache:
+    """Conversations by id and by channel session, least recently added dropped first."""
+
+    def __init__(self, *, max_size: int, ttl_ms: int) -> None:
+        """Keep at most *max_size* conversations for *ttl_ms* each; 0 of either switches it off."""
+        self._max_size = max_size if ttl_ms else 0
+        self._ttl = ttl_ms / 1000
+        self._entries: OrderedDict[str, tuple[float, Conversation]] = OrderedDict()
+        self._by_session: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def by_conversation(self, conversation_id: str, now: float) -> Conversation | None:
+        """Return the conversation if it is remembered at *now* (monotonic seconds)."""
+        entry = self._entries.get(conversation_id)
+        if entry is None:
+            return None
+        if entry[0] < now:
+            self.forget(conversation_id)
+            return None
+        return entry[1]
+
+    def by_session(self, session_id: str, now: float) -> Conversation | None:
+        """Return the conversation of a channel session if it is remembered at *now*."""
+        conversation_id = self._by_session.get(session_id)
+        return None if conversation_id is None else self.by_conversation(conversation_id, now)
+
+    def remember(self, conversation: Conversation, now: float) -> None:
+        """Remember an active conversation; forget one that is not."""
+        self.forget(conversation.id)
+        if not self._max_size or not conversation.active:
+            return
+        while len(self._entries) >= self._max_size:
+            self.forget(next(iter(self._entries)))
+        self._entries[conversation.id] = (now + self._ttl, conversation)
+        for session in conversation.channel_sessions:
+            self._by_session[session.id] = conversation.id
+
+    def forget(self, conversation_id: str) -> None:
+        """Forget a conversation and its sessions; an unknown one is fine."""
+        entry = self._entries.pop(conversation_id, None)
+        if entry is not None:
+            for session in entry[1].channel_sessions:
+                if self._by_session.get(session.id) == conversation_id:
+                    del self._by_session[session.id]

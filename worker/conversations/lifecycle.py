@@ -1,0 +1,331 @@
+"""Conversation lifecycle events: what the platform says about its conversations, read and merged. Pure.
+
+Events arrive twice and out of order, so a conversation is kept as separate facts (state, customer, room, each
+channel session), each with the time it was last heard of, and a fact only ever gives way to a newer one. Any order
+of the same events leads to the same record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic_core import to_json
+
+from worker.cim.decode import Undecodable, decode
+from worker.cim.message import MAX_PROBLEMS, Rejected
+from worker.cim.models import MAX_ID_BYTES
+from worker.cim.pointer import pointer
+from worker.cim.problems import text_at
+from worker.cim.timestamps import to_epoch_ms
+from worker.codes import Code, Problem
+from worker.conversations.conversation import (
+    ChannelSession,
+    Conversation,
+    ConversationState,
+    Room,
+    is_active,
+    session_ended,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MAX_LIFECYCLE_BYTES = 8 * 1_048_576
+"""A conversation carries all its participants and sessions, so it may be larger than a message."""
+UNHEARD_OF = 0
+"""Time of a fact that was concluded, not told: whatever the platform says outright wins over it."""
+UNKNOWN_STATE = "UNKNOWN"
+"""State of a conversation of which only sessions or the customer were heard; counts as active, as unknown ones do."""
+
+STATE_EVENTS = frozenset({"TOPIC_STATE_CHANGE_EVENT", "TOPIC_STATE_CHANGED"})
+SESSION_STARTED = "CHANNEL_SESSION_STARTED"
+SESSION_OVER_EVENTS = frozenset({"CHANNEL_SESSION_ENDED", "CHANNEL_SESSION_EXPIRED"})
+CUSTOMER_EVENT = "ASSOCIATED_CUSTOMER_CHANGED"
+
+T_co = TypeVar("T_co", covariant=True)
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Generic[T_co]):
+    """Something known, and since when."""
+
+    value: T_co
+    at: int
+    """Epoch milliseconds of the event that told it; `UNHEARD_OF` when concluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleChange:
+    """What one lifecycle event says about one conversation; None: it says nothing about that."""
+
+    conversation_id: str
+    name: str
+    """The event's name, for logs."""
+    at: int
+    """Epoch milliseconds."""
+    state: Fact[str] | None = None
+    customer_id: Fact[str] | None = None
+    room_info: Fact[JsonObject] | None = None
+    sessions: tuple[Fact[JsonObject], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An event that says nothing about which conversations exist."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRecord:
+    """A conversation as the registry keeps it: facts with their times."""
+
+    id: str
+    state: Fact[str]
+    customer_id: Fact[str | None]
+    room_info: Fact[JsonObject | None]
+    sessions: tuple[Fact[JsonObject], ...]
+    """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
+
+    @property
+    def active(self) -> bool:
+        """Whether activities go live: in every state but CLOSING and CLOSED."""
+        return is_active(self.state.value)
+
+    @property
+    def updated_at(self) -> int:
+        """Epoch milliseconds of the newest fact."""
+        told = (self.state.at, self.customer_id.at, self.room_info.at)
+        return max(*told, *(fact.at for fact in self.sessions))
+
+    def to_document(self) -> JsonObject:
+        """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
+        return {
+            "_id": self.id,
+            "state": self.state.value,
+            "customerId": self.customer_id.value,
+            "roomInfo": self.room_info.value,
+            "channelSessions": [fact.value for fact in self.sessions],
+            "channelSessionIds": [fact.value["id"] for fact in self.sessions],
+            "updatedAt": self.updated_at,
+            "stateUpdatedAt": self.state.at,
+            "customerUpdatedAt": self.customer_id.at,
+            "roomUpdatedAt": self.room_info.at,
+            "channelSessionUpdatedAt": [fact.at for fact in self.sessions],
+        }
+
+    @classmethod
+    def from_document(cls, document: JsonObject) -> ConversationRecord:
+        """Return the record in a `conversations` document; times that are not there count as `UNHEARD_OF`."""
+        sessions = [session for session in document.get("channelSessions") or () if text_at(session, ("id",))]
+        times = list(document.get("channelSessionUpdatedAt") or ())
+        times += [UNHEARD_OF] * (len(sessions) - len(times))
+        room = document.get("roomInfo")
+        return cls(
+            document["_id"],
+            Fact(document.get("state") or UNKNOWN_STATE, document.get("stateUpdatedAt", UNHEARD_OF)),
+            Fact(document.get("customerId"), document.get("customerUpdatedAt", UNHEARD_OF)),
+            Fact(room if isinstance(room, dict) else None, document.get("roomUpdatedAt", UNHEARD_OF)),
+            tuple(Fact(session, at) for session, at in zip(sessions, times, strict=False)),
+        )
+
+    def to_conversation(self) -> Conversation:
+        """Return what a message needs to know of this conversation."""
+        return Conversation(
+            self.id,
+            self.state.value,
+            self.customer_id.value,
+            None if self.room_info.value is None else Room.of(self.room_info.value),
+            tuple(ChannelSession.of(fact.value) for fact in self.sessions),
+            self.updated_at,
+        )
+
+
+def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignored | Rejected:
+    """Return what the CIM event in `body` says about a conversation, Ignored when nothing, Rejected when unreadable.
+
+    `received_at` (epoch ms) is the time of an event that carries none. Raises nothing, whatever the bytes.
+    """
+    document = decode(body, max_bytes=MAX_LIFECYCLE_BYTES)
+    if isinstance(document, Undecodable):
+        return Rejected(document.problems[:MAX_PROBLEMS])
+    name = text_at(document, ("name",))
+    if name is None:
+        return _rejected(Code.MISSING_FIELD, ("name",), "The name of the event.")
+    read = _READERS.get(name.upper())
+    if read is None:
+        return Ignored(name)
+    at = _event_time(document, received_at)
+    if at is None:
+        return _rejected(Code.INVALID_TIMESTAMP, ("timestamp",), Code.INVALID_TIMESTAMP.spec.meaning)
+    data = document.get("data")
+    if not isinstance(data, dict):
+        code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
+        return _rejected(code, ("data",), "An object: what the event is about.")
+    return _bounded(read(document, data, name.upper(), at), data)
+
+
+def merge(record: ConversationRecord | None, change: LifecycleChange) -> ConversationRecord | None:
+    """Return the record with what is newer in `change`, or None when nothing is: then there is nothing to write.
+
+    Does not depend on the order of changes: twice and out of order is harmless. Of two changes of the same
+    millisecond the later state of a conversation's life wins, and for a session the ended one.
+    """
+    before = record or _blank(change.conversation_id)
+    after = replace(
+        before,
+        state=_newer(before.state, change.state, _state_rank),
+        customer_id=_newer(before.customer_id, change.customer_id, _text_rank),
+        room_info=_newer(before.room_info, change.room_info, _object_rank),
+        sessions=_merge_sessions(before.sessions, change.sessions),
+    )
+    return None if after == record else after
+
+
+def _blank(conversation_id: str) -> ConversationRecord:
+    nothing: Fact[None] = Fact(None, UNHEARD_OF)
+    return ConversationRecord(conversation_id, Fact(UNKNOWN_STATE, UNHEARD_OF), nothing, nothing, ())
+
+
+def _newer(old: Fact[Any], new: Fact[Any] | None, rank: Callable[[Any], Any]) -> Fact[Any]:
+    if new is None or new.at < old.at:
+        return old
+    if new.at > old.at or rank(new.value) > rank(old.value):
+        return new
+    return old
+
+
+def _merge_sessions(old: Iterable[Fact[JsonObject]], new: Iterable[Fact[JsonObject]]) -> tuple[Fact[JsonObject], ...]:
+    sessions = {fact.value["id"]: fact for fact in old}
+    for fact in new:
+        session_id = fact.value["id"]
+        known = sessions.get(session_id)
+        sessions[session_id] = fact if known is None else _newer(known, fact, _session_rank)
+    return tuple(sorted(sessions.values(), key=lambda fact: (fact.at, fact.value["id"])))
+
+
+_STATE_RANKS = {str(state): rank for rank, state in enumerate(ConversationState, start=1)}
+
+
+def _state_rank(state: str) -> tuple[int, str]:
+    # UNKNOWN is below every state that somebody named.
+    return (-1 if state == UNKNOWN_STATE else _STATE_RANKS.get(state, 0), state)
+
+
+def _text_rank(text: str | None) -> str:
+    return text or ""
+
+
+def _object_rank(value: JsonObject | None) -> bytes:
+    return b"" if value is None else to_json(value, fallback=str)
+
+
+def _session_rank(session: JsonObject) -> tuple[bool, bytes]:
+    return (session_ended(session), to_json(session, fallback=str))
+
+
+def _event_time(document: JsonObject, received_at: int) -> int | None:
+    timestamp = document.get("timestamp", document.get("timeStamp"))
+    moment = received_at if timestamp is None else to_epoch_ms(timestamp)
+    return None if moment is None else max(moment, UNHEARD_OF + 1)
+
+
+def _read_state(document: JsonObject, data: JsonObject, name: str, at: int) -> LifecycleChange | Rejected:
+    conversation_id = text_at(data, ("id",)) or text_at(document, ("conversationId",))
+    state = text_at(data, ("state",))
+    if conversation_id is None:
+        return _rejected(Code.MISSING_FIELD, ("data", "id"), "The id of the conversation.")
+    if state is None:
+        return _rejected(Code.MISSING_FIELD, ("data", "state"), "The state of the conversation.")
+    return LifecycleChange(
+        conversation_id,
+        name,
+        at,
+        state=Fact(state, at),
+        customer_id=_fact(text_at(data, ("customer", "_id")), at),
+        room_info=_room(data, at),
+        sessions=tuple(Fact(session, at) for session in _sessions_of(data)),
+    )
+
+
+def _read_session(document: JsonObject, data: JsonObject, name: str, at: int) -> LifecycleChange | Rejected:
+    conversation_id = text_at(data, ("conversationId",)) or text_at(document, ("conversationId",))
+    if conversation_id is None:
+        return _rejected(Code.MISSING_FIELD, ("data", "conversationId"), "The id of the session's conversation.")
+    if text_at(data, ("id",)) is None:
+        return _rejected(Code.MISSING_FIELD, ("data", "id"), "The id of the channel session.")
+    # A session's own copy of customer and room may be old news; what is said of the conversation itself goes before.
+    return LifecycleChange(
+        conversation_id,
+        name,
+        at,
+        state=Fact(str(ConversationState.CREATED), UNHEARD_OF) if name == SESSION_STARTED else None,
+        customer_id=_fact(text_at(data, ("customer", "_id")), UNHEARD_OF),
+        room_info=_room(data, UNHEARD_OF),
+        sessions=(Fact(_ended(data) if name in SESSION_OVER_EVENTS else data, at),),
+    )
+
+
+def _read_customer(document: JsonObject, data: JsonObject, name: str, at: int) -> LifecycleChange | Rejected:
+    # Underdocumented: a conversation, {conversationId, customer}, or the customer under the envelope's conversation.
+    conversation_id = (
+        text_at(data, ("conversationId",)) or text_at(document, ("conversationId",)) or text_at(data, ("id",))
+    )
+    paths = (("customer", "_id"), ("customer", "id"), ("_id",), ("customerId",))
+    customer_id = next(filter(None, (text_at(data, path) for path in paths)), None)
+    if conversation_id is None:
+        return _rejected(Code.MISSING_FIELD, ("conversationId",), "The id of the conversation.")
+    if customer_id is None:
+        return _rejected(Code.MISSING_FIELD, ("data", "customer", "_id"), "The id of the customer.")
+    return LifecycleChange(conversation_id, name, at, customer_id=Fact(customer_id, at))
+
+
+_READERS: dict[str, Callable[[JsonObject, JsonObject, str, int], LifecycleChange | Rejected]] = {
+    **dict.fromkeys(STATE_EVENTS, _read_state),
+    **dict.fromkeys((SESSION_STARTED, *SESSION_OVER_EVENTS), _read_session),
+    CUSTOMER_EVENT: _read_customer,
+}
+
+
+def _sessions_of(conversation: JsonObject) -> list[JsonObject]:
+    participants = conversation.get("participants")
+    candidates = [conversation.get("channelSession")]
+    if isinstance(participants, list):
+        candidates += [one.get("participant") for one in participants if isinstance(one, dict)]
+    named = {text_at(one, ("id",)): one for one in candidates if _is_session(one) or one is candidates[0]}
+    return [session for session_id, session in named.items() if session_id is not None and session is not None]
+
+
+def _is_session(participant: object) -> bool:
+    return isinstance(participant, dict) and participant.get("participantType") == "ChannelSession"
+
+
+def _ended(session: JsonObject) -> JsonObject:
+    # The event's name says it is over; a copy that still says STARTED would be taken for the live session.
+    if session_ended(session):
+        return session
+    state = session.get("state")
+    return {**session, "state": {**(state if isinstance(state, dict) else {}), "name": "ENDED"}}
+
+
+def _room(data: JsonObject, at: int) -> Fact[JsonObject] | None:
+    room = data.get("roomInfo")
+    return Fact(room, at) if isinstance(room, dict) else None
+
+
+def _fact(value: str | None, at: int) -> Fact[str] | None:
+    return None if value is None else Fact(value, at)
+
+
+def _bounded(change: LifecycleChange | Rejected, data: JsonObject) -> LifecycleChange | Rejected:
+    if isinstance(change, Rejected) or len(change.conversation_id.encode()) <= MAX_ID_BYTES:
+        return change
+    paths = (("data", "id"), ("data", "conversationId"))
+    place = next((path for path in paths if data.get(path[1]) == change.conversation_id), ("conversationId",))
+    return _rejected(Code.ID_TOO_LONG, place, Code.ID_TOO_LONG.spec.meaning)
+
+
+def _rejected(code: Code, path: tuple[str, ...], expected: str) -> Rejected:
+    return Rejected((Problem(code, pointer(path), expected),))

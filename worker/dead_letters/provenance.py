@@ -1,0 +1,50 @@
+"""Where a delivery comes from: who published it, whether it is one of our copies, and which headers only we may set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker import contract
+
+if TYPE_CHECKING:
+    from worker.ports import Delivery
+
+_MAX_ATTEMPT = 1_000_000
+
+
+def attempt_of(delivery: Delivery) -> int:
+    """Return which try of the message this delivery is, from 1. Nonsense in the header counts as the first."""
+    return header_int(delivery, contract.ATTEMPT, lowest=1, highest=_MAX_ATTEMPT) or 1
+
+
+def strip_reserved_headers(delivery: Delivery, own_user: str | None) -> None:
+    """Drop the headers that only our copies may have from a delivery that somebody else published.
+
+    *own_user* is the user our copies are published by, as the broker vouches for it; None when they carry none. Then
+    a publisher who carries none either can still pretend, and `cim-user-id` is no proof.
+    """
+    headers = delivery.properties.headers
+    if headers and delivery.properties.user_id != own_user:
+        for name in (*contract.LETTER_HEADERS, contract.USER_ID):
+            headers.pop(name, None)
+
+
+def published_by(delivery: Delivery) -> str | None:
+    """Return the broker user that published the message, if the broker checked it; copies carry it in a header."""
+    properties = delivery.properties
+    if is_copy(delivery):
+        user = properties.headers.get(contract.USER_ID)
+        return user if isinstance(user, str) else None
+    return properties.user_id
+
+
+def is_copy(delivery: Delivery) -> bool:
+    """Tell whether a worker made this. A publisher can pretend so; only diagnostics believe it."""
+    headers = delivery.properties.headers
+    return contract.FAILED_AT in headers and isinstance(headers.get(contract.ORIGIN_QUEUE), str)
+
+
+def header_int(delivery: Delivery, name: str, *, lowest: int, highest: int) -> int | None:
+    """Return an integer header between *lowest* and *highest*, or None: anything else there is nonsense."""
+    value = delivery.properties.headers.get(name)
+    return value if type(value) is int and lowest <= value <= highest else None

@@ -1,0 +1,97 @@
+"""A lane: work of one kind, handled in bundles, a few at once. Slow work waits here and not in front of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from worker.flow.tasks import cancel_and_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+T = TypeVar("T")
+
+
+class Lane(Generic[T]):
+    """Bundles what is added while earlier bundles are in work. The window bounds it, for all of it is unacked."""
+
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[list[T]], Coroutine[None, None, None]],
+        *,
+        bundle: int,
+        at_once: int,
+        size_of: Callable[[T], int],
+        bundle_bytes: int,
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        """Give bundles of at most *bundle* items and *bundle_bytes* (but at least one item) to *handle*.
+
+        A handler settles, or adds again, what it was given; *on_bug* is told of one that raises instead.
+        """
+        self.name = name
+        self._handle = handle
+        self._bundle = bundle
+        self._at_once = at_once
+        self._size_of = size_of
+        self._bundle_bytes = bundle_bytes
+        self._on_bug = on_bug
+        self._waiting: deque[T] = deque()
+        self._in_hand = 0
+        self._cancelled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Items that wait or are in work."""
+        return len(self._waiting) + self._in_hand
+
+    def add(self, items: Iterable[T]) -> None:
+        """Add work. Starts it at once if the lane has a hand free. Once cancelled, the lane takes nothing more."""
+        if self._cancelled:
+            return
+        self._waiting.extend(items)
+        while self._waiting and len(self._tasks) < self._at_once:
+            self._start()
+
+    def take_waiting(self) -> list[T]:
+        """Take back what no handler has begun."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    async def cancel(self) -> None:
+        """Drop what waits and cancel what is in work; on return nothing of it runs any more."""
+        self._cancelled = True
+        self._waiting.clear()
+        await cancel_and_wait(self._tasks)
+
+    def _start(self) -> None:
+        bundle = self._next_bundle()
+        size = len(bundle)
+        self._in_hand += size
+        task = asyncio.create_task(self._handle(bundle), name=f"lane {self.name}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(done, size))
+
+    def _done(self, task: asyncio.Task[None], size: int) -> None:
+        self._tasks.discard(task)
+        self._in_hand -= size
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._on_bug(error)
+        self.add(())
+
+    def _next_bundle(self) -> list[T]:
+        bundle: list[T] = []
+        size = 0
+        while self._waiting and len(bundle) < self._bundle:
+            size += self._size_of(self._waiting[0])
+            if bundle and size > self._bundle_bytes:
+                break
+            bundle.append(self._waiting.popleft())
+        return bundle

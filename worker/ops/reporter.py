@@ -1,0 +1,97 @@
+"""Where the pipeline reports: numbers go to the metrics, events to the log. Never a body, never a credential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from worker.cim import Identity
+    from worker.codes import Code
+    from worker.failure import Failure
+    from worker.ops.metrics import Metrics
+    from worker.outcome import Outcome
+
+
+_MAX_ID_CHARACTERS = 256
+"""Most characters of an id in one line of the log: ids come from strangers and may be a megabyte long."""
+
+
+class LoggingReporter:
+    """Counts and logs for one process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Count in *metrics*."""
+        self._metrics = metrics
+        self._log = structlog.get_logger().bind()  # bound once: looking up the configuration costs as much as a line
+        self._batch_number = 0
+
+    def received(self, count: int) -> None:
+        """Count deliveries taken from ingress."""
+        self._metrics.received += count
+
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+        """Count one delivery's outcome."""
+        self._metrics.count_outcome(outcome, seconds, code)
+
+    def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
+        """Log one bundle of work."""
+        self._metrics.bundles[lane] += 1
+        self._batch_number += 1
+        self._log.info(
+            "batch",
+            batch=self._batch_number,
+            lane=lane,
+            size=size,
+            duration_ms=round(seconds * 1000, 1),
+            **{name: count for name, count in counts.items() if count},
+        )
+
+    def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
+        """Log one dead letter or retry, with its ids."""
+        log = self._log.info if retry else self._log.warning
+        log(
+            "retry" if retry else "dead_letter",
+            code=failure.code.value,
+            failure_class=failure.failure_class.value,
+            stage=failure.stage.value,
+            pointer=_log_safe(failure.pointer) or None,
+            fingerprint=failure.fingerprint,
+            attempt=attempt,
+            sender_id=_log_safe(identity.sender_id),
+            message_id=_log_safe(identity.message_id),
+            conversation_id=_log_safe(identity.conversation_id),
+        )
+
+    def info(self, what: str, **facts: object) -> None:
+        """Log something worth knowing."""
+        self._log.info(what, **facts)
+
+    def warn(self, what: str, **facts: object) -> None:
+        """Log something an operator should see."""
+        self._log.warning(what, **facts)
+
+    def dependency_down(
+        self, name: str, failure: Failure, *, address: str, reason: str, outage_seconds: float | None
+    ) -> None:
+        """Log and count the beginning of an outage, or log that it lasts."""
+        facts = {"dependency": name, "address": address, "code": failure.code.value, "reason": reason}
+        if outage_seconds is not None:
+            self._log.warning("dependency_still_down", **facts, outage_seconds=round(outage_seconds, 2))
+            return
+        self._metrics.dependency_up[name] = False
+        self._metrics.outages[name, failure.code.value] += 1
+        self._log.error("dependency_down", **facts)
+
+    def dependency_up(self, name: str, outage_seconds: float) -> None:
+        """Log the end of an outage."""
+        self._metrics.dependency_up[name] = True
+        self._log.info("dependency_up", dependency=name, outage_seconds=round(outage_seconds, 2))
+
+
+def _log_safe(text: str | None) -> str | None:
+    """Return what a stranger wrote as a log may repeat it: bounded, and without line ends and terminal codes."""
+    if text is None or (len(text) <= _MAX_ID_CHARACTERS and text.isprintable()):
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text[:_MAX_ID_CHARACTERS])

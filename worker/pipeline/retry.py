@@ -1,0 +1,53 @@
+"""The one decision between another try and giving up: failure, attempt and budget in, tier or nothing out. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from worker.codes import Disposition
+from worker.flow.budget import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.failure import Failure
+
+
+class Again(NamedTuple):
+    """Another try: where the copy waits, and as which try it comes back."""
+
+    delay: str
+    attempt: int
+
+
+class RetryPolicy:
+    """Gives every delivery at most *max_attempts* tries, the first included.
+
+    The attempt travels in the message's own header. Each tier takes *per_second* retries a second; what is more waits
+    in a later one, so that failures cannot drown live traffic and no retry is held unacknowledged.
+    """
+
+    def __init__(self, delays: Sequence[str], max_attempts: int, *, per_second: int, now: float) -> None:
+        """Use the tiers *delays*, shortest first; *now* in monotonic seconds."""
+        self._delays = delays
+        self._max_attempts = max_attempts
+        self._budgets = [Budget(per_second, now) for _ in delays[:-1]]
+
+    def after(self, failure: Failure, attempt: int, now: float) -> Again | None:
+        """Return what follows the failed try number *attempt* (from 1), or None: the delivery is dead."""
+        disposition = failure.failure_class.disposition
+        if disposition is Disposition.HELD:
+            return Again(self._outage_delay, attempt)
+        if disposition is Disposition.DEAD or attempt >= self._max_attempts:
+            return None
+        return Again(self._delay(min(attempt, len(self._delays)) - 1, now), attempt + 1)
+
+    @property
+    def _outage_delay(self) -> str:
+        # The second tier: long enough not to turn in circles while a dependency is away.
+        return self._delays[min(1, len(self._delays) - 1)]
+
+    def _delay(self, tier: int, now: float) -> str:
+        while tier < len(self._budgets) and not self._budgets[tier].take(now):
+            tier += 1
+        return self._delays[tier]

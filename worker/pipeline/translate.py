@@ -1,0 +1,131 @@
+"""The Message Translator and the Content-Based Router: what event a message becomes, and where it goes first. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+if TYPE_CHECKING:
+    from worker.cim import CimMessage
+    from worker.conversations.conversation import ChannelSession, Conversation, Room
+
+EVENT_NAME = "THIRD_PARTY_ACTIVITY"
+EVENT_TYPE = "ACTIVITY"
+
+
+class Destination(StrEnum):
+    """Where an activity goes first."""
+
+    HUB = "hub"
+    """To the conversation's exchange; if nobody listens there, the broker returns it and it is stored."""
+    STORE = "store"
+    """To the Conversations store."""
+
+
+class Activity(NamedTuple):
+    """A message on its way, with its place: what its event and its document are made of."""
+
+    event_id: str
+    timestamp: int
+    """Epoch milliseconds: the event's own time."""
+    message: CimMessage
+    conversation_id: str | None
+    customer_id: str | None
+    channel_session: ChannelSession | None
+    room: Room | None
+    body: bytes
+    """The delivery's bytes, as they came."""
+
+    @property
+    def channel_session_id(self) -> str | None:
+        """The session the message names, else the one the registry knows."""
+        return self.message.channel_session_id or (self.channel_session.id if self.channel_session else None)
+
+    @property
+    def room_id(self) -> str | None:
+        """The room the message names, else the one the registry knows."""
+        return self.message.room_id or (self.room.id if self.room else None)
+
+    @property
+    def digest(self) -> str:
+        """What tells a repetition from a conflict; reckoned anew each time, for the store only."""
+        return payload_digest(self.body)
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The CIM event envelope, made anew each time; `data` is the message."""
+        session, room = self.channel_session, self.room
+        return self._envelope(session.value if session else None, room.value if room else None)
+
+    def event_bytes(self) -> bytes:
+        """Return the event as compact UTF-8 JSON, keys in the order of the message."""
+        session, room = self.channel_session, self.room
+        return orjson.dumps(
+            self._envelope(
+                orjson.Fragment(session.json) if session else None, orjson.Fragment(room.json) if room else None
+            )
+        )
+
+    def _envelope(self, channel_session: object, room_info: object) -> dict[str, Any]:
+        message = self.message
+        return {
+            "id": self.event_id,
+            "name": EVENT_NAME,
+            "type": EVENT_TYPE,
+            "timestamp": self.timestamp,
+            "conversationId": self.conversation_id,
+            "eventEmitter": message.sender,
+            "channelSession": channel_session,
+            "data": message.wire,
+            "roomInfo": room_info,
+        }
+
+
+def event_id(sender_id: str, message_id: str) -> str:
+    """Return the event id of a message: 24 hex digits, the same for the same sender and message for ever."""
+    return sha256(b"%b\0%b" % (sender_id.encode(), message_id.encode())).hexdigest()[:24]
+
+
+def payload_digest(body: bytes) -> str:
+    """Return the SHA-256 of a delivery's bytes as 64 hex digits."""
+    return sha256(body).hexdigest()
+
+
+def translate(message: CimMessage, conversation: Conversation | None, *, now: int, body: bytes) -> Activity:
+    """Return the activity a message becomes at `now` (epoch ms).
+
+    `conversation` is what the registry knows (None: nothing); it fills the channel session and the room.
+    `body` is the bytes the message was parsed from.
+    """
+    identity = event_id(message.sender_id, message.id)
+    if conversation is None:
+        return Activity(identity, now, message, message.conversation_id, message.customer_id, None, None, body)
+    return Activity(
+        identity,
+        now,
+        message,
+        message.conversation_id or conversation.id,
+        message.customer_id or conversation.customer_id,
+        _session_of(message, conversation),
+        conversation.room,
+        body,
+    )
+
+
+def route(message: CimMessage, conversation: Conversation | None) -> Destination:
+    """Return where the activity of `message` goes first, given what the registry knows (None: nothing).
+
+    A conversation the registry has never heard of may still be live: the broker has the last word.
+    """
+    if conversation is not None:
+        return Destination.HUB if conversation.active else Destination.STORE
+    return Destination.HUB if message.conversation_id is not None else Destination.STORE
+
+
+def _session_of(message: CimMessage, conversation: Conversation) -> ChannelSession | None:
+    if message.channel_session_id is not None:
+        return conversation.session(message.channel_session_id)
+    return conversation.current_session

@@ -1,0 +1,171 @@
+"""The composition of one worker process: what is built, of what, and how long it lives. Nothing else."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+from worker import contract
+from worker.conversations.cache import ConversationCache
+from worker.conversations.lifecycle_consumer import LifecycleConsumer
+from worker.dead_letters.recorder import DeadLetterRecorder
+from worker.failure import Dependency
+from worker.flow.backoff import Backoff
+from worker.flow.gate import Gate
+from worker.flow.outage import Outage
+from worker.mongo.activities import ActivityStore
+from worker.mongo.client import connect
+from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.registry import Registry
+from worker.ops.metrics import Metrics
+from worker.ops.reporter import LoggingReporter
+from worker.pipeline.copies import Copies
+from worker.pipeline.finder import ConversationFinder
+from worker.pipeline.pipeline import Pipeline, PipelineLimits
+from worker.pipeline.retry import RetryPolicy
+from worker.pipeline.senders import Senders
+from worker.pipeline.settlement import Settlement
+from worker.process.clock import SystemClock
+from worker.process.session import IngressSession
+from worker.rabbit.consumer import Consumer
+from worker.rabbit.exchanges import ConversationExchanges
+from worker.settings import address, user_name
+
+if TYPE_CHECKING:
+    from worker.flow.tasks import Crash
+    from worker.rabbit.connection import Connection
+    from worker.rabbit.publisher import Publisher
+    from worker.settings import Settings
+
+_LOOKUP_TIMEOUT_SECONDS = 3.0
+_PROBE_SECONDS = (0.1, 2.0)
+"""First and longest pause between two probes of the store: full speed is back within five seconds of its return."""
+
+
+def new_id() -> str:
+    """Return 24 random hex digits, for copies of deliveries that have no message id."""
+    return secrets.token_hex(12)
+
+
+class App:
+    """What lives as long as the process, and how a broker session is built from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build; nothing is connected yet. Raises `OperatorFault` when the store's address cannot be used."""
+        self.settings = settings
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.reporter = LoggingReporter(self.metrics)
+        self.cache = ConversationCache(max_size=settings.registry_cache_size, ttl_ms=settings.registry_cache_ms)
+        self.retry = RetryPolicy(
+            settings.retry_delays,
+            settings.max_attempts,
+            per_second=settings.retries_per_second,
+            now=self.clock.monotonic(),
+        )
+        self.store = connect(
+            settings.mongodb_uri.get_secret_value(),
+            settings.mongodb_database,
+            timeout_ms=settings.mongodb_timeout_ms,
+            ca_file=settings.mongodb_ca_file,
+        )
+        self.gate = Gate(
+            Dependency.STORE,
+            self.store.ping,
+            outage=self.outage("store", self.store.address),
+            backoff=self.backoff(*_PROBE_SECONDS),
+        )
+
+    def outage(self, dependency: str, at: str) -> Outage:
+        """Return what reports outages of *dependency*."""
+        return Outage(dependency, address=at, reporter=self.reporter, clock=self.clock)
+
+    def broker_outage(self) -> Outage:
+        """Return what reports outages of the broker."""
+        return self.outage("broker", address(self.settings.rabbitmq_url))
+
+    @staticmethod
+    def backoff(first: float, longest: float) -> Backoff:
+        """Return pauses between attempts, in seconds."""
+        return Backoff(first, longest, random=random.random)
+
+    @property
+    def own_user(self) -> str | None:
+        """Our broker user, when copies have to prove that they are ours."""
+        return user_name(self.settings.rabbitmq_url) if self.settings.sender_users else None
+
+    def session(self, publisher: Publisher, consumer: Consumer, crash: Crash) -> IngressSession:
+        """Return the work on the ingress queue of one broker session."""
+        settlement = Settlement(consumer.settle, self.reporter, self.clock)
+        return IngressSession(
+            consumer=consumer,
+            pipeline=self._pipeline(publisher, settlement, crash),
+            settlement=settlement,
+            settings=self.settings,
+            clock=self.clock,
+            crash=crash,
+        )
+
+    async def lifecycle_consumer(self, connection: Connection, publisher: Publisher) -> LifecycleConsumer:
+        """Return the consumer of conversation events."""
+        return LifecycleConsumer(
+            consumer=await Consumer.open(connection, contract.CONVERSATION_EVENTS, self.clock.monotonic),
+            registry=Registry(self.store),
+            exchanges=ConversationExchanges(connection),
+            publisher=publisher,
+            gate=self.gate,
+            cache=self.cache,
+            grace_ms=self.settings.conversation_grace_ms,
+            clock=self.clock,
+            reporter=self.reporter,
+            new_id=new_id,
+        )
+
+    async def recorder(self, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
+        """Return what moves dead letters into the store."""
+        return DeadLetterRecorder(
+            consumer=await Consumer.open(connection, contract.DEAD_LETTERS, self.clock.monotonic),
+            letters=DeadLetterStore(self.store),
+            publisher=publisher,
+            gate=self.gate,
+            interval_ms=self.settings.record_interval_ms,
+            clock=self.clock,
+            reporter=self.reporter,
+            new_id=new_id,
+        )
+
+    def _pipeline(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Pipeline:
+        settings = self.settings
+        bundle_bytes = settings.max_bytes_in_flight // 2
+        copies = Copies(
+            publisher=publisher,
+            retry=self.retry,
+            settlement=settlement,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            new_id=new_id,
+            bundle=settings.batch_size,
+            bundle_bytes=bundle_bytes,
+        )
+        finder = ConversationFinder(
+            registry=Registry(self.store),
+            cache=self.cache,
+            gate=self.gate,
+            timeout_seconds=min(_LOOKUP_TIMEOUT_SECONDS, settings.mongodb_timeout_ms / 1000),
+            clock=self.clock,
+        )
+        return Pipeline(
+            senders=Senders(settings.sender_users, self.own_user),
+            finder=finder,
+            publisher=publisher,
+            store=ActivityStore(self.store),
+            gate=self.gate,
+            copies=copies,
+            settlement=settlement,
+            limits=PipelineLimits(settings.max_message_bytes, settings.batch_size, bundle_bytes),
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+        )

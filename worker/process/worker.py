@@ -1,0 +1,218 @@
+"""One worker process: connect, preflight, work, leave, reconnect, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from worker import contract
+from worker.codes import Code, FailureClass
+from worker.failure import Dependency, Failure
+from worker.flow.tasks import Crash, cancel_and_wait
+from worker.process.app import App
+from worker.process.preflight import check_may_publish, check_topology, ensure_indexes
+from worker.rabbit.connection import Connection
+from worker.rabbit.consumer import Consumer
+from worker.rabbit.errors import BrokerError, BrokerUnreachable, ConnectionLost
+from worker.rabbit.publisher import Publisher
+from worker.settings import address
+from worker.web.health import HealthServer
+
+if TYPE_CHECKING:
+    from worker.process.session import IngressSession
+    from worker.settings import Settings
+
+_RECONNECT_SECONDS = (0.2, 3.0)
+"""First and longest pause between two attempts to reach the broker, before jitter."""
+_STEADY_SECONDS = 5.0
+"""A session that lived this long was a success: the next pause is the shortest again."""
+_OPERATOR_PAUSE_SECONDS = 10.0
+"""Pause after the broker refused us: only an operator can help, and hammering does not."""
+
+
+class Worker:
+    """One worker process. `run` returns when it was told to stop and has drained."""
+
+    def __init__(self, settings: Settings, *, index: int = 0) -> None:
+        """Prepare process number *index* of the pool; nothing is connected yet."""
+        self._settings = settings
+        self._index = index
+        self._app = App(settings)
+        self._log = structlog.get_logger()
+        self._metrics = self._app.metrics
+        self._stopping = asyncio.Event()
+        self._consumer: Consumer | None = None
+        self._broker = self._app.broker_outage()
+        self._publishing = self._app.broker_outage()
+        self._backoff = self._app.backoff(*_RECONNECT_SECONDS)
+
+    async def run(self) -> None:
+        """Work until `stop` is called, through any number of broker sessions."""
+        settings = self._settings
+        health = HealthServer(self._reasons_not_ready, self._metrics.exposition)
+        if settings.health_port is not None:
+            port = await health.start(settings.health_host, settings.health_port + self._index)
+            self._log.info("health_listening", host=settings.health_host, port=port)
+        self._log.info(
+            "worker_starting",
+            broker=address(settings.rabbitmq_url),
+            store=self._app.store.address,
+            prefetch=settings.prefetch,
+            batch_size=settings.batch_size,
+        )
+        store_ready = asyncio.create_task(self._prepare_store(), name="prepare store")
+        try:
+            while not self._stopping.is_set():
+                await self._session_and_pause()
+        finally:
+            await cancel_and_wait([store_ready])
+            await self._app.gate.stop()
+            await health.stop()
+            await self._app.store.close()
+        self._log.info("worker_stopped", received=self._metrics.received, **self._metrics.outcomes())
+
+    def stop(self) -> None:
+        """Stop taking work and drain. May be called from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def _prepare_store(self) -> None:
+        """Create the indexes, when the store is there; lookups by session are slow without."""
+        await self._app.gate.until_done(lambda: ensure_indexes(self._app.store))
+        self._metrics.dependency_up["store"] = True
+
+    async def _session_and_pause(self) -> None:
+        """Run one broker session; when it cannot be, or has ended, report it once and pause."""
+        try:
+            await self._session()
+        except BrokerError as error:
+            if self._stopping.is_set():
+                return
+            self._broker.began(error.failure, str(error))
+            await self._pause_after(error)
+
+    async def _pause_after(self, error: BrokerError) -> None:
+        seconds = self._backoff.next()
+        if error.failure.failure_class is FailureClass.OPERATOR:
+            seconds = _OPERATOR_PAUSE_SECONDS
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _session(self) -> None:
+        """Connect, work until a connection ends or we are told to stop, and leave everything settled or given back."""
+        async with contextlib.AsyncExitStack() as stack:
+            consuming = await self._connect(stack, "consume")
+            publishing = await self._connect(stack, "publish")
+            publishing.on_blocked_change = self._publisher_blocked
+            stack.callback(self._publisher_unblocked)
+            await check_topology(consuming, self._settings, self._app.reporter)
+            publisher = await Publisher.open(
+                publishing,
+                confirm_timeout_ms=self._settings.confirm_timeout_ms,
+                max_unsent_bytes=self._settings.max_bytes_in_flight,
+                user_id=self._app.own_user,
+            )
+            await check_may_publish(publisher)
+            consumer = await Consumer.open(consuming, contract.INGRESS, self._app.clock.monotonic)
+            consumer.on_received = self._app.reporter.received
+            crash = Crash()
+            session = self._app.session(publisher, consumer, crash)
+            jobs = [session.run()]
+            if self._settings.conversation_events:
+                jobs.append((await self._app.lifecycle_consumer(consuming, publisher)).run())
+            if self._settings.record_dead_letters:
+                jobs.append((await self._app.recorder(consuming, publisher)).run())
+            tasks = [asyncio.create_task(job) for job in jobs]
+            self._consuming(consumer, consuming)
+            started = self._app.clock.monotonic()
+            try:
+                await self._until_an_end(
+                    [*tasks, crash.happened], consuming.closed, publishing.closed, publisher.closed
+                )
+            finally:
+                self._consumer = None
+                if self._app.clock.monotonic() - started > _STEADY_SECONDS:
+                    self._backoff.reset()
+                await cancel_and_wait(tasks)
+                await self._leave(session, consumer)
+
+    def _consuming(self, consumer: Consumer, connection: Connection) -> None:
+        self._consumer = consumer
+        self._metrics.dependency_up["broker"] = True
+        self._broker.ended()
+        version = ".".join(map(str, connection.server_version))
+        self._log.info("consuming", queue=contract.INGRESS, broker_version=version)
+
+    async def _connect(self, stack: contextlib.AsyncExitStack, purpose: str) -> Connection:
+        opening = asyncio.create_task(
+            Connection.open(
+                self._settings.rabbitmq_url.get_secret_value(),
+                name=f"cim-worker {self._index} {purpose}",
+                heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
+                ca_file=self._settings.rabbitmq_ca_file,
+            )
+        )
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not opening.done():
+            opening.cancel()
+            msg = "told to stop while connecting"
+            raise BrokerUnreachable(msg)
+        connection = opening.result()
+        stack.push_async_callback(connection.close)
+        return connection
+
+    async def _leave(self, session: IngressSession, consumer: Consumer) -> None:
+        """Drain when we were told to stop; otherwise the broker delivers again what was in hand."""
+        if not self._stopping.is_set():
+            back = await session.abandon()
+            if back:
+                self._log.info("session_ended", redelivered_later=back)
+            return
+        finished, back = await session.drain(self._settings.drain_grace_ms / 1000)
+        await consumer.close()
+        self._log.info("drained", finished=finished, handed_back=back)
+
+    async def _until_an_end(self, tasks: list[asyncio.Future[None]], *ends: asyncio.Future[BrokerError]) -> None:
+        """Wait until told to stop; raise why, if something else ended first."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        awaited: list[asyncio.Future[Any]] = [stopping, *tasks, *ends]
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if self._stopping.is_set():
+            return
+        for end in ends:
+            if end.done():
+                raise end.result()
+        for task in tasks:
+            if task.done():
+                task.result()
+        msg = "the broker cancelled a consumer"
+        raise ConnectionLost(msg)
+
+    def _publisher_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            self._publisher_unblocked()
+            return
+        self._metrics.publisher_blocked = True
+        self._publishing.began(Failure.of(Code.BROKER_BLOCKED, dependency=Dependency.BROKER), reason)
+
+    def _publisher_unblocked(self) -> None:
+        self._metrics.publisher_blocked = False
+        self._publishing.ended()
+
+    def _reasons_not_ready(self) -> list[str]:
+        """Return why this process does not make progress; an open socket alone is not readiness."""
+        gate, metrics = self._app.gate, self._metrics
+        checks = {
+            "stopping": self._stopping.is_set(),
+            "not consuming": self._consumer is None or not self._consumer.is_consuming,
+            "store unavailable": not gate.is_open or not metrics.dependency_up.get("store", False),
+            "broker blocks publishers": metrics.publisher_blocked,
+        }
+        return [reason for reason, holds in checks.items() if holds]
