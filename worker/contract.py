@@ -4,6 +4,8 @@ from __future__ import annotations
 
 INGRESS = "cim.ingress"
 """Ingress queue, and the topic exchange in front of it."""
+WAITING = "cim.ingress.waiting"
+"""Waiting room: queue of deliveries that need the store while it is away or behind; no attempt is spent there."""
 HUB = "cim.conversations"
 CONVERSATION_EVENTS = "cim.conversation-events"
 DEAD_LETTERS = "cim.dead-letters"

@@ -26,6 +26,7 @@ EXCHANGES = {
 }
 QUEUES = {
     "cim.ingress",
+    "cim.ingress.waiting",
     "cim.ingress.retry.1s",
     "cim.ingress.retry.10s",
     "cim.conversation-events",
@@ -86,6 +87,7 @@ async def test_applying_twice_is_the_same_as_once_and_keeps_messages(vhost_url: 
         ("cim.conversation-events", "TOPIC_STATE_CHANGED", "cim.conversation-events"),
         ("cim.dead-letters", "", "cim.dead-letters"),
         ("", "cim.dead-letters.parked", "cim.dead-letters.parked"),
+        ("", "cim.ingress.waiting", "cim.ingress.waiting"),
     ],
 )
 async def test_every_way_in_leads_to_its_queue(vhost_url: str, exchange: str, key: str, queue: str) -> None:
@@ -142,7 +144,7 @@ async def test_each_mismatch_is_named_with_its_difference_and_a_fix_and_nothing_
 async def test_another_delivery_limit_is_a_mismatch(vhost_url: str) -> None:
     await applied(vhost_url, delivery_limit=3)
     found = {one.name: str(one.problem) for one in await checked(vhost_url, delivery_limit=5)}
-    assert set(found) == {"cim.ingress", "cim.conversation-events"}
+    assert set(found) == {"cim.ingress", "cim.ingress.waiting", "cim.conversation-events"}
     assert "x-delivery-limit" in found["cim.ingress"]
 
 
@@ -170,13 +172,16 @@ async def test_a_retry_tier_brings_a_message_back_to_ingress(vhost_url: str) -> 
     eventually(lambda: depth(vhost_url, "cim.ingress.retry.1s") == 0)
 
 
-async def test_a_message_handed_out_too_often_becomes_a_dead_letter_with_the_brokers_reason(vhost_url: str) -> None:
+@pytest.mark.parametrize("queue", ["cim.ingress", "cim.ingress.waiting"])
+async def test_a_message_handed_out_too_often_becomes_a_dead_letter_with_the_brokers_reason(
+    vhost_url: str, queue: str
+) -> None:
     await applied(vhost_url, delivery_limit=3)
-    publish(vhost_url, "cim.ingress", "key", b"poison")
+    publish(vhost_url, "", queue, b"poison")
     for _ in range(4):
-        async with consuming(vhost_url, "cim.ingress", prefetch=1) as (_, consumer):
+        async with consuming(vhost_url, queue, prefetch=1) as (_, consumer):
             await taken(consumer, 1)
     ((_, properties, body),) = await asyncio.to_thread(gathered, vhost_url, "cim.dead-letters", 1)
     assert body == b"poison"
     assert properties.headers["x-first-death-reason"] == "delivery_limit"
-    assert depth(vhost_url, "cim.ingress") == 0
+    assert depth(vhost_url, queue) == 0

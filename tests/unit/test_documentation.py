@@ -75,7 +75,8 @@ def test_every_body_type_with_required_fields_is_explained_to_publishers() -> No
 @pytest.mark.parametrize(
     "name",
     [
-        *(contract.INGRESS, contract.HUB, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED),
+        *(contract.INGRESS, contract.WAITING, contract.HUB, contract.CONVERSATION_EVENTS),
+        *(contract.DEAD_LETTERS, contract.PARKED),
         *(contract.retry_queue("<delay>"), contract.conversation_exchange("<id>")),
         *(activities.COLLECTION, registry.COLLECTION, dead_letters.COLLECTION),
     ],

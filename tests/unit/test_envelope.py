@@ -1,4 +1,4 @@
-"""The copies the worker makes of a delivery: dead letters, retries and parked letters."""
+"""The copies the worker makes of a delivery: dead letters, retries, those that wait, and parked letters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.deliveries import NOW, FakeDelivery, delivery
 from worker import __version__, contract
 from worker.cim import Identity
 from worker.codes import Code, Problem, Stage
-from worker.dead_letters.envelope import carried_headers, dead_letter, parked_copy, retry_copy
+from worker.dead_letters.envelope import carried_headers, dead_letter, parked_copy, retry_copy, waiting_copy
 from worker.dead_letters.provenance import attempt_of, published_by
 from worker.failure import Failure
 from worker.ports import Outgoing, Properties
@@ -38,6 +38,10 @@ def letter(of: FakeDelivery, reason: Failure = REASON, who: Identity = WHO) -> O
 
 def retried(of: FakeDelivery, *, attempt: int = 2, now: int = NOW) -> Outgoing:
     return retry_copy(of, FAILURE, "10s", attempt=attempt, now=now, copy_id="made-up")
+
+
+def waiting(of: FakeDelivery, *, now: int = NOW) -> Outgoing:
+    return waiting_copy(of, FAILURE, now=now, copy_id="made-up")
 
 
 def over_the_wire(copy: Outgoing, exchange: str = "", queue: str = "cim.ingress") -> FakeDelivery:
@@ -121,13 +125,13 @@ EVERY_PROPERTY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["dead", "retry", "parked"])
+@pytest.mark.parametrize("kind", ["dead", "retry", "waiting", "parked"])
 def test_only_harmless_properties_are_copied(kind: str) -> None:
     assert {one.name for one in fields(Properties)} == {*EVERY_PROPERTY, "headers", "damaged"}, "a new one: decide"
     hostile = {"CC": ["elsewhere"], "BCC": ["elsewhere"], "x-death": [], "x-delay": 5, "other": "mine"}
     of = delivery(b"{}", hostile, **EVERY_PROPERTY)
-    copies = {"dead": letter(of), "retry": retried(of), "parked": parked_copy(of, copy_id="made-up")}
-    copy = copies[kind]
+    copies = {"dead": letter(of), "retry": retried(of), "waiting": waiting(of)}
+    copy = copies.get(kind) or parked_copy(of, copy_id="made-up")
     kept = ("content_type", "content_encoding", "correlation_id", "message_id", "timestamp", "type", "app_id")
     for name in kept:
         assert getattr(copy, name) == EVERY_PROPERTY[name]
@@ -146,6 +150,21 @@ def test_a_retry_counts_names_its_tier_and_says_why() -> None:
     assert headers(copy)[contract.ATTEMPT] == 2
     assert headers(copy)[contract.CODE] == "publish_rejected"
     assert contract.WORKER_VERSION not in headers(copy), "only letters carry it: by it they are told from retries"
+
+
+def test_waiting_spends_no_attempt_and_remembers_where_the_message_entered() -> None:
+    copy = waiting(delivery(b"body", message_id="m", user_id="alice"))
+    assert (copy.exchange, copy.routing_key, copy.body) == ("", "cim.ingress.waiting", b"body")
+    assert headers(copy)[contract.ATTEMPT] == 1
+    second_try = over_the_wire(retried(delivery(b"body", message_id="m", user_id="alice"), attempt=2))
+    waited = over_the_wire(waiting(second_try, now=NOW + 1000), queue="cim.ingress.waiting")
+    assert attempt_of(waited) == 2
+    assert published_by(waited) == "alice"
+    again = headers(waiting(waited, now=NOW + 2000))
+    assert again[contract.ATTEMPT] == 2
+    assert (again[contract.FIRST_FAILED_AT], again[contract.FAILED_AT]) == (NOW, NOW + 2000)
+    assert (again[contract.ORIGIN_EXCHANGE], again[contract.ORIGIN_ROUTING_KEY]) == ("cim.ingress", "some.key")
+    assert again[contract.ORIGIN_QUEUE] == "cim.ingress"
 
 
 def test_origin_first_failure_and_user_survive_any_number_of_retries() -> None:
@@ -195,6 +214,7 @@ def test_whatever_a_stranger_puts_under_our_names_every_copy_can_be_written_and_
     for copy in (
         letter(of, long_reason, Identity(text, text, text, text)),
         retried(of),
+        waiting(of),
         parked_copy(of, copy_id="x"),
     ):
         raw = encode_properties(message_id=copy.message_id, headers=copy.headers)

@@ -1,4 +1,4 @@
-"""The copies the worker makes of a delivery: dead letters with every reason, and retries. No I/O.
+"""The copies the worker makes of a delivery: dead letters with every reason, retries, and those that wait. No I/O.
 
 The body is byte for byte what arrived. Of the properties only harmless ones are copied: `user_id` would be refused,
 `expiration` would let the copy vanish, `CC` and `BCC` would route it where the publisher says, `reply_to` is not ours.
@@ -60,13 +60,13 @@ def dead_letter(delivery: Delivery, failure: Failure, identity: Identity, *, now
 
 def retry_copy(delivery: Delivery, failure: Failure, delay: str, *, attempt: int, now: int, copy_id: str) -> Outgoing:
     """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*."""
-    headers = {
-        contract.CODE: failure.code.value,
-        contract.DETAIL: failure.detail,
-        **_history(delivery, failure, now),
-        contract.ATTEMPT: attempt,
-    }
-    return _copy(delivery, "", contract.retry_queue(delay), headers, copy_id)
+    return _copy(delivery, "", contract.retry_queue(delay), _comes_again(delivery, failure, attempt, now), copy_id)
+
+
+def waiting_copy(delivery: Delivery, failure: Failure, *, now: int, copy_id: str) -> Outgoing:
+    """Return the copy that waits for the store, for the reason *failure*, and spends no attempt."""
+    headers = _comes_again(delivery, failure, attempt_of(delivery), now)
+    return _copy(delivery, "", contract.WAITING, headers, copy_id)
 
 
 def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:
@@ -75,6 +75,15 @@ def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:
         name: value for name in contract.LETTER_HEADERS if (value := delivery.properties.headers.get(name)) is not None
     }
     return _copy(delivery, "", contract.PARKED, kept, copy_id)
+
+
+def _comes_again(delivery: Delivery, failure: Failure, attempt: int, now: int) -> dict[str, object]:
+    return {
+        contract.CODE: failure.code.value,
+        contract.DETAIL: failure.detail,
+        **_history(delivery, failure, now),
+        contract.ATTEMPT: attempt,
+    }
 
 
 def _history(delivery: Delivery, failure: Failure, now: int) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 publishers ──▶ (cim.ingress) ──▶ [cim.ingress] ──▶ worker ──▶ (cim.conversations) ──▶ (conversation.<id>) ──▶ …
                                     ▲      └─ delivery limit ─▶ (cim.dead-letters) ──▶ [cim.dead-letters]
-                                    └─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
+                                    ├─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
+                                    │        [cim.ingress.waiting] ◀──────▶ worker
 platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events] ──▶ worker
 """
 
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, retry_queue
+from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, WAITING, retry_queue
 from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, ChannelClosed
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker
             ),
             Queue(PARKED, {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever}),
             Queue(INGRESS, to_dead_letters, (INGRESS,)),
+            Queue(WAITING, to_dead_letters),
             *tiers,
             # One consumer at a time keeps lifecycle events in order; the others stand by.
             Queue(CONVERSATION_EVENTS, {**to_dead_letters, "x-single-active-consumer": True}, (CONVERSATION_EVENTS,)),
