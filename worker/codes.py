@@ -152,7 +152,7 @@ _SPECS: dict[Code, CodeSpec] = {
         Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."
     ),
     Code.DUPLICATE_KEY: _invalid(
-        Stage.DECODE, "An object names the same key twice; readers would disagree on which one counts."
+        Stage.DECODE, "An object contains the same key twice; readers disagree on which one counts."
     ),
     Code.NUMBER_NOT_FINITE: _invalid(
         Stage.DECODE, "NaN, Infinity or a number too large for a double; JSON has only finite numbers."
@@ -160,7 +160,7 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.INTEGER_OUT_OF_RANGE: _invalid(Stage.DECODE, "An integer does not fit 64 bits; send it as a string."),
     Code.NESTING_TOO_DEEP: _invalid(Stage.DECODE, "Objects and arrays are nested deeper than 64 levels."),
     Code.INVALID_UNICODE: _invalid(
-        Stage.DECODE, "A string holds half of a surrogate pair, which no Unicode text can contain."
+        Stage.DECODE, "A string contains half of a surrogate pair, which is not valid Unicode."
     ),
     Code.MISSING_SENDER: _invalid(Stage.VALIDATE, "header.sender is mandatory: an object with id and type."),
     Code.MISSING_SENDER_ID: _invalid(Stage.VALIDATE, "header.sender.id is mandatory: a non-blank string."),
@@ -171,7 +171,7 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.MISSING_BODY_TYPE: _invalid(Stage.VALIDATE, "body.type is mandatory: a non-blank string."),
     Code.MISSING_ANCHOR: _invalid(
         Stage.VALIDATE,
-        "The header names no place: customer._id, channelSessionId or conversationId (null and empty count as absent).",
+        "The header has none of customer._id, channelSessionId and conversationId (null and empty count as absent).",
     ),
     Code.MISSING_FIELD: _invalid(Stage.VALIDATE, "A field that this body type requires is missing."),
     Code.WRONG_TYPE: _invalid(Stage.VALIDATE, "A known field has the wrong JSON type."),
@@ -179,83 +179,85 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.INVALID_TIMESTAMP: _invalid(
         Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."
     ),
-    Code.ID_TOO_LONG: _invalid(
-        Stage.VALIDATE, "An identifier is too long to name a place: 242 bytes of UTF-8 at most."
-    ),
+    Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is longer than 242 bytes of UTF-8."),
     Code.SENDER_NOT_ALLOWED: _invalid(
-        Stage.VALIDATE, "The broker user that published this message may not send in the name of this sender."
+        Stage.VALIDATE, "The broker user that published this message is not allowed to send as this sender."
     ),
     Code.PAYLOAD_CONFLICT: CodeSpec(
         FailureClass.CONFLICT,
         Stage.STORE,
         "Another payload is stored under this sender id and message id. Use a new message id for new content.",
     ),
-    Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document for good."),
+    Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document permanently."),
     Code.DOCUMENT_TOO_LARGE: CodeSpec(
         FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."
     ),
     Code.NOT_ENCODABLE: CodeSpec(
         FailureClass.PERMANENT,
         Stage.STORE,
-        "The message holds something the store cannot encode, such as a key with a NUL character.",
+        "The message contains something the store cannot encode, such as a key with a NUL character.",
     ),
     Code.PUBLISH_REJECTED: CodeSpec(
         FailureClass.TRANSIENT,
         Stage.PUBLISH,
-        "The broker refused to take responsibility for the event (negative confirm).",
+        "The broker did not accept the event (negative confirm).",
     ),
     Code.STORE_WRITE_UNCERTAIN: CodeSpec(
-        FailureClass.OUTAGE, Stage.STORE, "The store applied the write but could not confirm it on a majority."
+        FailureClass.OUTAGE,
+        Stage.STORE,
+        "The store applied the write but did not confirm it on a majority of its members.",
     ),
     Code.UNEXPECTED_ERROR: CodeSpec(
         FailureClass.UNKNOWN,
         Stage.TRANSLATE,
-        "The worker failed in a way nobody foresaw; the fingerprint groups the same failure.",
+        "Unexpected error in the worker; failures with the same cause have the same fingerprint.",
     ),
     Code.STORE_UNAVAILABLE: CodeSpec(
         FailureClass.OUTAGE,
         Stage.STORE,
-        "The store does not answer, or the effect of a write is not known; the work waits and is done again.",
+        "The store does not answer, or the result of a write is unknown; the work waits and is repeated.",
     ),
     Code.STORE_ACCESS_REFUSED: CodeSpec(
         FailureClass.OPERATOR,
         Stage.STORE,
-        "The store refuses our credentials, permissions or options; correct the configuration or the user's rights.",
+        "The store refuses the worker's credentials, permissions or options; correct the settings or the rights.",
     ),
     Code.BROKER_UNAVAILABLE: CodeSpec(
         FailureClass.OUTAGE,
         Stage.BROKER,
-        "The broker does not answer, or the effect of a publish is not known; the work waits and is done again.",
+        "The broker does not answer, or the result of a publish is unknown; the work waits and is repeated.",
     ),
     Code.BROKER_BLOCKED: CodeSpec(
         FailureClass.OUTAGE,
         Stage.BROKER,
-        "The broker takes no messages while its memory or disk alarm is on; the work waits.",
+        "The broker accepts no messages while its memory or disk alarm is on; the work waits.",
     ),
     Code.BROKER_ACCESS_REFUSED: CodeSpec(
         FailureClass.OPERATOR,
         Stage.BROKER,
-        "The broker refuses our credentials, virtual host or permissions; correct the settings or the rights.",
+        "The broker refuses the worker's credentials, virtual host or permissions; correct the settings or the rights.",
     ),
     Code.TOPOLOGY_MISMATCH: CodeSpec(
         FailureClass.OPERATOR,
         Stage.BROKER,
-        "A queue or exchange is missing or has other arguments than ours; see `cim-worker topology check`.",
+        "A queue or exchange is missing or has unexpected arguments; see `cim-worker topology check`.",
     ),
     Code.DELIVERY_LIMIT: CodeSpec(
         FailureClass.PERMANENT,
         Stage.BROKER,
-        "The broker gave the message up after handing it out too often: it probably kills the process that reads it.",
+        "The broker gave up after too many unacknowledged deliveries: the message probably crashes its consumer.",
     ),
     Code.BROKER_EXPIRED: CodeSpec(
-        FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before anybody took it."
+        FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before it was consumed."
     ),
-    Code.BROKER_MAXLEN: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A full queue pushed the message out."),
+    Code.BROKER_MAXLEN: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A queue was full and dropped the message."),
     Code.BROKER_REJECTED: CodeSpec(
         FailureClass.PERMANENT, Stage.BROKER, "A consumer rejected the message without giving a reason."
     ),
     Code.FOREIGN_LETTER: CodeSpec(
-        FailureClass.UNKNOWN, Stage.BROKER, "Somebody put this into the dead-letter queue without any reason headers."
+        FailureClass.UNKNOWN,
+        Stage.BROKER,
+        "Published to the dead-letter queue without reason headers, and not by a worker.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The names other teams build against: exchanges, queues and headers. They stay as they are. Pure."""
+"""The names other teams build against: exchanges, queues and headers. They stay as they are."""
 
 from __future__ import annotations
 

@@ -39,7 +39,10 @@ class Settings(BaseSettings):
         default=None, description="PEM file with the authorities to trust for amqps:// (default: the system's)."
     )
     rabbitmq_heartbeat_seconds: int = Field(
-        default=20, ge=2, le=300, description="AMQP heartbeat; a silent broker is noticed after about this long."
+        default=20,
+        ge=2,
+        le=300,
+        description="AMQP heartbeat; a broker that stops answering is noticed after about this time.",
     )
     mongodb_uri: SecretStr = Field(
         default=SecretStr("mongodb://localhost:27017/"), description="Store address, mongodb:// or mongodb+srv://."
@@ -52,84 +55,99 @@ class Settings(BaseSettings):
         default=10_000,
         ge=100,
         le=300_000,
-        description="Longest any one store operation may take, all attempts together.",
+        description="Maximum time one store operation may take, all attempts included.",
     )
 
-    batch_size: int = Field(default=200, ge=1, le=2000, description="Most deliveries handled as one batch.")
+    batch_size: int = Field(default=200, ge=1, le=2000, description="Maximum number of deliveries in one batch.")
     batch_linger_ms: int = Field(
-        default=5, ge=0, le=1000, description="Longest a delivery waits for company while other batches are in work."
+        default=5,
+        ge=0,
+        le=1000,
+        description="Maximum time a delivery waits for its batch to fill while other batches are in progress.",
     )
-    batches_in_flight: int = Field(default=8, ge=1, le=64, description="Most batches in work at once in one process.")
+    batches_in_flight: int = Field(
+        default=8, ge=1, le=64, description="Maximum number of batches in progress at once in one process."
+    )
     prefetch: int = Field(
         default=2000,
         ge=1,
         le=2000,
-        description="Most unacknowledged deliveries one process holds (quorum queues stop at 2000).",
+        description="Maximum number of unacknowledged deliveries per process (quorum queues allow at most 2000).",
     )
     max_bytes_in_flight: int = Field(
-        default=32 * _MIB, ge=_MIB, description="Most bytes of message bodies one process works on at once."
+        default=32 * _MIB, ge=_MIB, description="Maximum bytes of message bodies in progress at once in one process."
     )
     confirm_timeout_ms: int = Field(
         default=30_000,
         ge=100,
-        description="A publish not confirmed within this is of unknown effect and is done again in a new session.",
+        description="Maximum wait for the broker's confirm; then the result is unknown and the publish is repeated.",
     )
     max_message_bytes: int = Field(
-        default=_MIB, ge=1024, le=15 * _MIB, description="Larger messages are rejected as message_too_large."
+        default=_MIB,
+        ge=1024,
+        le=15 * _MIB,
+        description="Maximum size of a message; larger ones are rejected as message_too_large.",
     )
     registry_cache_ms: int = Field(
         default=10_000,
         ge=0,
-        description="How long a process may reuse what it knows of an active conversation; 0 always asks the store.",
+        description="How long a process reuses what it read of an active conversation; 0 always asks the store.",
     )
-    registry_cache_size: int = Field(default=20_000, ge=0, description="Most conversations one process remembers.")
+    registry_cache_size: int = Field(
+        default=20_000, ge=0, description="Maximum number of conversations one process remembers."
+    )
 
     retry_delays: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("1s", "10s", "1m", "10m"),
         min_length=1,
-        description="Retry tiers, comma separated, each a number and s, m or h; one queue each.",
+        description="Delays of the retry tiers, comma separated, each a number with s, m or h; each tier is a queue.",
     )
     max_attempts: int = Field(
-        default=5, ge=1, le=1000, description="Tries a message gets before it is dead, the first included."
+        default=5,
+        ge=1,
+        le=1000,
+        description="Attempts per message, the first included; after the last one it is dead-lettered.",
     )
     retries_per_second: int = Field(
         default=200,
         ge=1,
-        description="Most retries one process starts per second, so that failures cannot drown live traffic.",
+        description="Maximum number of retries a process starts per second, to leave room for live traffic.",
     )
     delivery_limit: int = Field(
         default=20,
         ge=1,
         le=1000,
-        description="Hand-outs after which the broker itself dead-letters a message (it kills its reader).",
+        description="After this many unacknowledged deliveries the broker itself dead-letters a message.",
     )
 
     conversation_events: bool = Field(
         default=True,
-        description="Whether this process keeps the registry and the conversation exchanges from conversation events.",
+        description="Whether this process updates registry and conversation exchanges from conversation events.",
     )
     conversation_grace_ms: int = Field(
         default=60_000,
         ge=0,
-        description="How long the exchange of a closed conversation stays, unbound, before it is deleted.",
+        description="How long the exchange of a closed conversation is kept, unbound, before it is deleted.",
     )
     record_dead_letters: bool = Field(
         default=True,
-        description="Whether this process moves dead letters from the queue to the dead_letters collection.",
+        description="Whether this process moves dead letters from the queue to the collection dead_letters.",
     )
     record_interval_ms: int = Field(
         default=5_000,
         ge=100,
-        description="Pause between two rounds of moving dead letters; in between they stay visible in the queue.",
+        description="Pause between two rounds of moving dead letters; between rounds they can be seen in the queue.",
     )
     sender_users: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
         default_factory=dict,
-        description="Which broker user may send as which senders: 'user=sender-1|sender-2,other=sender-3'; empty: any.",
+        description="Senders each broker user may use: user=sender-1|sender-2,other=sender-3; empty: no check.",
     )
 
-    processes: int = Field(default=1, ge=1, le=256, description="Worker processes started by `cim-worker run`.")
+    processes: int = Field(
+        default=1, ge=1, le=256, description="Number of worker processes started by `cim-worker run`."
+    )
     drain_grace_ms: int = Field(
-        default=25_000, ge=0, description="Longest a stopping process finishes what it has in hand."
+        default=25_000, ge=0, description="Maximum time a stopping process takes to finish the deliveries it holds."
     )
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port for /health/live, /health/ready and /metrics (default: off)."
@@ -138,10 +156,12 @@ class Settings(BaseSettings):
     log_format: str = Field(
         default="auto",
         pattern="^(auto|console|json)$",
-        description="auto, console or json; auto is console on a terminal.",
+        description="auto, console or json; auto means console on a terminal, json otherwise.",
     )
     log_level: str = Field(
-        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
+        default="info",
+        pattern="^(debug|info|warning|error)$",
+        description="Lowest level that is logged: debug, info, warning or error.",
     )
 
     @field_validator("rabbitmq_url")
@@ -181,7 +201,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _window_holds_a_batch(self) -> Self:
         if self.prefetch < self.batch_size:
-            msg = "CIM_PREFETCH must be at least CIM_BATCH_SIZE, or no batch can ever fill"
+            msg = "CIM_PREFETCH must be at least CIM_BATCH_SIZE, otherwise no batch can fill"
             raise ValueError(msg)
         return self
 

@@ -1,4 +1,4 @@
-"""The invariants: compares what the ledger expects with the evidence. Pure."""
+"""The invariants: compares what the ledger expects with the evidence. No I/O."""
 
 from __future__ import annotations
 

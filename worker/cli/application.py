@@ -14,10 +14,10 @@ app = typer.Typer(
     name="cim-worker",
     help="Brings CIM messages of third-party apps from RabbitMQ to their conversation or to MongoDB.",
     epilog=help_end(
-        "cim-worker demo                        everything at once, on this machine",
+        "cim-worker demo                        workers, publishers and subscribers on this machine",
         "cim-worker topology apply              create queues and exchanges",
         "cim-worker run --processes 2           start the workers",
-        "cim-worker validate message.json       would this message be taken?",
+        "cim-worker validate message.json       would this message be accepted?",
         environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_LOG_LEVEL"),
     ),
     no_args_is_help=True,
@@ -35,7 +35,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass

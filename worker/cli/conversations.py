@@ -29,7 +29,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tab
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Open, close and look at conversations. Needs no running worker.", no_args_is_help=True)
+    group = typer.Typer(help="Open, close and show conversations. Needs no running worker.", no_args_is_help=True)
     add_command(
         group,
         "open",
@@ -109,7 +109,7 @@ def list_(
     active: Annotated[
         bool | None, typer.Option("--active/--inactive", help="Only active, or only closed ones.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Most conversations to print.", min=1, max=100_000)] = 100,
+    limit: Annotated[int, typer.Option(help="Maximum number of conversations to print.", min=1, max=100_000)] = 100,
     as_json: _Json = False,
 ) -> None:
     """List the conversations of the registry in the order of their ids."""

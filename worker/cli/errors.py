@@ -9,7 +9,7 @@ from worker.cli.exit_codes import ExitCode
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to. The text is one line and names the way out; no secrets in it."""
+    """A command cannot do what it was asked to. The text is one line and names the fix; no secrets in it."""
 
     def __init__(self, exit_code: ExitCode, text: str) -> None:
         super().__init__(text)
@@ -17,9 +17,9 @@ class CommandError(Exception):
 
 
 def report(error: Exception) -> ExitCode:
-    """Tell *error* on standard error and return the code to exit with.
+    """Report *error* on standard error and return the code to exit with.
 
-    Of exceptions nobody foresaw only the type is shown, for their texts may repeat a message; the traceback comes
+    Of unexpected exceptions only the type is shown, for their texts may repeat a message; the traceback comes
     with `CIM_LOG_LEVEL=debug`.
     """
     from worker.settings import ConfigurationError

@@ -1,4 +1,4 @@
-"""What the exit status of `cim-worker` says to scripts."""
+"""The exit codes of `cim-worker`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ExitCode(IntEnum):
 
 
 _MEANINGS = {
-    ExitCode.OK: "Fine.",
-    ExitCode.UNEXPECTED: "Something nobody foresaw; `CIM_LOG_LEVEL=debug` shows the traceback.",
-    ExitCode.CONFIGURATION: "Usage or configuration: an argument, a setting, credentials, permissions or the topology.",
-    ExitCode.BROKER_UNREACHABLE: "The broker cannot be reached, or went away, or took no messages.",
-    ExitCode.STORE_UNREACHABLE: "The store cannot be reached, or went away.",
+    ExitCode.OK: "Success.",
+    ExitCode.UNEXPECTED: "Unexpected error; `CIM_LOG_LEVEL=debug` shows the traceback.",
+    ExitCode.CONFIGURATION: "Wrong usage or configuration: argument, setting, credentials, permissions or topology.",
+    ExitCode.BROKER_UNREACHABLE: "The broker is unreachable, the connection was lost, or it accepts no messages.",
+    ExitCode.STORE_UNREACHABLE: "The store is unreachable or the connection was lost.",
     ExitCode.NOT_FOUND: "What was asked for does not exist.",
     ExitCode.REJECTED: "At least one message was rejected.",
 }

@@ -49,7 +49,7 @@ def publish(
     """Publish messages to the exchange cim.ingress: persistent, mandatory, confirmed.
 
     A file holds one message, a JSON array of messages, or JSON lines. Nothing is validated unless --check is given:
-    what the workers cannot take ends in cim.dead-letters with its reasons.
+    what the workers reject goes to cim.dead-letters with its reasons.
     """
     settings = command_settings()
     messages = read_messages(files)

@@ -31,13 +31,13 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     processes: Annotated[
-        int | None, typer.Option(help="Worker processes to start; default: CIM_PROCESSES, else 1.", min=1, max=256)
+        int | None, typer.Option(help="Number of worker processes; default: CIM_PROCESSES, else 1.", min=1, max=256)
     ] = None,
 ) -> None:
-    """Start the workers: take messages off the ingress queue until told to stop.
+    """Start the workers: consume the ingress queue until a signal ends them.
 
-    SIGTERM and SIGINT end it in order: nothing new is taken, what is in hand is finished and acknowledged.
-    A second signal ends it at once, which is safe too: what is unacknowledged is delivered again.
+    SIGTERM and SIGINT drain: nothing new is consumed, deliveries in progress are finished and acknowledged.
+    A second signal ends it at once. That is safe: the broker delivers again what was not acknowledged.
     """
     from worker.process.supervisor import run as run_workers
 

@@ -1,4 +1,4 @@
-"""Broker and store for one command, with their failures told as `CommandError`: host and port, never a password."""
+"""Broker and store for one command, with their failures reported as `CommandError`: host and port, never a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command_settings(**overrides: Any) -> Settings:
     """Return the settings of this process, *overrides* before the environment, and set up its logs by them.
 
-    A variable that looks like a setting and is none is logged: it would otherwise be ignored without a word.
+    A variable whose name is close to a setting's is logged: it would otherwise be ignored silently.
     Raises `ConfigurationError`.
     """
     import structlog
@@ -40,7 +40,7 @@ async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
     from worker.rabbit.connection import Connection
 
-    with _broker_failures_log_safe(settings):
+    with _broker_failures_reported(settings):
         connection = await Connection.open(
             settings.rabbitmq_url.get_secret_value(),
             name="cim-worker command line",
@@ -58,7 +58,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """Yield the store, closed at the end. Raises `CommandError` for every failure of the store."""
     from worker.mongo.client import connect
 
-    with _store_failures_log_safe(settings):
+    with _store_failures_reported(settings):
         store = connect(
             settings.mongodb_uri.get_secret_value(),
             settings.mongodb_database,
@@ -73,7 +73,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @contextmanager
-def _broker_failures_log_safe(settings: Settings) -> Iterator[None]:
+def _broker_failures_reported(settings: Settings) -> Iterator[None]:
     from worker.rabbit.errors import BrokerError
     from worker.settings import address
 
@@ -87,17 +87,17 @@ def _broker_failure(error: BrokerError, address: str) -> CommandError:
     from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed
 
     if isinstance(error, AccessRefused):
-        text = f"the broker at {address} says no: {error}; check user, password, virtual host in CIM_RABBITMQ_URL"
-        return CommandError(ExitCode.CONFIGURATION, text)
+        fix = "check user, password and virtual host in CIM_RABBITMQ_URL"
+        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} refused the connection: {error}; {fix}")
     if isinstance(error, ChannelClosed):
         fix = "run `cim-worker topology apply`" if error.reply_code == NOT_FOUND else "see `cim-worker topology check`"
-        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} says no: {error}; {fix}")
+        return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} refused the operation: {error}; {fix}")
     text = f"the broker at {address} cannot be reached: {error}; start it or correct CIM_RABBITMQ_URL"
     return CommandError(ExitCode.BROKER_UNREACHABLE, text)
 
 
 @contextmanager
-def _store_failures_log_safe(settings: Settings) -> Iterator[None]:
+def _store_failures_reported(settings: Settings) -> Iterator[None]:
     from worker.failure import AdapterError, OperatorFault, StoreUnavailable
     from worker.settings import address
 
@@ -107,11 +107,11 @@ def _store_failures_log_safe(settings: Settings) -> Iterator[None]:
     except StoreUnavailable as error:
         text = f"the store at {at} does not answer; start it or correct CIM_MONGODB_URI"
         if "certificate" in str(error):
-            text = f"the store at {at} is not trusted: its TLS certificate is not accepted; check CIM_MONGODB_CA_FILE"
+            text = f"the store at {at} has a TLS certificate that is not trusted; check CIM_MONGODB_CA_FILE"
         raise CommandError(ExitCode.STORE_UNREACHABLE, text) from error
     except OperatorFault as error:
         raise CommandError(
-            ExitCode.CONFIGURATION, f"the store at {at} says no: {error}; check CIM_MONGODB_URI"
+            ExitCode.CONFIGURATION, f"the store at {at} refused the connection: {error}; check CIM_MONGODB_URI"
         ) from error
     except AdapterError as error:
-        raise CommandError(ExitCode.UNEXPECTED, f"the store at {at} refuses: {error}") from error
+        raise CommandError(ExitCode.UNEXPECTED, f"the store at {at} refused the operation: {error}") from error

@@ -43,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def apply(as_json: _Json = False) -> None:
-    """Create what is missing, change nothing that exists, and name every mismatch with the way out.
+    """Create what is missing, change nothing that exists, and name every mismatch with its fix.
 
     May be run again at any time. Exit code 2 when something does not match.
     """
@@ -51,7 +51,7 @@ def apply(as_json: _Json = False) -> None:
 
 
 def check(as_json: _Json = False) -> None:
-    """Only look: exit code 2 when something is missing, unsafe or different, with the way out for each.
+    """Check without changing anything: exit code 2 when something is missing, unsafe or different; each has its fix.
 
     Bindings cannot be seen over AMQP and are not checked; `apply` renews them.
     """

@@ -1,4 +1,4 @@
-"""`cim-worker validate`: would the workers take these messages? The same code judges here and there."""
+"""`cim-worker validate`: would the workers accept these messages? The same code decides here and there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, or - for standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell for each message whether the workers would take it, and what is wrong with it otherwise.
+    """Report for each message whether the workers would accept it, and otherwise what is wrong with it.
 
     A file holds one message, a JSON array of messages, or JSON lines. Needs neither broker nor store.
     Exit code 6 when any message is rejected.

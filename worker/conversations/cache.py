@@ -1,4 +1,4 @@
-"""What one process remembers of active conversations, for a short time. Pure: the clock is an argument.
+"""What one process remembers of active conversations, for a short time. No I/O; the clock is an argument.
 
 Only active conversations are remembered. A conversation that closed meanwhile is corrected by the broker, because its
 exchange is unbound: the event comes back and is stored. So staleness can cost an outdated room or session in the

@@ -58,7 +58,7 @@ class ChannelSession(NamedTuple):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The object itself, made anew each time."""
+        """The object itself, recreated each time."""
         return _object(self.json)
 
 
@@ -76,7 +76,7 @@ class Room(NamedTuple):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The object itself, made anew each time."""
+        """The object itself, recreated each time."""
         return _object(self.json)
 
 

@@ -1,4 +1,4 @@
-"""Conversation lifecycle events: what the platform says about its conversations, read and merged. Pure.
+"""Conversation lifecycle events: what the platform says about its conversations, read and merged. No I/O.
 
 Events arrive twice and out of order, so a conversation is kept as separate facts (state, customer, room, each
 channel session), each with the time it was last heard of, and a fact only ever gives way to a newer one. Any order

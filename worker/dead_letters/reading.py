@@ -1,4 +1,4 @@
-"""From a letter in the dead-letter queue to its record: ours, the broker's own, or a stranger's. Pure."""
+"""From a letter in the dead-letter queue to its record: ours, the broker's own, or a stranger's. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many deliveries to hold at once: small after a start, full when all is well, small for large messages. Pure.
+"""How many deliveries to hold at once: small after a start, full when all is well, small for large messages. No I/O.
 
 A process that dies leaves its whole window to be delivered again, and each of those deliveries counts towards the
 broker's limit. So a start is careful: one delivery first; if the broker says it was handed out before, few; and one

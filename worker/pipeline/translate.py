@@ -1,4 +1,4 @@
-"""The Message Translator and the Content-Based Router: what event a message becomes, and where it goes first. Pure."""
+"""The Message Translator and the Content-Based Router: the event of a message, and where it goes first. No I/O."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Activity(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What tells a repetition from a conflict; reckoned anew each time, for the store only."""
+        """What tells a repetition from a conflict; computed again each time, for the store only."""
         return payload_digest(self.body)
 
     @property
     def event(self) -> dict[str, Any]:
-        """The CIM event envelope, made anew each time; `data` is the message."""
+        """The CIM event envelope, recreated each time; `data` is the message."""
         session, room = self.channel_session, self.room
         return self._envelope(session.value if session else None, room.value if room else None)
 
@@ -85,7 +85,7 @@ class Activity(NamedTuple):
 
 
 def event_id(sender_id: str, message_id: str) -> str:
-    """Return the event id of a message: 24 hex digits, the same for the same sender and message for ever."""
+    """Return the event id of a message: 24 hex digits, always the same for the same sender and message."""
     return sha256(b"%b\0%b" % (sender_id.encode(), message_id.encode())).hexdigest()[:24]
 
 

@@ -1,4 +1,4 @@
-"""Compares what was sent with what arrived at subscribers, in the store and in dead letters. Pure."""
+"""Compares what was sent with what arrived at subscribers, in the store and in dead letters. No I/O."""
 
 from __future__ import annotations
 
