@@ -94,6 +94,7 @@ class Code(StrEnum):
     INVALID_VALUE = "invalid_value"
     INVALID_TIMESTAMP = "invalid_timestamp"
     ID_TOO_LONG = "id_too_long"
+    INVALID_ID = "invalid_id"
     SENDER_NOT_ALLOWED = "sender_not_allowed"
 
     # What happened to it on the way.
@@ -180,6 +181,10 @@ _SPECS: dict[Code, CodeSpec] = {
         Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."
     ),
     Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is longer than 242 bytes of UTF-8."),
+    Code.INVALID_ID: _invalid(
+        Stage.VALIDATE,
+        "An identifier holds a control character (U+0000 to U+001F, U+007F to U+009F).",
+    ),
     Code.SENDER_NOT_ALLOWED: _invalid(
         Stage.VALIDATE, "The broker user that published this message is not allowed to send as this sender."
     ),

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
-MAX_ID_BYTES = 242
-"""Longest id, in UTF-8 bytes: `conversation.<id>` has to fit into an AMQP short string of 255 bytes."""
+from worker.cim.ids import MAX_ID_BYTES
 
 NonBlank = Annotated[str, StringConstraints(pattern=r"\S")]
 PlaceId = Annotated[str, Field(json_schema_extra={"maxLength": MAX_ID_BYTES})]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from worker.cim.bodies import BODY_MODELS
-from worker.cim.models import MAX_ID_BYTES, NUMBER_OR_TEXT_ERROR, Body, Message
+from worker.cim.ids import MAX_ID_BYTES, has_control_character, is_too_long
+from worker.cim.models import NUMBER_OR_TEXT_ERROR, Body, Message
 from worker.cim.pointer import pointer
 from worker.cim.timestamps import to_epoch_ms
 from worker.cim.validator import Check
@@ -24,6 +25,10 @@ ANCHORS: tuple[_Path, ...] = (
     ("header", "customer", "_id"),
 )
 PLACE_IDS: tuple[_Path, ...] = (*ANCHORS, ("header", "roomId"))
+NAME_IDS: tuple[_Path, ...] = (("id",), ("header", "sender", "id"))
+"""Ids that name no place: of any length, but a line end in them is as much of a trap for logs and terminals."""
+_ID_PATHS = (*NAME_IDS, *PLACE_IDS)
+_SURELY_SHORT = MAX_ID_BYTES // 4
 
 _MANDATORY: dict[_Path, tuple[Code, _Path]] = {
     ("header",): (Code.MISSING_SENDER, ("header", "sender")),
@@ -57,7 +62,7 @@ def find_problems(document: dict[str, Any]) -> list[Problem]:
     if header is None:
         problems.append(_missing_anchor())
     elif type(header) is dict:
-        _check_header_values(header, problems)
+        _check_values(document, header, problems)
     return problems + _check_body(document.get("body"), document)
 
 
@@ -76,32 +81,42 @@ def _check_body(body: object, document: dict[str, Any]) -> list[Problem]:
     return _explain(check.errors(body), document, "body")
 
 
-def _check_header_values(header: dict[str, Any], problems: list[Problem]) -> None:
+def _check_values(document: dict[str, Any], header: dict[str, Any], problems: list[Problem]) -> None:
     timestamp = header.get("timestamp")
     if timestamp is not None and to_epoch_ms(timestamp) is None:
-        problems.append(Problem(Code.INVALID_TIMESTAMP, "/header/timestamp", Code.INVALID_TIMESTAMP.spec.meaning))
-    customer = header.get("customer")
+        problems.append(_problem_at(Code.INVALID_TIMESTAMP, ("header", "timestamp")))
+    customer, sender = header.get("customer"), header.get("sender")
     customer_id = customer.get("_id") if type(customer) is dict else None
-    ids = (header.get("channelSessionId"), header.get("conversationId"), customer_id, header.get("roomId"))
+    places = (header.get("channelSessionId"), header.get("conversationId"), customer_id, header.get("roomId"))
     # An anchor of the wrong type is reported as such; calling it missing as well would mislead.
     mistyped = customer is not None and type(customer) is not dict
-    if not mistyped and not any(map(_names_something, ids[: len(ANCHORS)])):
+    if not mistyped and not any(map(_names_something, places[: len(ANCHORS)])):
         problems.append(_missing_anchor())
-    for path, value in zip(PLACE_IDS, ids, strict=True):
-        if type(value) is str and len(value) > MAX_ID_BYTES // 4 and _is_too_long(value):
-            problems.append(Problem(Code.ID_TOO_LONG, pointer(path), Code.ID_TOO_LONG.spec.meaning))
+    names = (document.get("id"), sender.get("id") if type(sender) is dict else None)
+    for path, value in zip(_ID_PATHS, (*names, *places), strict=True):
+        if type(value) is str and (len(value) > _SURELY_SHORT or not value.isprintable()):
+            _check_id(path, value, problems)
+
+
+def _check_id(path: _Path, value: str, problems: list[Problem]) -> None:
+    if not value.strip():
+        return  # counts as absent
+    if has_control_character(value):
+        problems.append(_problem_at(Code.INVALID_ID, path))
+    if path in PLACE_IDS and is_too_long(value):
+        problems.append(_problem_at(Code.ID_TOO_LONG, path))
 
 
 def _names_something(value: object) -> bool:
     return value is not None and (type(value) is not str or bool(value.strip()))
 
 
-def _is_too_long(value: str) -> bool:
-    return bool(value.strip()) and len(value.encode()) > MAX_ID_BYTES
-
-
 def _missing_anchor() -> Problem:
-    return Problem(Code.MISSING_ANCHOR, "/header", Code.MISSING_ANCHOR.spec.meaning)
+    return _problem_at(Code.MISSING_ANCHOR, ("header",))
+
+
+def _problem_at(code: Code, path: _Path) -> Problem:
+    return Problem(code, pointer(path), code.spec.meaning)
 
 
 def _explain(errors: Sequence[ErrorDetails], document: dict[str, Any], *prefix: str) -> list[Problem]:
@@ -113,7 +128,7 @@ def _problem(path: _Path, detail: ErrorDetails, document: dict[str, Any]) -> Pro
     absent = kind in {"missing", "string_pattern_mismatch"} or _is_null_member(document, path)
     if absent and path in _MANDATORY:
         code, place = _MANDATORY[path]
-        return Problem(code, pointer(place), code.spec.meaning)
+        return _problem_at(code, place)
     if absent:
         expected = f"Required here{_of_body_type(document)}; null counts as missing."
         return Problem(Code.MISSING_FIELD, pointer(path), expected)

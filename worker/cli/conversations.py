@@ -186,7 +186,7 @@ async def _list(settings: Settings, state: str | None, active: bool | None, limi
 
 
 def _checked_id(conversation_id: str) -> str:
-    from worker.cim.models import MAX_ID_BYTES
+    from worker.cim.ids import MAX_ID_BYTES
 
     if not conversation_id.strip() or len(conversation_id.encode()) > MAX_ID_BYTES:
         text = f"a conversation id is not blank and at most {MAX_ID_BYTES} bytes long"

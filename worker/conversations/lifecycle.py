@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic_core import to_json
 
 from worker.cim.decode import Undecodable, decode
+from worker.cim.ids import MAX_ID_BYTES
 from worker.cim.message import MAX_PROBLEMS, Rejected
-from worker.cim.models import MAX_ID_BYTES
 from worker.cim.pointer import pointer
 from worker.cim.problems import text_at
 from worker.cim.timestamps import to_epoch_ms
