@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import typer
+
+from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SCHEMAS = ROOT / "schemas" / "README.md"
 DEPLOY = ROOT / "deploy" / "README.md"
+PAGES = (
+    *(README, SCHEMAS, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
+)
+"""Every page that people read."""
 
 
 def written(file: Path) -> str:
@@ -31,6 +43,20 @@ def snippet(name: str) -> str:
     found = re.search(rf"<!-- snippet: {name} -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert found, f"README.md has no snippet {name}"
     return found[1]
+
+
+def command_names() -> list[str]:
+    """Return every command with its group, such as `topology apply`."""
+
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[str]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield " ".join(path)
+            return
+        for name, child in children.items():
+            yield from walk(child, (*path, name))
+
+    return list(walk(typer.main.get_command(app), ()))
 
 
 def exit_code_table() -> str:

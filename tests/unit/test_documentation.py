@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import typer
 
-from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, TABLES, snippet, written
+from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, TABLES, command_names, snippet, written
 from worker import contract
 from worker.cim.bodies import BODY_MODELS
-from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.codes import Code
 from worker.mongo import activities, dead_letters, registry
@@ -20,7 +17,6 @@ from worker.outcome import Outcome
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -35,7 +31,7 @@ def test_every_setting_has_a_row_in_the_readme(name: str) -> None:
 
 
 def test_every_command_has_a_row_in_the_readme() -> None:
-    commands = list(_commands())
+    commands = command_names()
 
     assert len(commands) > 10
     assert [name for name in commands if f"`cim-worker {name}" not in README.read_text()] == []
@@ -88,23 +84,3 @@ def test_everything_on_the_broker_and_in_the_store_is_explained_to_operators(nam
 @pytest.mark.parametrize("name", ["publish", "subscribe"])
 def test_the_code_of_the_readme_is_python(name: str) -> None:
     ast.parse(snippet(name))
-
-
-@pytest.mark.parametrize("file", [README, SCHEMAS, DEPLOY], ids=lambda file: str(file.relative_to(ROOT)))
-def test_links_lead_somewhere(file: Path) -> None:
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", file.read_text())]
-
-    assert links
-    assert [link for link in links if link and not (file.parent / link).exists()] == []
-
-
-def _commands() -> Iterator[str]:
-    def walk(command: Any, path: tuple[str, ...]) -> Iterator[str]:
-        children = getattr(command, "commands", None)
-        if children is None:
-            yield " ".join(path)
-            return
-        for name, child in children.items():
-            yield from walk(child, (*path, name))
-
-    return walk(typer.main.get_command(app), ())
