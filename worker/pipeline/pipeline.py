@@ -16,7 +16,7 @@ from worker.failure import Dependency, Failure, OperatorFault, StoreUnavailable,
 from worker.flow.lane import Lane
 from worker.outcome import Outcome
 from worker.pipeline.inbound import HubEvent, Inbound
-from worker.pipeline.ports import Refused, Written
+from worker.pipeline.ports import Refused, Unproven, Written
 from worker.pipeline.translate import Destination, route, translate
 from worker.ports import Confirmation
 
@@ -262,7 +262,7 @@ class Pipeline:
             return
         counts = {written.value: 0 for written in Written}
         for inbound, result in zip(inbounds, results, strict=True):
-            if isinstance(result, Refused):
+            if isinstance(result, Refused | Unproven):
                 self._copies.retry_or_give_up(inbound.delivery, inbound.identity, result.failure)
             elif result is Written.CONFLICT:
                 self._copies.dead_letter(inbound.delivery, inbound.identity, Failure.of(Code.PAYLOAD_CONFLICT))

@@ -26,13 +26,26 @@ class Written(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """This one document was not stored, and its neighbours are not concerned."""
+    """The store says that this one document can never be stored, by a reason that is listed as the document's own."""
 
     failure: Failure
-    """Why: permanent, or unknown when the server gave a reason nobody listed."""
+    """Why: permanent."""
 
 
-StoreResult = Written | Refused
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """This document was not stored, and one failure cannot tell whether the fault is its own or the store's.
+
+    A document whose neighbours were stored by the same call, or that was alone in it. When several fail in this way and
+    none is stored, that is evidence enough: `StoreUnavailable` is raised instead.
+    """
+
+    failure: Failure
+    """Why: unknown when nobody listed the reason; an outage or an operator's fault when the reason is the store's but
+    hit only some documents (one shard without a primary, say)."""
+
+
+StoreResult = Written | Refused | Unproven
 """The result of storing one activity."""
 
 
