@@ -35,6 +35,8 @@ CONVERSATION_ID = "cim-conversation-id"
 WORKER_VERSION = "cim-worker-version"
 USER_ID = "cim-user-id"
 """The broker user that published, when the broker has checked it; kept for diagnostics."""
+PUBLISH = "cim-publish"
+"""Tells publishes in flight with one message id apart when the broker returns one; means nothing to anybody else."""
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 

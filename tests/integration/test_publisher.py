@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,15 +132,57 @@ async def test_a_blocked_publisher_waits_as_long_as_the_alarm_lasts(breakable_br
         assert await asyncio.wait_for(waiting, 10) == [Confirmation.CONFIRMED]
 
 
-async def test_waiting_for_one_id_does_not_miss_a_wake_up_another_wait_took(vhost_url: str) -> None:
-    """Both wait on one event; the first to wake may clear it before the second looks."""
+async def test_publishes_with_one_id_are_all_in_flight_at_once(vhost_url: str) -> None:
+    """A publisher may put one id on everything it sends: a round trip for each would stop it and its neighbours."""
     fill(vhost_url, "q", arguments=CLASSIC)
-    async with publishing(vhost_url, confirm_timeout_ms=1500) as (connection, publisher):
-        for _ in range(30):
-            windows = [[to("q", "same"), to("q", "same")] for _ in range(4)]
-            for confirmations in await asyncio.gather(*map(publisher.publish, windows)):
-                assert confirmations == [Confirmation.CONFIRMED] * 2
-        assert connection.is_open
+    async with publishing(vhost_url) as (connection, publisher):
+        raw: Any = connection.raw
+        confirms = raw._on_data_available
+        held: list[bytes] = []
+        raw._on_data_available = held.append
+
+        async def release_when_all_are_sent() -> None:
+            await eventually_async(lambda: publisher.outstanding == 300)
+            raw._on_data_available = confirms
+            for data in held:
+                confirms(data)
+
+        found, _ = await asyncio.gather(
+            publisher.publish([to("q", "same") for _ in range(300)]), release_when_all_are_sent()
+        )
+        assert found == [Confirmation.CONFIRMED] * 300
+    assert len(drained(vhost_url, "q")) == 300
+
+
+async def test_the_returns_of_one_id_are_matched_exactly(vhost_url: str) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    chance = random.Random(7)
+    async with publishing(vhost_url, max_outstanding=150) as (_, publisher):
+        windows = [
+            [
+                to(chance.choice(("q", "nowhere")), chance.choice(("same", "m-2", f"own-{window}-{n}")))
+                for n in range(100)
+            ]
+            for window in range(20)
+        ]
+        for window, found in zip(windows, await asyncio.gather(*map(publisher.publish, windows)), strict=True):
+            expected = {"q": Confirmation.CONFIRMED, "nowhere": Confirmation.RETURNED}
+            assert found == [expected[message.routing_key] for message in window]
+        assert publisher.outstanding == 0
+        assert not publisher._tag_by_id
+        assert not publisher._returned
+        assert await publisher.publish([to("q", "same")]) == [Confirmation.CONFIRMED]
+
+
+async def test_only_a_message_whose_id_is_in_flight_already_has_the_header_that_tells_them_apart(
+    vhost_url: str,
+) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url) as (_, publisher):
+        await publisher.publish([to("q", "a"), to("q", "same"), to("q", "same"), to("q", "b")])
+        await publisher.publish([to("q", "same")])
+    told_apart = [(p.message_id, "cim-publish" in (p.headers or {})) for _, p, _ in drained(vhost_url, "q")]
+    assert told_apart == [("a", False), ("same", False), ("same", True), ("b", False), ("same", False)]
 
 
 async def test_a_queue_that_is_full_no_longer_is_published_to_again(

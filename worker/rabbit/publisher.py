@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
 
+from worker.contract import PUBLISH
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import BrokerError, ConfirmTimeout
 from worker.rabbit.frames import encode_publish
@@ -108,9 +109,9 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
         """Publish *messages* and wait until the effect of each is known.
 
-        Returns confirmations in the order of *messages*. Two messages with one id are never in flight together, because
-        their returns could not be told apart: the later one waits. A confirm that does not come in time ends the
-        connection and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
+        Returns confirmations in the order of *messages*. A message whose id is already in flight carries the header
+        `cim-publish`, by which their returns are told apart. A confirm that does not come in time ends the connection
+        and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
 
         Raises ValueError, OverflowError or AttributeError for a message that no frame can hold: a bug of the caller.
         """
@@ -118,11 +119,7 @@ class Publisher:
             return []
         await self._renew_if_refused()
         window = _Window([Confirmation.UNKNOWN] * len(messages), len(messages))
-        waiting = list(enumerate(messages))
-        while waiting:
-            waiting = await self._send(waiting, window)
-            if waiting:
-                await self._wait_for_id(cut(waiting[0][1].message_id))
+        await self._send(messages, window)
         await self._wait(window.done, lambda: window.missing)
         return window.confirmations
 
@@ -130,23 +127,17 @@ class Publisher:
         """Close the channel; outstanding publishes become `UNKNOWN`."""
         await self._channel.close()
 
-    async def _send(self, messages: Sequence[tuple[int, Outgoing]], window: _Window) -> list[tuple[int, Outgoing]]:
-        """Send what can go now, within the bounds; return those whose id is already in flight."""
-        deferred: list[tuple[int, Outgoing]] = []
+    async def _send(self, messages: Sequence[Outgoing], window: _Window) -> None:
+        """Send *messages* within the bounds."""
         run: list[bytes] = []
         run_bytes = 0
         await self._usable.wait()
         try:
-            for index, message in messages:
-                message_id = cut(message.message_id)
+            for index, message in enumerate(messages):
                 if self._lost:
                     window.settle(index, Confirmation.UNKNOWN)
                     continue
-                if message_id in self._tag_by_id:
-                    deferred.append((index, message))
-                    continue
-                frames = self._encode(message)
-                self._track(message_id, window, index)
+                frames = self._encode_and_track(message, window, index)
                 run.append(frames)
                 run_bytes += len(frames)
                 if run_bytes >= _RUN_BYTES:
@@ -157,7 +148,6 @@ class Publisher:
         finally:  # also when a message cannot be written: what has its tag must go out, or all later tags are wrong
             if run:
                 self._flush(run)
-        return deferred
 
     def _adopt(self, channel: Channel) -> None:
         """Publish on *channel* from now on. Nothing may be outstanding: tags begin again."""
@@ -191,6 +181,19 @@ class Publisher:
         finally:
             self._usable.set()
 
+    def _encode_and_track(self, message: Outgoing, window: _Window, index: int) -> bytes:
+        tag = self._next_tag
+        message_id = cut(message.message_id)
+        shares_id = message_id in self._tag_by_id
+        frames = self._encode(
+            message._replace(headers={**(message.headers or {}), PUBLISH: tag}) if shares_id else message
+        )
+        self._next_tag = tag + 1
+        self._pending[tag] = (window, index, message_id)
+        if not shares_id:
+            self._tag_by_id[message_id] = tag
+        return frames
+
     def _encode(self, message: Outgoing) -> bytes:
         properties = encode_properties(
             message_id=message.message_id,
@@ -212,12 +215,6 @@ class Publisher:
             frame_max=self._connection.raw.frame_max,
         )
 
-    def _track(self, message_id: str, window: _Window, index: int) -> None:
-        tag = self._next_tag
-        self._next_tag = tag + 1
-        self._pending[tag] = (window, index, message_id)
-        self._tag_by_id[message_id] = tag
-
     def _flush(self, run: list[bytes]) -> None:
         try:
             self._connection.raw.send(run)
@@ -228,11 +225,6 @@ class Publisher:
         while not self._lost and (
             len(self._pending) >= self._max_outstanding or self._connection.raw.unsent_bytes > self._max_unsent_bytes
         ):
-            self._progress.clear()
-            await self._wait(self._progress, lambda: (self._next_tag, len(self._pending)))
-
-    async def _wait_for_id(self, message_id: str) -> None:
-        while not self._lost and message_id in self._tag_by_id:
             self._progress.clear()
             await self._wait(self._progress, lambda: (self._next_tag, len(self._pending)))
 
@@ -291,10 +283,10 @@ class Publisher:
         return Confirmation.NACKED
 
     def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
-        """Note that the publish with this message id reached no queue; its confirm follows."""
-        message_id = decode_properties(properties).message_id
-        tag = self._tag_by_id.get(message_id or "")
-        if tag is not None:
+        """Note that the publish with this message id, or `cim-publish`, reached no queue; its confirm follows."""
+        returned = decode_properties(properties)
+        tag = returned.headers.get(PUBLISH) or self._tag_by_id.get(returned.message_id or "")
+        if tag in self._pending:
             self._returned.add(tag)
 
     def on_deliver(self, *_: object) -> None:
