@@ -12,6 +12,7 @@ from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code
+from worker.ops.catalogue import EVENTS, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +75,28 @@ def code_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def event_table() -> str:
+    """Return the catalogue of log events."""
+    lines = ["| Event | Level | When | Fields |", "|---|---|---|---|"]
+    for row in EVENTS:
+        fields = ", ".join(f"`{field}`" for field in row.fields)
+        lines.append(f"| `{row.name}` | {row.level} | {row.when} | {fields} |")
+    return "\n".join(lines) + "\n"
+
+
+def metric_table() -> str:
+    """Return the catalogue of metrics."""
+    lines = ["| Metric | Kind | Labels | Unit | What it is |", "|---|---|---|---|---|"]
+    for row in METRICS:
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.unit} | {row.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
     README: {"settings": settings_table, "exit codes": exit_code_table},
     SCHEMAS: {"codes": code_table},
+    DEPLOY: {"log events": event_table, "metrics": metric_table},
 }
 
 if __name__ == "__main__":

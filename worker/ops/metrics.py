@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from worker.ops.catalogue import METRIC
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.core import Metric
 
@@ -62,37 +63,17 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families; called by Prometheus' registry."""
-        yield CounterMetricFamily("cim_received", "Deliveries taken from the ingress queue.", value=self.received)
-        outcomes = CounterMetricFamily(
-            "cim_outcomes", "Deliveries by outcome and reason code.", labels=("outcome", "code")
-        )
-        for (outcome, code), count in sorted(self.settled.items()):
-            outcomes.add_metric((outcome.value, code), count)
-        yield outcomes
-        yield GaugeMetricFamily("cim_in_flight", "Deliveries received and not ended yet.", value=self.in_flight)
+        yield _family("cim_received_total", [((), self.received)])
+        yield _family("cim_outcomes_total", (((end.value, code), count) for (end, code), count in self.settled.items()))
+        yield _family("cim_in_flight", [((), self.in_flight)])
+        handling = METRIC["cim_handling_seconds"]
         yield HistogramMetricFamily(
-            "cim_handling_seconds",
-            "From receipt to outcome.",
-            buckets=self._cumulative(),
-            sum_value=self.seconds_sum,
+            handling.name, handling.meaning, buckets=self._cumulative(), sum_value=self.seconds_sum
         )
-        bundles = CounterMetricFamily("cim_bundles", "Bundles of work by lane.", labels=("lane",))
-        for lane, count in sorted(self.bundles.items()):
-            bundles.add_metric((lane,), count)
-        yield bundles
-        up = GaugeMetricFamily("cim_dependency_up", "1 while the dependency can be used.", labels=("dependency",))
-        for name, usable in sorted(self.dependency_up.items()):
-            up.add_metric((name,), float(usable))
-        yield up
-        outages = CounterMetricFamily("cim_outages", "Outages by dependency and reason.", labels=("dependency", "code"))
-        for (name, code), count in sorted(self.outages.items()):
-            outages.add_metric((name, code), count)
-        yield outages
-        yield GaugeMetricFamily(
-            "cim_publisher_blocked",
-            "1 while the broker blocks publishers (resource alarm).",
-            value=float(self.publisher_blocked),
-        )
+        yield _family("cim_bundles_total", (((lane,), count) for lane, count in self.bundles.items()))
+        yield _family("cim_dependency_up", (((name,), usable) for name, usable in self.dependency_up.items()))
+        yield _family("cim_outages_total", self.outages.items())
+        yield _family("cim_publisher_blocked", [((), self.publisher_blocked)])
 
     def _cumulative(self) -> list[tuple[str, float]]:
         total, buckets = 0, []
@@ -100,3 +81,13 @@ class Metrics(Collector):
             total += count
             buckets.append((bound, float(total)))
         return buckets
+
+
+def _family(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    """Return the family *name* of the catalogue with a sample for each combination of label values."""
+    row = METRIC[name]
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+    family = kind(row.name, row.meaning, labels=row.labels)
+    for labels, value in sorted(samples):
+        family.add_metric(labels, float(value))
+    return family

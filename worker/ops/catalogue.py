@@ -1,0 +1,154 @@
+"""The catalogue of log events and metrics: one row each, and the operator's page is made from them.
+
+A test finds every event in the source and every metric in the exposition, and fails for one without a row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One event of the log. Every line also has `timestamp`, `level`, `event` and `pid`."""
+
+    name: str
+    level: Literal["info", "warning", "error"]
+    when: str
+    """One sentence for the operator."""
+    fields: tuple[str, ...] = ()
+    """What it can carry; the unit is in the name, or it is a count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family."""
+
+    name: str
+    """As scraped, without the endings of a histogram's series."""
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    """One sentence for the operator."""
+    labels: tuple[str, ...] = ()
+    unit: str = "count"
+
+
+_LETTER: Final = (
+    *("code", "failure_class", "stage", "pointer", "fingerprint", "attempt"),
+    *("sender_id", "message_id", "conversation_id"),
+)
+_OUTAGE: Final = ("dependency", "address", "code", "reason")
+
+EVENTS: Final = (
+    LogEvent("supervisor_started", "info", "`cim-worker run` starts its worker processes.", ("processes",)),
+    LogEvent("supervisor_stopped", "info", "All worker processes have ended after a signal."),
+    LogEvent(
+        "worker_process_died",
+        "error",
+        "A worker process ended unexpectedly; it is started again after a growing pause.",
+        ("process", "child_pid", "exit_code", "restart_in_seconds"),
+    ),
+    LogEvent(
+        "worker_starting",
+        "info",
+        "A worker process starts; addresses are host and port.",
+        ("broker", "store", "prefetch", "batch_size"),
+    ),
+    LogEvent("health_listening", "info", "The health port of this process is open.", ("host", "port")),
+    LogEvent(
+        "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
+    ),
+    LogEvent(
+        "batch",
+        "info",
+        "A batch of deliveries, or a bundle of one lane, is done; counts that are 0 are left out.",
+        ("batch", "lane", "size", "duration_ms"),
+    ),
+    LogEvent(
+        "retry",
+        "info",
+        "A delivery failed and comes back later as another attempt.",
+        _LETTER,
+    ),
+    LogEvent("dead_letter", "warning", "A delivery went to the dead letters.", _LETTER),
+    LogEvent(
+        "copies_refused",
+        "warning",
+        "The broker did not accept retries or dead letters; they are published again after a pause.",
+        ("count", "queue", "reason"),
+    ),
+    LogEvent(
+        "conversation",
+        "info",
+        "A lifecycle event changed a conversation's state.",
+        ("conversation_id", "state", "active"),
+    ),
+    LogEvent(
+        "conversation_exchange_refused",
+        "warning",
+        "A conversation's exchange cannot be opened or unbound.",
+        ("code", "reason"),
+    ),
+    LogEvent(
+        "conversation_exchange_kept",
+        "warning",
+        "The exchange of a closed conversation cannot be deleted.",
+        ("code", "reason"),
+    ),
+    LogEvent(
+        "dependency_down",
+        "error",
+        "An outage of the broker or the store began; address is host and port.",
+        _OUTAGE,
+    ),
+    LogEvent(
+        "dependency_still_down",
+        "warning",
+        "The outage lasts; once a minute.",
+        (*_OUTAGE, "outage_seconds"),
+    ),
+    LogEvent("dependency_up", "info", "The outage is over.", ("dependency", "outage_seconds")),
+    LogEvent(
+        "topology_differs",
+        "warning",
+        "A queue or exchange is not as the worker would create it; seen at start.",
+        ("name", "difference", "fix"),
+    ),
+    LogEvent(
+        "session_ended",
+        "info",
+        "A connection ended; the broker delivers again what was not acknowledged.",
+        ("redelivered_later",),
+    ),
+    LogEvent("drained", "info", "The process finished its work after a signal.", ("finished", "handed_back")),
+    LogEvent(
+        "worker_stopped",
+        "info",
+        "A worker process ends; with the number of deliveries in each outcome since it started.",
+        ("received",),
+    ),
+    LogEvent(
+        "variable_not_read",
+        "warning",
+        "An environment variable looks like a setting but is none.",
+        ("variable", "did_you_mean"),
+    ),
+)
+
+METRICS: Final = (
+    Metric("cim_received_total", "counter", "Deliveries taken from the ingress queue."),
+    Metric("cim_outcomes_total", "counter", "Deliveries by outcome and reason code.", ("outcome", "code")),
+    Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
+    Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds"),
+    Metric("cim_bundles_total", "counter", "Batches and bundles of work by lane.", ("lane",)),
+    Metric("cim_dependency_up", "gauge", "1 while the dependency can be used, else 0.", ("dependency",), unit="0 or 1"),
+    Metric("cim_outages_total", "counter", "Outages by dependency and reason code.", ("dependency", "code")),
+    Metric(
+        "cim_publisher_blocked",
+        "gauge",
+        "1 while the broker blocks publishers (memory or disk alarm), else 0.",
+        unit="0 or 1",
+    ),
+)
+METRIC: Final = {row.name: row for row in METRICS}
