@@ -102,6 +102,7 @@ class Code(StrEnum):
     STORE_REJECTED = "store_rejected"
     DOCUMENT_TOO_LARGE = "document_too_large"
     NOT_ENCODABLE = "not_encodable"
+    UNREADABLE_RECORD = "unreadable_record"
     PUBLISH_REJECTED = "publish_rejected"
     STORE_WRITE_UNCERTAIN = "store_write_uncertain"
     UNEXPECTED_ERROR = "unexpected_error"
@@ -201,6 +202,11 @@ _SPECS: dict[Code, CodeSpec] = {
         FailureClass.PERMANENT,
         Stage.STORE,
         "The message contains something the store cannot encode, such as a key with a NUL character.",
+    ),
+    Code.UNREADABLE_RECORD: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.STORE,
+        "The registry's record of this conversation cannot be read; correct or delete it, then replay.",
     ),
     Code.PUBLISH_REJECTED: CodeSpec(
         FailureClass.TRANSIENT,

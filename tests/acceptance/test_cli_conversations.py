@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pika
 import pika.exceptions
+import pymongo
 import pytest
 
 from tests.support.command import cim_worker, printed_json
@@ -110,6 +112,23 @@ def test_a_conversation_nobody_knows_has_its_own_exit_code(places: dict[str, str
 
     assert finished.returncode == ExitCode.NOT_FOUND
     assert "nobody" in finished.stderr
+
+
+def test_a_record_nobody_can_read_is_named_and_hides_no_other(places: dict[str, str]) -> None:
+    cim_worker("conversations", "open", "c-1", **places)
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(places["CIM_MONGODB_URI"])
+    with client:
+        records = client[places["CIM_MONGODB_DATABASE"]]["conversations"]
+        records.insert_one({"_id": "c-2", "state": "ACTIVE", "stateUpdatedAt": datetime.now(UTC)})
+
+    listed = cim_worker("conversations", "list", **places)
+    assert listed.returncode == ExitCode.OK, listed.stderr
+    assert "c-1" in listed.stdout
+    assert "stateUpdatedAt is of type datetime" in listed.stdout
+    for command in ("show", "close", "open"):
+        refused = cim_worker("conversations", command, "c-2", **places)
+        assert refused.returncode == ExitCode.REJECTED
+        assert "stateUpdatedAt is of type datetime" in refused.stderr
 
 
 @pytest.mark.parametrize("options", [("--room-info", "not json"), ("--room-info", "[]")])

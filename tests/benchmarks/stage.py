@@ -13,7 +13,7 @@ import pymongo
 
 from tests.benchmarks.messages import Kind, Prepared, places
 from worker import contract
-from worker.conversations.lifecycle import ConversationRecord, Fact
+from worker.conversations.conversation import ConversationRecord, Fact
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect

@@ -12,7 +12,8 @@ import pytest
 
 from tests.contract.store.examples import activity
 from tests.support.fakes import FakeRegistry, FakeStore
-from worker.conversations.lifecycle import ConversationRecord, Fact, LifecycleChange
+from worker.conversations.conversation import ConversationRecord, Fact
+from worker.conversations.lifecycle import LifecycleChange
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
 from worker.mongo.registry import Registry

@@ -14,8 +14,8 @@ from tests.fuzz.amqp import Field, encode, plain
 from tests.fuzz.shapes import CANARY
 from worker.cim import CimMessage, Rejected, parse
 from worker.codes import Code, FailureClass
-from worker.conversations.conversation import ChannelSession, Conversation, Room
-from worker.conversations.lifecycle import ConversationRecord, Ignored, LifecycleChange, merge, parse_lifecycle
+from worker.conversations.conversation import ChannelSession, Conversation, ConversationRecord, Room
+from worker.conversations.lifecycle import Ignored, LifecycleChange, merge, parse_lifecycle
 from worker.dead_letters.envelope import dead_letter, parked_copy, retry_copy
 from worker.dead_letters.letter import LetterRecord
 from worker.dead_letters.provenance import attempt_of

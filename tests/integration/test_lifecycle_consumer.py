@@ -17,7 +17,7 @@ import pytest
 from tests.support.amqp import depth, gathered, plain
 from tests.support.eventually import eventually_async
 from tests.support.workbench import Workbench, running, workbench
-from worker.conversations.conversation import ConversationState
+from worker.conversations.conversation import ConversationRecord, ConversationState
 from worker.conversations.lifecycle_consumer import LifecycleConsumer
 from worker.mongo.registry import Registry
 from worker.rabbit.consumer import Consumer
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.services.services import Broker, Store
-    from worker.conversations.lifecycle import ConversationRecord
     from worker.ports import Delivery
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples" / "lifecycle"
@@ -65,7 +64,8 @@ class Platform:
         consumer.settle = counting  # type: ignore[method-assign]
 
     async def record(self, conversation_id: str) -> ConversationRecord | None:
-        return await self.registry.get(conversation_id)
+        record = await self.registry.get(conversation_id)
+        return record if isinstance(record, ConversationRecord) else None
 
     def is_live(self, conversation_id: str) -> bool:
         """Whether the hub routes this conversation's events to its exchange, where somebody listens."""

@@ -13,7 +13,7 @@ from worker.ports import Confirmation, Outgoing
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from worker.conversations.lifecycle import ConversationRecord
+    from worker.conversations.conversation import ConversationRecord
     from worker.failure import Failure
     from worker.pipeline.translate import Activity
 

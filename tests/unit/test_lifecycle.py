@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.deliveries import FakeClock, RecordingReporter
 from worker.cim import Rejected
-from worker.conversations.conversation import ChannelSession, ConversationState
-from worker.conversations.lifecycle import (
+from worker.conversations.conversation import (
     UNHEARD_OF,
     UNKNOWN_STATE,
+    ChannelSession,
     ConversationRecord,
+    ConversationState,
     Fact,
+    UnreadableRecord,
+)
+from worker.conversations.lifecycle import (
     Ignored,
     LifecycleChange,
     merge,
     parse_lifecycle,
 )
+from worker.conversations.unreadable import UnreadableLog
 
 FOLDER = Path(__file__).parents[2] / "schemas" / "examples" / "lifecycle"
 CONVERSATION = "65f0c0ffee0000000000abcd"
@@ -182,6 +189,7 @@ def test_every_other_event_is_ignored(name: str) -> None:
             "id_too_long",
             "/data/id",
         ),
+        (b'{"name":"TOPIC_STATE_CHANGED","data":{"state":"ACTIVE","id":"c-1\\n"}}', "invalid_id", "/data/id"),
         (
             b'{"name":"CHANNEL_SESSION_ENDED","data":{"id":"s","conversationId":"' + b"c" * 243 + b'"}}',
             "id_too_long",
@@ -208,15 +216,84 @@ def test_the_document_has_flat_fields_to_query_by() -> None:
 
 def test_a_document_written_by_hand_without_times_gives_way_to_any_news() -> None:
     record = ConversationRecord.from_document({"_id": "c-1", "state": "CLOSED", "channelSessions": [{"id": "s-1"}]})
+    assert isinstance(record, ConversationRecord)
     assert record.to_conversation().session("s-1") == ChannelSession.of({"id": "s-1"})
     newer = merge(record, state_event("ACTIVE", 1))
     assert newer is not None
     assert newer.state.value == "ACTIVE"
 
 
-def test_a_room_written_by_hand_that_is_no_object_is_no_room() -> None:
-    record = ConversationRecord.from_document({"_id": "c-1", "state": "ACTIVE", "roomInfo": "room 5"})
-    assert record.to_conversation().room is None
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"_id": 5}, "_id is of type int, must be a string"),
+        ({"_id": "x" * 243}, "_id is blank, has a control character or is longer than 242 bytes"),
+        ({"_id": "c-1\n"}, "_id is blank, has a control character"),
+        ({"state": 5}, "state is of type int, must be a string"),
+        ({"stateUpdatedAt": datetime.now(UTC)}, "stateUpdatedAt is of type datetime, must be a whole number"),
+        ({"customerUpdatedAt": True}, "customerUpdatedAt is of type bool"),
+        ({"roomUpdatedAt": 1.5}, "roomUpdatedAt is of type float"),
+        ({"stateUpdatedAt": -1}, "stateUpdatedAt is of type int"),
+        ({"customerId": {"_id": "u"}}, "customerId is of type dict, must be a string"),
+        ({"roomInfo": "room 5"}, "roomInfo is of type str, must be an object"),
+        ({"channelSessions": {"id": "s"}}, "channelSessions is of type dict, must be an array"),
+        ({"channelSessions": ["s"]}, "channelSessions is of type str, must be an object"),
+        ({"channelSessions": [{"id": 5}]}, "channelSessions.id is of type int, must be a string that is not blank"),
+        ({"channelSessionUpdatedAt": 5}, "channelSessionUpdatedAt is of type int, must be an array"),
+        ({"channelSessionUpdatedAt": ["x"]}, "channelSessionUpdatedAt is of type str"),
+        ({"revision": "1"}, "revision is of type str"),
+        ({"roomInfo": {"n": 2**70}}, "roomInfo cannot be written as JSON"),
+    ],
+)
+def test_a_document_with_a_field_of_another_type_is_no_record_and_says_why(
+    fields: dict[str, Any], problem: str
+) -> None:
+    record = ConversationRecord.from_document({"_id": "c-1", "state": "ACTIVE", **fields})
+    assert isinstance(record, UnreadableRecord)
+    assert record.id == str(fields.get("_id", "c-1"))
+    assert record.problem.startswith(problem)
+
+
+def test_numbers_written_by_a_shell_are_doubles_and_taken() -> None:
+    record = ConversationRecord.from_document({"_id": "c-1", "state": "ACTIVE", "stateUpdatedAt": float(T)})
+    assert isinstance(record, ConversationRecord)
+    assert record.state == Fact("ACTIVE", T)
+
+
+DOCUMENT_FIELDS = (*told(state_event("ACTIVE", T)).to_document(), "revision")
+JSON_LIKE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.datetimes()
+    | st.binary(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name"]), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["_id", *DOCUMENT_FIELDS]), JSON_LIKE, max_size=6))
+@settings(max_examples=400, deadline=None)
+def test_whatever_is_in_a_document_it_is_a_record_or_says_why_not(fields: dict[str, Any]) -> None:
+    record = ConversationRecord.from_document({"_id": "c-1", **fields})
+    if isinstance(record, ConversationRecord):
+        record.to_conversation()
+        merge(record, state_event("CLOSED", T))
+        assert ConversationRecord.from_document(record.to_document()) == record
+
+
+def test_an_unreadable_record_is_reported_once_a_minute() -> None:
+    clock, reporter = FakeClock(), RecordingReporter()
+    log = UnreadableLog(reporter, clock)
+    for _ in range(3):
+        log(UnreadableRecord("c-1", "state is of type int"))
+        log(UnreadableRecord("c-2", "state is of type int"))
+    assert [facts["conversation_id"] for _, facts in reporter.warnings] == ["c-1", "c-2"]
+    clock.ms += 60_000
+    log(UnreadableRecord("c-1", "state is of type int"))
+    assert len(reporter.warnings) == 3
 
 
 EVENTS = st.one_of(

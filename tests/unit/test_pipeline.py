@@ -13,8 +13,7 @@ from tests.support.eventually import eventually_async
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
 from worker.codes import Code, Stage
-from worker.conversations.conversation import ConversationState
-from worker.conversations.lifecycle import ConversationRecord, Fact
+from worker.conversations.conversation import ConversationRecord, ConversationState, Fact
 from worker.failure import Failure
 from worker.flow import confirmed
 from worker.pipeline import pipeline

@@ -18,7 +18,8 @@ from worker.cli.services import command_settings, open_broker, open_store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.conversations.lifecycle import ConversationRecord, LifecycleChange
+    from worker.conversations.conversation import ConversationRecord, UnreadableRecord
+    from worker.conversations.lifecycle import LifecycleChange
     from worker.settings import Settings
 
 _BOTH = ("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_MONGODB_DATABASE")
@@ -101,7 +102,7 @@ def show(conversation_id: _Id, as_json: _Json = False) -> None:
     if record is None:
         text = f"the registry knows no conversation {conversation_id!r}; see `cim-worker conversations list`"
         raise CommandError(ExitCode.NOT_FOUND, text)
-    _print_record(record, as_json=as_json)
+    _print_record(_readable(record), as_json=as_json)
 
 
 def list_(
@@ -115,7 +116,7 @@ def list_(
     """List the conversations of the registry in the order of their ids."""
     records = asyncio.run(_list(command_settings(), state, active, limit))
     if as_json:
-        print_json([record.to_document() for record in records])
+        print_json([_document(record) for record in records])
         return
     columns = ("id", "state", "active", "customer", "sessions", "updated")
     print_table(None, columns, [_row(record) for record in records])
@@ -129,8 +130,8 @@ def opening(
     sessions: Sequence[str],
 ) -> LifecycleChange:
     """Return the change that makes a conversation active at *at* (epoch ms)."""
-    from worker.conversations.conversation import ConversationState
-    from worker.conversations.lifecycle import Fact, LifecycleChange
+    from worker.conversations.conversation import ConversationState, Fact
+    from worker.conversations.lifecycle import LifecycleChange
 
     return LifecycleChange(
         _checked_id(conversation_id),
@@ -145,8 +146,8 @@ def opening(
 
 def closing(conversation_id: str, at: int) -> LifecycleChange:
     """Return the change that closes a conversation at *at* (epoch ms)."""
-    from worker.conversations.conversation import ConversationState
-    from worker.conversations.lifecycle import Fact, LifecycleChange
+    from worker.conversations.conversation import ConversationState, Fact
+    from worker.conversations.lifecycle import LifecycleChange
 
     state = Fact(str(ConversationState.CLOSED), at)
     return LifecycleChange(_checked_id(conversation_id), "conversations close", at, state=state)
@@ -165,20 +166,24 @@ async def change_conversation(
 
     async with open_store(settings) as store, open_broker(settings) as connection:
         registry, exchanges = Registry(store), ConversationExchanges(connection)
+        if (known := await registry.get(change.conversation_id)) is not None:
+            _readable(known)
         record = await converge(await registry.apply(change), registry, exchanges)
         if delete_exchange and not record.active:
             await exchanges.delete(record.id)
         return record
 
 
-async def _get(settings: Settings, conversation_id: str) -> ConversationRecord | None:
+async def _get(settings: Settings, conversation_id: str) -> ConversationRecord | UnreadableRecord | None:
     from worker.mongo.registry import Registry
 
     async with open_store(settings) as store:
         return await Registry(store).get(conversation_id)
 
 
-async def _list(settings: Settings, state: str | None, active: bool | None, limit: int) -> Sequence[ConversationRecord]:
+async def _list(
+    settings: Settings, state: str | None, active: bool | None, limit: int
+) -> Sequence[ConversationRecord | UnreadableRecord]:
     from worker.mongo.registry import Registry
 
     async with open_store(settings) as store:
@@ -237,7 +242,28 @@ def _time(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds") if at else "unknown"
 
 
-def _row(record: ConversationRecord) -> tuple[object, ...]:
+def _document(record: ConversationRecord | UnreadableRecord) -> dict[str, Any]:
+    from worker.conversations.conversation import UnreadableRecord
+
+    if isinstance(record, UnreadableRecord):
+        return {"_id": record.id, "unreadable": record.problem}
+    return record.to_document()
+
+
+def _readable(record: ConversationRecord | UnreadableRecord) -> ConversationRecord:
+    from worker.conversations.conversation import UnreadableRecord
+
+    if isinstance(record, UnreadableRecord):
+        text = f"the registry's record of {record.id!r} cannot be read: {record.problem}; correct it, or delete it"
+        raise CommandError(ExitCode.REJECTED, text)
+    return record
+
+
+def _row(record: ConversationRecord | UnreadableRecord) -> tuple[object, ...]:
+    from worker.conversations.conversation import UnreadableRecord
+
+    if isinstance(record, UnreadableRecord):
+        return record.id, f"unreadable: {record.problem}", None, None, None, None
     sessions = ", ".join(fact.value["id"] for fact in record.sessions)
     state, customer = record.state.value, record.customer_id.value
     return record.id, state, _is_active(record), customer, sessions, _time(record.updated_at)

@@ -1,12 +1,23 @@
-"""What the registry knows about a conversation, as far as a message needs it."""
+"""A conversation: as the registry keeps it, in facts with their times, and what a message needs of it. No I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import orjson
+
+from worker.cim.ids import MAX_ID_BYTES, is_valid_id
+from worker.cim.timestamps import LAST_MS
+
+T_co = TypeVar("T_co", covariant=True)
+JsonObject = dict[str, Any]
+
+UNHEARD_OF = 0
+"""Time of a fact that was concluded, not told: whatever the platform says outright wins over it."""
+UNKNOWN_STATE = "UNKNOWN"
+"""State of a conversation of which only sessions or the customer were heard; counts as active, as unknown ones do."""
 
 
 class ConversationState(StrEnum):
@@ -110,6 +121,173 @@ class Conversation:
             if one.id == session_id:
                 return one
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Generic[T_co]):
+    """Something known, and since when."""
+
+    value: T_co
+    at: int
+    """Epoch milliseconds of the event that told it; `UNHEARD_OF` when concluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRecord:
+    """A document of the registry that is no conversation; it counts as unknown, and its neighbours are unaffected."""
+
+    id: str
+    """Its `_id` as text; a stranger's, so it may hold anything."""
+    problem: str
+    """What is wrong, in a few words; names fields and types, never values."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRecord:
+    """A conversation as the registry keeps it: facts with their times."""
+
+    id: str
+    state: Fact[str]
+    customer_id: Fact[str | None]
+    room_info: Fact[JsonObject | None]
+    sessions: tuple[Fact[JsonObject], ...]
+    """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
+
+    @property
+    def active(self) -> bool:
+        """Whether activities go live: in every state but CLOSING and CLOSED."""
+        return is_active(self.state.value)
+
+    @property
+    def updated_at(self) -> int:
+        """Epoch milliseconds of the newest fact."""
+        told = (self.state.at, self.customer_id.at, self.room_info.at)
+        return max(*told, *(fact.at for fact in self.sessions))
+
+    def to_document(self) -> JsonObject:
+        """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
+        return {
+            "_id": self.id,
+            "state": self.state.value,
+            "customerId": self.customer_id.value,
+            "roomInfo": self.room_info.value,
+            "channelSessions": [fact.value for fact in self.sessions],
+            "channelSessionIds": [fact.value["id"] for fact in self.sessions],
+            "updatedAt": self.updated_at,
+            "stateUpdatedAt": self.state.at,
+            "customerUpdatedAt": self.customer_id.at,
+            "roomUpdatedAt": self.room_info.at,
+            "channelSessionUpdatedAt": [fact.at for fact in self.sessions],
+        }
+
+    @classmethod
+    def from_document(cls, document: JsonObject) -> ConversationRecord | UnreadableRecord:
+        """Return the record in a `conversations` document, or why there is none in it. Raises nothing.
+
+        Fields that are not there count as not told, times that are not there as `UNHEARD_OF`; a field of another type
+        makes the whole document unreadable.
+        """
+        try:
+            return _read_record(document)
+        except _Unreadable as error:
+            return UnreadableRecord(str(document.get("_id")), str(error))
+
+    def to_conversation(self) -> Conversation:
+        """Return what a message needs to know of this conversation."""
+        return Conversation(
+            self.id,
+            self.state.value,
+            self.customer_id.value,
+            None if self.room_info.value is None else Room.of(self.room_info.value),
+            tuple(ChannelSession.of(fact.value) for fact in self.sessions),
+            self.updated_at,
+        )
+
+
+class _Unreadable(Exception):  # noqa: N818 - never leaves this file
+    """A field of a registry document has another type than ours."""
+
+
+def _read_record(document: JsonObject) -> ConversationRecord:
+    state = _text(document, "state")
+    sessions = _sessions(document)
+    _whole_number(document.get("revision"), "revision")
+    return ConversationRecord(
+        _id(document),
+        Fact(UNKNOWN_STATE if state is None else state, _time(document, "stateUpdatedAt")),
+        Fact(_text(document, "customerId"), _time(document, "customerUpdatedAt")),
+        Fact(_object_field(document.get("roomInfo"), "roomInfo"), _time(document, "roomUpdatedAt")),
+        tuple(map(Fact, sessions, _session_times(document, len(sessions)))),
+    )
+
+
+def _id(document: JsonObject) -> str:
+    value = document.get("_id")
+    if not isinstance(value, str):
+        raise _wrong("_id", value, "a string")
+    if not is_valid_id(value):
+        msg = f"_id is blank, has a control character or is longer than {MAX_ID_BYTES} bytes"
+        raise _Unreadable(msg)
+    return value
+
+
+def _text(document: JsonObject, name: str) -> str | None:
+    value = document.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(name, value, "a string")
+    return value or None
+
+
+def _time(document: JsonObject, name: str) -> int:
+    return _whole_number(document.get(name), name)
+
+
+def _whole_number(value: object, name: str) -> int:
+    # A shell writes every number as a double.
+    if value is None:
+        return UNHEARD_OF
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_MS or value % 1:
+        raise _wrong(name, value, "a whole number from 0 up (times: epoch milliseconds)")
+    return int(value)
+
+
+def _sessions(document: JsonObject) -> list[JsonObject]:
+    values = _list(document, "channelSessions")
+    sessions = [session for value in values if (session := _object_field(value, "channelSessions"))]
+    for session in sessions:
+        if not isinstance(session.get("id"), str) or not session["id"].strip():
+            raise _wrong("channelSessions.id", session.get("id"), "a string that is not blank")
+    return sessions
+
+
+def _session_times(document: JsonObject, count: int) -> list[int]:
+    name = "channelSessionUpdatedAt"
+    times = [_whole_number(value, name) for value in _list(document, name)]
+    return (times + [UNHEARD_OF] * count)[:count]
+
+
+def _list(document: JsonObject, name: str) -> list[Any]:
+    value = document.get(name)
+    if value is not None and not isinstance(value, list):
+        raise _wrong(name, value, "an array")
+    return value or []
+
+
+def _object_field(value: object, name: str) -> JsonObject | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _wrong(name, value, "an object")
+    try:
+        _json(value)
+    except (TypeError, ValueError, RecursionError):
+        msg = f"{name} cannot be written as JSON"
+        raise _Unreadable(msg) from None
+    return value
+
+
+def _wrong(name: str, value: object, wanted: str) -> _Unreadable:
+    return _Unreadable(f"{name} is of type {type(value).__name__}, must be {wanted}")
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -8,23 +8,23 @@ of the same events leads to the same record.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from worker.cim.decode import Undecodable, decode
-from worker.cim.ids import MAX_ID_BYTES
+from worker.cim.ids import has_control_character, is_too_long
 from worker.cim.message import MAX_PROBLEMS, Rejected
 from worker.cim.pointer import pointer
 from worker.cim.problems import text_at
 from worker.cim.timestamps import to_epoch_ms
 from worker.codes import Code, Problem
 from worker.conversations.conversation import (
-    ChannelSession,
-    Conversation,
+    UNHEARD_OF,
+    UNKNOWN_STATE,
+    ConversationRecord,
     ConversationState,
-    Room,
-    is_active,
+    Fact,
     session_ended,
 )
 
@@ -33,27 +33,13 @@ if TYPE_CHECKING:
 
 MAX_LIFECYCLE_BYTES = 8 * 1_048_576
 """A conversation carries all its participants and sessions, so it may be larger than a message."""
-UNHEARD_OF = 0
-"""Time of a fact that was concluded, not told: whatever the platform says outright wins over it."""
-UNKNOWN_STATE = "UNKNOWN"
-"""State of a conversation of which only sessions or the customer were heard; counts as active, as unknown ones do."""
 
 STATE_EVENTS = frozenset({"TOPIC_STATE_CHANGE_EVENT", "TOPIC_STATE_CHANGED"})
 SESSION_STARTED = "CHANNEL_SESSION_STARTED"
 SESSION_OVER_EVENTS = frozenset({"CHANNEL_SESSION_ENDED", "CHANNEL_SESSION_EXPIRED"})
 CUSTOMER_EVENT = "ASSOCIATED_CUSTOMER_CHANGED"
 
-T_co = TypeVar("T_co", covariant=True)
 JsonObject = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact(Generic[T_co]):
-    """Something known, and since when."""
-
-    value: T_co
-    at: int
-    """Epoch milliseconds of the event that told it; `UNHEARD_OF` when concluded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,71 +64,6 @@ class Ignored:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationRecord:
-    """A conversation as the registry keeps it: facts with their times."""
-
-    id: str
-    state: Fact[str]
-    customer_id: Fact[str | None]
-    room_info: Fact[JsonObject | None]
-    sessions: tuple[Fact[JsonObject], ...]
-    """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
-
-    @property
-    def active(self) -> bool:
-        """Whether activities go live: in every state but CLOSING and CLOSED."""
-        return is_active(self.state.value)
-
-    @property
-    def updated_at(self) -> int:
-        """Epoch milliseconds of the newest fact."""
-        told = (self.state.at, self.customer_id.at, self.room_info.at)
-        return max(*told, *(fact.at for fact in self.sessions))
-
-    def to_document(self) -> JsonObject:
-        """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
-        return {
-            "_id": self.id,
-            "state": self.state.value,
-            "customerId": self.customer_id.value,
-            "roomInfo": self.room_info.value,
-            "channelSessions": [fact.value for fact in self.sessions],
-            "channelSessionIds": [fact.value["id"] for fact in self.sessions],
-            "updatedAt": self.updated_at,
-            "stateUpdatedAt": self.state.at,
-            "customerUpdatedAt": self.customer_id.at,
-            "roomUpdatedAt": self.room_info.at,
-            "channelSessionUpdatedAt": [fact.at for fact in self.sessions],
-        }
-
-    @classmethod
-    def from_document(cls, document: JsonObject) -> ConversationRecord:
-        """Return the record in a `conversations` document; times that are not there count as `UNHEARD_OF`."""
-        sessions = [session for session in document.get("channelSessions") or () if text_at(session, ("id",))]
-        times = list(document.get("channelSessionUpdatedAt") or ())
-        times += [UNHEARD_OF] * (len(sessions) - len(times))
-        room = document.get("roomInfo")
-        return cls(
-            document["_id"],
-            Fact(document.get("state") or UNKNOWN_STATE, document.get("stateUpdatedAt", UNHEARD_OF)),
-            Fact(document.get("customerId"), document.get("customerUpdatedAt", UNHEARD_OF)),
-            Fact(room if isinstance(room, dict) else None, document.get("roomUpdatedAt", UNHEARD_OF)),
-            tuple(Fact(session, at) for session, at in zip(sessions, times, strict=False)),
-        )
-
-    def to_conversation(self) -> Conversation:
-        """Return what a message needs to know of this conversation."""
-        return Conversation(
-            self.id,
-            self.state.value,
-            self.customer_id.value,
-            None if self.room_info.value is None else Room.of(self.room_info.value),
-            tuple(ChannelSession.of(fact.value) for fact in self.sessions),
-            self.updated_at,
-        )
-
-
 def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignored | Rejected:
     """Return what the CIM event in `body` says about a conversation, Ignored when nothing, Rejected when unreadable.
 
@@ -164,7 +85,7 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
     if not isinstance(data, dict):
         code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
         return _rejected(code, ("data",), "An object: what the event is about.")
-    return _bounded(read(document, data, name.upper(), at), data)
+    return _usable(read(document, data, name.upper(), at), data)
 
 
 def merge(record: ConversationRecord | None, change: LifecycleChange) -> ConversationRecord | None:
@@ -319,12 +240,18 @@ def _fact(value: str | None, at: int) -> Fact[str] | None:
     return None if value is None else Fact(value, at)
 
 
-def _bounded(change: LifecycleChange | Rejected, data: JsonObject) -> LifecycleChange | Rejected:
-    if isinstance(change, Rejected) or len(change.conversation_id.encode()) <= MAX_ID_BYTES:
+def _usable(change: LifecycleChange | Rejected, data: JsonObject) -> LifecycleChange | Rejected:
+    if isinstance(change, Rejected):
+        return change
+    if has_control_character(change.conversation_id):
+        code = Code.INVALID_ID
+    elif is_too_long(change.conversation_id):
+        code = Code.ID_TOO_LONG
+    else:
         return change
     paths = (("data", "id"), ("data", "conversationId"))
     place = next((path for path in paths if data.get(path[1]) == change.conversation_id), ("conversationId",))
-    return _rejected(Code.ID_TOO_LONG, place, Code.ID_TOO_LONG.spec.meaning)
+    return _rejected(code, place, code.spec.meaning)
 
 
 def _rejected(code: Code, path: tuple[str, ...], expected: str) -> Rejected:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from worker.cim import Identity
 from worker.codes import Code, FailureClass
-from worker.conversations.lifecycle import UNKNOWN_STATE, Ignored, LifecycleChange, parse_lifecycle
+from worker.conversations.conversation import UNKNOWN_STATE, ConversationRecord
+from worker.conversations.lifecycle import Ignored, LifecycleChange, parse_lifecycle
 from worker.dead_letters.envelope import dead_letter
 from worker.dead_letters.provenance import attempt_of
 from worker.failure import Failure, OperatorFault, StoreRefused, StoreUnavailable, classify
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.conversations.cache import ConversationCache
-    from worker.conversations.lifecycle import ConversationRecord
     from worker.conversations.ports import ConversationExchangePort, RegistryPort
     from worker.flow.gate import Gate
     from worker.ports import Clock, Consumer, Delivery, EventPublisher, Reporter
@@ -44,7 +44,7 @@ async def converge(
         elif record.state.value != UNKNOWN_STATE:
             await exchanges.open(record.id)
         again = await registry.get(record.id)
-        if again is None or again.state == record.state:
+        if not isinstance(again, ConversationRecord) or again.state == record.state:
             return record
         record = again
 
@@ -167,5 +167,5 @@ class LifecycleConsumer:
     async def _delete_if_closed(self, conversation_id: str) -> None:
         async with self._changing:
             record = await self._registry.get(conversation_id)
-            if record is not None and not record.active:
+            if isinstance(record, ConversationRecord) and not record.active:
                 await self._exchanges.delete(conversation_id)

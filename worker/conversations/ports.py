@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from worker.conversations.lifecycle import ConversationRecord, LifecycleChange
+    from worker.conversations.conversation import ConversationRecord, UnreadableRecord
+    from worker.conversations.lifecycle import LifecycleChange
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What the registry knows about the ids asked for; an id it does not know is missing."""
+    """What the registry knows about the ids asked for; an id it does not know, or cannot read, is missing."""
 
     by_conversation: Mapping[str, ConversationRecord]
     by_session: Mapping[str, ConversationRecord]
@@ -45,8 +46,18 @@ class RegistryPort(Protocol):
     async def apply(self, change: LifecycleChange) -> ConversationRecord:
         """Merge a change and return the record as it is afterwards."""
 
-    async def get(self, conversation_id: str) -> ConversationRecord | None:
+    async def get(self, conversation_id: str) -> ConversationRecord | UnreadableRecord | None:
         """Return one record."""
 
     async def closed_since(self, since_ms: int) -> Sequence[ConversationRecord]:
         """Return conversations closed at *since_ms* or later."""
+
+
+class Reconciler(Protocol):
+    """Makes a conversation's exchange match the registry again."""
+
+    def returned(self, conversation_id: str) -> None:
+        """Say that a live event of this conversation came back: nobody listens, or its exchange is gone.
+
+        Never blocks and never raises; acts at most once in ten seconds per conversation.
+        """

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
-from worker.conversations.conversation import NOT_ACTIVE
-from worker.conversations.lifecycle import ConversationRecord, merge
+from worker.codes import Code
+from worker.conversations.conversation import NOT_ACTIVE, ConversationRecord, UnreadableRecord
+from worker.conversations.lifecycle import merge
 from worker.conversations.ports import Lookup
-from worker.failure import StoreRefused, StoreUnavailable
+from worker.failure import Failure, StoreRefused, StoreUnavailable
 from worker.mongo.bulk import Encoded, encode_alone
 from worker.mongo.errors import store_too_busy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from pymongo.asynchronous.cursor import AsyncCursor
 
     from worker.conversations.lifecycle import LifecycleChange
     from worker.mongo.client import Document, Store
@@ -27,11 +30,16 @@ _MAX_CLOSED: Final = 10_000
 
 
 class Registry:
-    """Which conversations exist, their state, sessions, customer and room."""
+    """Which conversations exist, their state, sessions, customer and room.
 
-    def __init__(self, store: Store) -> None:
-        """Keep the registry in *store*."""
+    Each record is read alone: one that nobody can read counts as an unknown conversation, and its neighbours do not
+    notice.
+    """
+
+    def __init__(self, store: Store, on_unreadable: Callable[[UnreadableRecord], None] = lambda _record: None) -> None:
+        """Keep the registry in *store*; *on_unreadable* is called for each record met that nobody can read."""
         self._store = store
+        self._on_unreadable = on_unreadable
         self._collection = store.collection(COLLECTION)
 
     async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
@@ -59,11 +67,13 @@ class Registry:
         Raises:
             StoreUnavailable: the store is away, the effect is unknown, or others kept winning. Apply it again later.
             OperatorFault: credentials, permissions or configuration.
-            StoreRefused: the changed record can never be stored.
+            StoreRefused: the changed record can never be stored, or the one that is there cannot be read.
         """
         for _ in range(_MAX_RACES):
             document = await self._document(change.conversation_id)
-            before = ConversationRecord.from_document(document or {"_id": change.conversation_id})
+            before = self._read(document or {"_id": change.conversation_id})
+            if isinstance(before, UnreadableRecord):
+                raise StoreRefused(Failure.of(Code.UNREADABLE_RECORD, before.problem))
             after = merge(before, change)
             if after is None:
                 return before
@@ -71,14 +81,14 @@ class Registry:
                 return after
         raise StoreUnavailable(store_too_busy())
 
-    async def get(self, conversation_id: str) -> ConversationRecord | None:
+    async def get(self, conversation_id: str) -> ConversationRecord | UnreadableRecord | None:
         """Return what is known of one conversation, or None. Raises `StoreUnavailable` or `OperatorFault`."""
         document = await self._document(conversation_id)
-        return None if document is None else ConversationRecord.from_document(document)
+        return None if document is None else self._read(document)
 
     async def list(
         self, *, state: str | None = None, active: bool | None = None, limit: int = 100, after: str | None = None
-    ) -> Sequence[ConversationRecord]:
+    ) -> Sequence[ConversationRecord | UnreadableRecord]:
         """Return at most *limit* records in the order of their ids, starting behind the id *after*.
 
         Args:
@@ -93,7 +103,7 @@ class Registry:
             cursor = (
                 self._collection.find(_filter(state, active=active, after=after)).sort("_id", ASCENDING).limit(limit)
             )
-            return [ConversationRecord.from_document(document) async for document in cursor]
+            return [self._read(document) async for document in cursor]
 
     async def closed_since(self, since_ms: int) -> Sequence[ConversationRecord]:
         """Return conversations that were closed at *since_ms* (epoch ms) or later, at most 10 000.
@@ -102,8 +112,7 @@ class Registry:
         """
         query: Document = {"state": {"$in": sorted(NOT_ACTIVE)}, "stateUpdatedAt": {"$gte": since_ms}}
         async with self._store.operation():
-            cursor = self._collection.find(query).limit(_MAX_CLOSED)
-            return [ConversationRecord.from_document(document) async for document in cursor]
+            return await self._readable(self._collection.find(query).limit(_MAX_CLOSED))
 
     async def ensure_indexes(self) -> None:
         """Create the index that lookups by channel session need. Raises `StoreUnavailable` or `OperatorFault`."""
@@ -114,9 +123,18 @@ class Registry:
         records: list[ConversationRecord] = []
         for some in _slices(ids):
             async with self._store.operation():
-                cursor = self._collection.find({field: {"$in": some}})
-                records += [ConversationRecord.from_document(document) async for document in cursor]
+                records += await self._readable(self._collection.find({field: {"$in": some}}))
         return records
+
+    async def _readable(self, cursor: AsyncCursor[Document]) -> Sequence[ConversationRecord]:
+        records = [self._read(document) async for document in cursor]
+        return [record for record in records if isinstance(record, ConversationRecord)]
+
+    def _read(self, document: Document) -> ConversationRecord | UnreadableRecord:
+        record = ConversationRecord.from_document(document)
+        if isinstance(record, UnreadableRecord):
+            self._on_unreadable(record)
+        return record
 
     async def _document(self, conversation_id: str) -> Document | None:
         async with self._store.operation():

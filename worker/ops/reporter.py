@@ -66,11 +66,11 @@ class LoggingReporter:
 
     def info(self, what: str, **facts: object) -> None:
         """Log something worth knowing."""
-        self._log.info(what, **facts)
+        self._log.info(what, **_all_log_safe(facts))
 
     def warn(self, what: str, **facts: object) -> None:
         """Log something an operator should see."""
-        self._log.warning(what, **facts)
+        self._log.warning(what, **_all_log_safe(facts))
 
     def dependency_down(
         self, name: str, failure: Failure, *, address: str, reason: str, outage_seconds: float | None
@@ -88,6 +88,10 @@ class LoggingReporter:
         """Log the end of an outage."""
         self._metrics.dependency_up[name] = True
         self._log.info("dependency_up", dependency=name, outage_seconds=round(outage_seconds, 2))
+
+
+def _all_log_safe(facts: dict[str, object]) -> dict[str, object]:
+    return {name: _log_safe(value) if isinstance(value, str) else value for name, value in facts.items()}
 
 
 def _log_safe(text: str | None) -> str | None:

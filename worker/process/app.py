@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from worker import contract
 from worker.conversations.cache import ConversationCache
 from worker.conversations.lifecycle_consumer import LifecycleConsumer
+from worker.conversations.unreadable import UnreadableLog
 from worker.dead_letters.recorder import DeadLetterRecorder
 from worker.failure import Dependency
 from worker.flow.backoff import Backoff
@@ -58,6 +59,7 @@ class App:
         self.metrics = Metrics()
         self.reporter = LoggingReporter(self.metrics)
         self.cache = ConversationCache(max_size=settings.registry_cache_size, ttl_ms=settings.registry_cache_ms)
+        self.unreadable = UnreadableLog(self.reporter, self.clock)
         self.retry = RetryPolicy(
             settings.retry_delays,
             settings.max_attempts,
@@ -111,7 +113,7 @@ class App:
         """Return the consumer of conversation events."""
         return LifecycleConsumer(
             consumer=await Consumer.open(connection, contract.CONVERSATION_EVENTS, self.clock.monotonic),
-            registry=Registry(self.store),
+            registry=Registry(self.store, self.unreadable),
             exchanges=ConversationExchanges(connection),
             publisher=publisher,
             gate=self.gate,
@@ -150,7 +152,7 @@ class App:
             bundle_bytes=bundle_bytes,
         )
         finder = ConversationFinder(
-            registry=Registry(self.store),
+            registry=Registry(self.store, self.unreadable),
             cache=self.cache,
             gate=self.gate,
             timeout_seconds=min(_LOOKUP_TIMEOUT_SECONDS, settings.mongodb_timeout_ms / 1000),

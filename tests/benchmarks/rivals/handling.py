@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient, WriteConcern
 from worker import contract
 from worker.cim import CimMessage, parse
 from worker.conversations.cache import ConversationCache
-from worker.conversations.lifecycle import ConversationRecord
+from worker.conversations.conversation import ConversationRecord
 from worker.mongo.activities import activity_document
 from worker.pipeline.translate import Activity, Destination, route, translate
 
@@ -79,7 +79,8 @@ def stored(activity: Activity) -> Stored:
 
 def conversation_of(document: Document | None) -> Conversation | None:
     """Return the conversation in a document of the registry."""
-    return None if document is None else ConversationRecord.from_document(document).to_conversation()
+    record = None if document is None else ConversationRecord.from_document(document)
+    return record.to_conversation() if isinstance(record, ConversationRecord) else None
 
 
 class CachedRegistry:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from worker.cim import CimMessage
-from worker.conversations.conversation import ChannelSession, Room
-from worker.conversations.lifecycle import Fact, LifecycleChange
+from worker.conversations.conversation import ChannelSession, Fact, Room
+from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.pipeline.translate import Activity, event_id
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.contract.store.examples import NOW, change
-from worker.conversations.lifecycle import Fact, LifecycleChange
+from worker.codes import Code
+from worker.conversations.conversation import ConversationRecord, Fact, UnreadableRecord
+from worker.conversations.lifecycle import LifecycleChange
 from worker.failure import StoreRefused
 from worker.mongo.registry import COLLECTION, Registry
 
@@ -59,7 +62,7 @@ async def test_workers_that_race_do_not_undo_each_other(open_store: OpenStore) -
         )
         record = await registries[0].get("c-1")
 
-    assert record is not None
+    assert isinstance(record, ConversationRecord)
     assert {fact.value["id"] for fact in record.sessions} == {f"s-{number}" for number in range(40)}
 
 
@@ -72,7 +75,8 @@ async def test_workers_that_create_the_same_conversation_at_once_both_count(open
             )
         records = await Registry(one).list()
 
-    assert {(record.state.value, record.customer_id.value) for record in records} == {("ACTIVE", "u-1")}
+    readable = [record for record in records if isinstance(record, ConversationRecord)]
+    assert {(record.state.value, record.customer_id.value) for record in readable} == {("ACTIVE", "u-1")}
     assert len(records) == 10
 
 
@@ -86,7 +90,7 @@ async def test_a_record_written_by_hand_can_be_changed(open_store: OpenStore) ->
         assert (await registry.apply(change("c-1", NOW + 1, state="ACTIVE"))).state.value == "ACTIVE"
 
         record = await registry.get("c-1")
-    assert record is not None
+    assert isinstance(record, ConversationRecord)
     assert record.customer_id.value == "u-1"
 
 
@@ -172,3 +176,31 @@ async def test_the_index_can_be_ensured_again_and_again(open_store: OpenStore) -
 
         indexes = await store.collection(COLLECTION).index_information()
     assert [("channelSessionIds", 1)] in [list(index["key"]) for index in indexes.values()]
+
+
+async def test_a_record_nobody_can_read_is_unknown_and_its_neighbours_are_found(open_store: OpenStore) -> None:
+    """Somebody wrote a date where a number belongs, a number as the id, a number where an array belongs."""
+    met: list[UnreadableRecord] = []
+    async with open_store() as store:
+        registry = Registry(store, met.append)
+        good = await registry.apply(change("c-good", NOW, state="ACTIVE", session="s-1"))
+        await store.collection(COLLECTION).insert_many(
+            [
+                {"_id": "c-date", "state": "ACTIVE", "stateUpdatedAt": datetime.now(UTC), "channelSessionIds": ["s-1"]},
+                {"_id": 5, "state": "ACTIVE", "channelSessionIds": ["s-1"]},
+                {"_id": "c-times", "state": "CLOSED", "channelSessionUpdatedAt": 5},
+            ]
+        )
+
+        lookup = await registry.lookup(["c-good", "c-date", "c-times"], ["s-1"])
+        listed = await registry.list()
+        shown = await registry.get("c-date")
+        with pytest.raises(StoreRefused) as refused:
+            await registry.apply(change("c-date", NOW, state="CLOSED"))
+
+    assert lookup.by_conversation == {"c-good": good}
+    assert lookup.by_session == {"s-1": good}
+    assert {one.id for one in met} == {"c-date", "c-times", "5"}
+    assert {one.id for one in listed if isinstance(one, UnreadableRecord)} == {"c-date", "c-times", "5"}
+    assert isinstance(shown, UnreadableRecord)
+    assert refused.value.failure.code is Code.UNREADABLE_RECORD
