@@ -85,6 +85,12 @@ EVENTS: Final = (
         ("conversation_id", "state", "active"),
     ),
     LogEvent(
+        "conversation_unreadable",
+        "warning",
+        "A record of the registry cannot be read and counts as an unknown conversation; said once a minute.",
+        ("conversation_id", "problem"),
+    ),
+    LogEvent(
         "conversation_exchange_refused",
         "warning",
         "A conversation's exchange cannot be opened or unbound.",
