@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from tests.support.amqp import connected, cut, drained, fill, publishing
+from tests.support.deliveries import NOW, delivery
 from tests.support.eventually import eventually_async
+from worker.cim import Identity
+from worker.codes import Code, Problem
+from worker.dead_letters.envelope import dead_letter
+from worker.failure import Failure
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import AccessRefused, ChannelClosed, ConfirmTimeout
 from worker.rabbit.publisher import Publisher
@@ -231,3 +238,31 @@ async def test_closing_leaves_nothing_waiting(vhost_url: str) -> None:
         publisher = await Publisher.open(connection)
         await publisher.close()
         assert await publisher.publish([to("q", "m")]) == [Confirmation.UNKNOWN]
+
+
+@pytest.mark.parametrize("wanted", [8192, 4096])
+async def test_a_letter_with_long_reasons_fits_the_frames_of_its_connection(vhost_url: str, wanted: int) -> None:
+    """AMQP never splits a header frame: a larger one ends the connection, and whatever was in flight with it."""
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with connected(vhost_url) as connection:  # from 4.1 on, RabbitMQ allows no less than 8192
+        frame_max = wanted if connection.server_version < (4, 1) else 8192
+    wrong = {"ключ" * 40 + str(number): 1 for number in range(30)}
+    body = orjson.dumps({"id": "m-1", "header": {"sender": {"id": "s-1"}, "customer": wrong}, "body": wrong})
+    failure = Failure.of_problems(
+        tuple(Problem(Code.WRONG_TYPE, f"/{name}", "A text, не число." * 20) for name in wrong)[:20]
+    )
+    arrived = delivery(body, message_id="ü" * 100, correlation_id="ü" * 300, user_id="u" * 200)
+    letter = dead_letter(arrived, failure, Identity("s" * 500, "ж" * 500), now=NOW, copy_id="x")
+    letter = letter._replace(exchange="", routing_key="q")
+    async with publishing(f"{vhost_url}?frame_max={frame_max}") as (connection, publisher):
+        assert connection.raw.frame_max == frame_max
+        assert await publisher.publish([letter, to("q", "after")]) == [Confirmation.CONFIRMED] * 2
+        assert connection.is_open
+    (_, properties, received), _ = drained(vhost_url, "q")
+    assert received == body
+    assert properties.headers["cim-code"] == "wrong_type"
+    assert properties.headers["cim-origin-queue"] == "cim.ingress"
+    first, *others = json.loads(properties.headers["cim-problems"])
+    assert first["code"] == "wrong_type"
+    assert first["pointer"].startswith("/ключ")
+    assert bool(others) == (frame_max == 8192)

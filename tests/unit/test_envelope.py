@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,8 @@ from worker.dead_letters.envelope import carried_headers, dead_letter, parked_co
 from worker.dead_letters.provenance import attempt_of, published_by
 from worker.failure import Failure
 from worker.ports import Outgoing, Properties
+from worker.rabbit.fitting import fit
+from worker.rabbit.frames import HEADER_FRAME_OVERHEAD
 from worker.rabbit.properties import decode_properties, encode_properties
 
 if TYPE_CHECKING:
@@ -44,19 +47,22 @@ def waiting(of: FakeDelivery, *, now: int = NOW) -> Outgoing:
     return waiting_copy(of, FAILURE, now=now, copy_id="made-up")
 
 
-def over_the_wire(copy: Outgoing, exchange: str = "", queue: str = "cim.ingress") -> FakeDelivery:
-    """Return the delivery that a copy becomes, through our own encoder and decoder."""
-    raw = encode_properties(
+def encoded(copy: Outgoing, headers: Mapping[str, str | int]) -> bytes:
+    return encode_properties(
         message_id=copy.message_id,
         correlation_id=copy.correlation_id,
-        headers=copy.headers,
+        headers=headers,
         content_type=copy.content_type,
         content_encoding=copy.content_encoding,
         timestamp=copy.timestamp,
         type_=copy.type,
         app_id=copy.app_id,
     )
-    properties = decode_properties(raw)
+
+
+def over_the_wire(copy: Outgoing, exchange: str = "", queue: str = "cim.ingress") -> FakeDelivery:
+    """Return the delivery that a copy becomes, through our own encoder and decoder."""
+    properties = decode_properties(encoded(copy, headers(copy)))
     assert not properties.damaged
     return FakeDelivery(copy.body, properties, exchange, "cim.ingress", queue)
 
@@ -109,6 +115,7 @@ def test_a_failure_of_the_way_is_its_own_only_problem() -> None:
     assert headers(copy)[contract.FINGERPRINT] == "abcdef012345"
 
 
+SHORT_STRINGS = ("content_type", "content_encoding", "correlation_id", "message_id", "type", "user_id", "app_id")
 EVERY_PROPERTY: dict[str, Any] = {
     "content_type": "text/x",
     "content_encoding": "gzip",
@@ -220,6 +227,41 @@ def test_whatever_a_stranger_puts_under_our_names_every_copy_can_be_written_and_
         raw = encode_properties(message_id=copy.message_id, headers=copy.headers)
         assert len(raw) < 24 * 1024
         assert not decode_properties(raw).damaged
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*contract.LETTER_HEADERS, "traceparent", "tracestate", contract.USER_ID]), anything
+    ),
+    st.text(min_size=100, max_size=2000),
+)
+def test_every_copy_fits_the_smallest_frame_there_is_and_keeps_its_reason(hostile: dict[str, Any], text: str) -> None:
+    of = delivery(b"{}", hostile, **dict.fromkeys(SHORT_STRINGS, text))
+    long_reason = Failure.of_problems(tuple(Problem(Code.WRONG_TYPE, "/" + text, text) for _ in range(20)))
+    who = Identity(text, text, text, text)
+    for copy in (letter(of, long_reason, who), retried(of), waiting(of), parked_copy(of, copy_id="x")):
+        raw = fit(partial(encoded, copy), headers(copy), 4096 - HEADER_FRAME_OVERHEAD)
+        assert len(raw) <= 4096 - HEADER_FRAME_OVERHEAD
+        found = decode_properties(raw)
+        assert not found.damaged
+        for name in (contract.CODE, contract.ATTEMPT):
+            assert found.headers.get(name) == headers(copy).get(name)
+
+
+def test_fewer_problems_go_before_shorter_texts_and_those_before_none() -> None:
+    problems = tuple(Problem(Code.WRONG_TYPE, f"/{number}" + "p" * 300, "e" * 300) for number in range(20))
+    copy = letter(delivery(), Failure.of_problems(problems))
+    left = []
+    for limit in range(8000, 400, -200):
+        found = decode_properties(fit(partial(encoded, copy), headers(copy), limit)).headers
+        listed = json.loads(found.get(contract.PROBLEMS, "[]"))
+        left.append((len(listed), len(listed[0]["pointer"]) if listed else 0))
+    assert left == sorted(left, reverse=True)
+    assert left[0][0] > 5
+    assert {pointer for count, pointer in left if count > 1} == {302}
+    assert (1, 302) in left
+    assert (1, 64) in left
+    assert left[-1] == (0, 0)
 
 
 def test_the_list_of_problems_stays_json_when_it_is_cut() -> None:

@@ -2,7 +2,7 @@
 
 The body is byte for byte what arrived. Of the properties only harmless ones are copied: `user_id` would be refused,
 `expiration` would let the copy vanish, `CC` and `BCC` would route it where the publisher says, `reply_to` is not ours.
-All headers together stay far below one frame.
+All headers together stay below the usual frame; the publisher cuts them for a connection whose frames are smaller.
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ import pika.exceptions
 from worker.contract import PUBLISH
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import BrokerError, ConfirmTimeout
-from worker.rabbit.frames import encode_publish
+from worker.rabbit.fitting import fit
+from worker.rabbit.frames import HEADER_FRAME_OVERHEAD, encode_publish
 from worker.rabbit.properties import cut, decode_properties, encode_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from worker.rabbit.connection import Channel, Connection
 
@@ -113,6 +114,7 @@ class Publisher:
         `cim-publish`, by which their returns are told apart. A confirm that does not come in time ends the connection
         and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
 
+        Headers too large for one frame of this connection are cut: fewer problems first, then shorter texts.
         Raises ValueError, OverflowError or AttributeError for a message that no frame can hold: a bug of the caller.
         """
         if not messages:
@@ -195,24 +197,34 @@ class Publisher:
         return frames
 
     def _encode(self, message: Outgoing) -> bytes:
-        properties = encode_properties(
-            message_id=message.message_id,
-            correlation_id=message.correlation_id,
-            headers=message.headers,
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            timestamp=message.timestamp,
-            type_=message.type,
-            app_id=message.app_id,
-            user_id=self._user_id,
-        )
+        frame_max = self._connection.raw.frame_max
+        properties = self._encode_properties(message, message.headers)
+        if len(properties) > frame_max - HEADER_FRAME_OVERHEAD:
+            properties = fit(
+                lambda headers: self._encode_properties(message, headers),
+                message.headers or {},
+                frame_max - HEADER_FRAME_OVERHEAD,
+            )
         return encode_publish(
             self._channel.raw.channel_number,
             message.exchange,
             message.routing_key,
             properties,
             message.body,
-            frame_max=self._connection.raw.frame_max,
+            frame_max=frame_max,
+        )
+
+    def _encode_properties(self, message: Outgoing, headers: Mapping[str, str | int] | None) -> bytes:
+        return encode_properties(
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            headers=headers,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            timestamp=message.timestamp,
+            type_=message.type,
+            app_id=message.app_id,
+            user_id=self._user_id,
         )
 
     def _flush(self, run: list[bytes]) -> None:
