@@ -1,6 +1,6 @@
 """The one frozen settings object, read from `CIM_…` environment variables and checked at start.
 
-This is the only module that reads the environment. Every field has a type, a default, its unit in the name or
+This is the only module that reads `CIM_…` variables. Every field has a type, a default, its unit in the name or
 in the text, and a sentence; `cim-worker settings` and the README table are made from them.
 """
 

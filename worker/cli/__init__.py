@@ -8,9 +8,12 @@ import sys
 def main() -> None:
     """Run `cim-worker` with the arguments of this process, and end it with one of the named exit codes."""
     from worker.cli.application import app
-    from worker.cli.errors import report
+    from worker.cli.errors import refuse_unreadable, report
+    from worker.cli.streams import prepare_streams
 
+    prepare_streams()
     try:
+        refuse_unreadable(sys.argv[1:])
         app(prog_name="cim-worker")
     except Exception as error:  # noqa: BLE001 - the last line of defence: one readable line and a code
         sys.exit(report(error))

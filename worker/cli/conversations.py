@@ -226,7 +226,7 @@ def _print_record(record: ConversationRecord, *, as_json: bool) -> None:
         ("active", _is_active(record)),
         ("customer", record.customer_id.value),
         ("room", record.room_info.value and json.dumps(record.room_info.value, default=str)),
-        ("sessions", "\n".join(_session_line(fact.value) for fact in record.sessions)),
+        ("sessions", [_session_line(fact.value) for fact in record.sessions]),
         ("updated", _time(record.updated_at)),
     ]
     print_table(None, ("field", "value"), rows)

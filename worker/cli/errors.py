@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from worker.cli.exit_codes import ExitCode
+from worker.ops.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNREADABLE: Final = re.compile(r"[\ud800-\udfff]")
+"""What Python puts in place of a byte it cannot decode."""
 
 
 class CommandError(Exception):
@@ -14,6 +24,14 @@ class CommandError(Exception):
     def __init__(self, exit_code: ExitCode, text: str) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+def refuse_unreadable(arguments: Sequence[str]) -> None:
+    """Raise `CommandError` for an argument that is not text in this terminal's encoding and not an existing file."""
+    for number, argument in enumerate(arguments, 1):
+        if not argument.isascii() and _UNREADABLE.search(argument) and not Path(argument).exists():
+            text = f"argument {number} is not text in the encoding {sys.getfilesystemencoding()}"
+            raise CommandError(ExitCode.CONFIGURATION, text)
 
 
 def report(error: Exception) -> ExitCode:
@@ -47,4 +65,4 @@ def _is_debugging() -> bool:
 
 
 def _say(line: str) -> None:
-    print(f"cim-worker: {line}", file=sys.stderr)  # noqa: T201 - no logging needed to say one line
+    print(f"cim-worker: {printable(line)}", file=sys.stderr, flush=True)  # noqa: T201 - no log needed for one line

@@ -1,20 +1,27 @@
-"""How commands print: tables for people, JSON for programs, progress on a terminal only."""
+"""How commands print: tables for people, tabs for pipes, JSON for programs, progress on a terminal only.
+
+Everything a command prints goes through here, so that text from strangers never reaches a terminal as it is.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.ops.printable import is_printable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     import typer
-    from rich.console import RenderableType
     from rich.progress import Progress
 
-_WIDTH_WHEN_NOT_A_TERMINAL = 160
+_NOT_ASCII: Final = re.compile(r"[^\n\x20-\x7e]")
+_BORDER: Final = 3
+"""Characters a table needs beside each cell."""
 
 
 def add_command(
@@ -34,28 +41,35 @@ def help_end(*examples: str, environment: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
+def print_line(text: str = "") -> None:
+    """Print one line on standard output."""
+    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.flush()
+
+
 def print_json(document: Any) -> None:
-    """Print *document* as JSON on standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+    """Print *document* as JSON on standard output: every character that a terminal might obey is escaped."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, ensure_ascii=not unicode, indent=2, default=str)
+    sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + "\n")
+    sys.stdout.flush()
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on standard output; cells are shown as they are, without markup."""
-    from rich.markup import escape
-    from rich.table import Table
+    """Print a table on standard output. A list or tuple as cell has its items on lines of their own.
 
-    table = Table(*columns, title=title, title_justify="left", header_style="bold")
-    for row in rows:
-        table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
-    print_rich(table)
-
-
-def print_rich(renderable: RenderableType) -> None:
-    """Print something of rich's on standard output, wide enough when that is not a terminal."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _WIDTH_WHEN_NOT_A_TERMINAL
-    Console(width=width, highlight=False).print(renderable)
+    No name is ever cut: on a terminal that is too narrow each row becomes a block of lines, one per column. In a pipe
+    or a file it is one line per row, tab-separated, the columns' names first.
+    """
+    lines = [[_lines(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in ([[name] for name in columns], *lines):
+            sys.stdout.write("\t".join(", ".join(cell) for cell in row) + "\n")
+    elif _narrowest(columns, lines) > _terminal_width():
+        _print_stacked(columns, lines)
+    else:
+        _print_bordered(title, columns, lines)
+    sys.stdout.flush()
 
 
 def progress() -> Progress:
@@ -65,3 +79,55 @@ def progress() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _lines(cell: object) -> list[str]:
+    items = cell if isinstance(cell, list | tuple) else [cell]
+    return [printable("" if item is None else str(item)) for item in items]
+
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> int:
+    """Return how wide a table has to be when its cells may be broken at spaces only."""
+    return sum(_longest_words(columns, rows)) + _BORDER * len(columns) + 1
+
+
+def _longest_words(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> list[int]:
+    from rich.cells import cell_len
+
+    texts = [[name, *(line for row in rows for line in row[place])] for place, name in enumerate(columns)]
+    return [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+
+
+def _terminal_width() -> int:
+    from rich.console import Console
+
+    return Console().width
+
+
+def _print_stacked(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
+    margin = max(map(len, columns)) + 2
+    for number, row in enumerate(rows):
+        if number:
+            sys.stdout.write("\n")
+        for name, cell in zip(columns, row, strict=True):
+            for place, line in enumerate(cell):
+                start = f"{name}:" if name and not place else ""
+                sys.stdout.write(f"{start:<{margin}}{line}".rstrip() + "\n")
+
+
+def _print_bordered(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name, width in zip(columns, _longest_words(columns, rows), strict=True):
+        table.add_column(name, min_width=width)
+    for row in rows:
+        table.add_row(*(Text("\n".join(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if is_printable(character) else json.dumps(character)[1:-1]

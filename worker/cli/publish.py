@@ -12,7 +12,7 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import add_command, print_json, progress
+from worker.cli.output import add_command, print_json, print_line, progress
 from worker.cli.services import command_settings, open_broker
 from worker.cli.validate import judge, print_judged, rejected
 
@@ -60,7 +60,7 @@ def publish(
     if as_json:
         print_json(report)
     else:
-        typer.echo(f"{len(messages)} messages: " + ", ".join(f"{count} {name}" for name, count in report.items()))
+        print_line(f"{len(messages)} messages: " + ", ".join(f"{count} {name}" for name, count in report.items()))
     _complain(counts)
 
 

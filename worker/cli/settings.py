@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def settings(
     A wrong setting is named with the reason, and the exit code is 2; a name that only looks like a setting is logged.
     """
     if as_markdown:
-        typer.echo(markdown(), nl=False)
+        sys.stdout.write(markdown())
         return
     rows = setting_rows(command_settings())
     if as_json:

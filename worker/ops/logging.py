@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from worker.ops.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -64,14 +66,20 @@ def _last(*, is_console: bool) -> Sequence[Processor]:
     # Tracebacks become text before masking, because exception texts can repeat addresses.
     renderer: Processor = structlog.processors.JSONRenderer(default=repr)
     if is_console:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=_is_coloured())
     return (
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         mask_secrets,
         _put_first_things_first,
+        *((_make_printable,) if is_console else ()),  # JSON escapes by itself
         renderer,
     )
+
+
+def _is_coloured() -> bool:
+    """Tell whether standard error is a terminal that shows colours and whose user wants them (no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _redirect_standard_logging(level: int, last: Sequence[Processor]) -> None:
@@ -90,6 +98,17 @@ def _redirect_standard_logging(level: int, last: Sequence[Processor]) -> None:
 def _add_process_id(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     event_dict["pid"] = os.getpid()
     return event_dict
+
+
+def _make_printable(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Replace terminal codes in what a person reads: ids come from strangers. Line ends stay in tracebacks alone."""
+    return {key: _printable(value, keep_lines=key == "exception") for key, value in event_dict.items()}
+
+
+def _printable(value: Any, *, keep_lines: bool) -> Any:
+    if not isinstance(value, str):
+        return value if isinstance(value, int | float | None) else printable(str(value))
+    return "\n".join(map(printable, value.split("\n"))) if keep_lines else printable(value)
 
 
 def _put_first_things_first(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from worker.ops.printable import printable
+
 if TYPE_CHECKING:
     from worker.cim import Identity
     from worker.codes import Code
@@ -98,4 +100,4 @@ def _log_safe(text: str | None) -> str | None:
     """Return what a stranger wrote as a log may repeat it: bounded, and without line ends and terminal codes."""
     if text is None or (len(text) <= _MAX_ID_CHARACTERS and text.isprintable()):
         return text
-    return "".join(character if character.isprintable() else "\ufffd" for character in text[:_MAX_ID_CHARACTERS])
+    return printable(text[:_MAX_ID_CHARACTERS])

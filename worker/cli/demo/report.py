@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.json import JSON
-
-from worker.cli.output import print_rich, print_table
+from worker.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from worker.cli.demo.tally import Found, Result
@@ -16,20 +14,20 @@ if TYPE_CHECKING:
 def print_report(result: Result, found: Found) -> None:
     """Print a sample event, a sample document and the table with its verdict."""
     if found.events:
-        print_rich("\n[bold]An event as a subscriber received it[/bold] (properties, then body)")
-        print_rich(JSON(json.dumps(found.events[0].properties, default=str)))
-        print_rich(JSON(found.events[0].body.decode()))
+        print_line("An event as a subscriber received it (properties, then body)")
+        print_json(found.events[0].properties)
+        print_json(json.loads(found.events[0].body))
     if found.sample_document:
-        print_rich("\n[bold]A document of ConversationActivities[/bold]")
-        print_rich(JSON(json.dumps(found.sample_document, default=str)))
+        print_line("A document of ConversationActivities")
+        print_json(found.sample_document)
     rows = [(line.name, line.expected, line.found, "ok" if line.matches else "WRONG") for line in result.lines]
-    print_rich("")
+    print_line()
     print_table(None, ("outcome", "expected", "found", ""), rows)
-    print_rich(f"sent = published + stored + duplicate + dead; settled in {found.seconds:.1f} s")
+    print_line(f"sent = published + stored + duplicate + dead; settled in {found.seconds:.1f} s")
     for complaint in result.complaints:
-        print_rich(f"[bold red]WRONG[/bold red] {complaint}")
+        print_line(f"WRONG: {complaint}")
     if result.adds_up:
-        print_rich("[bold green]Every message is accounted for.[/bold green]")
+        print_line("Every message is accounted for.")
 
 
 def report_document(result: Result, found: Found) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""Runs the real `cim-worker` on a terminal of a given width, as a person would see it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+
+from tests.support.command import COMMAND, environment
+
+
+def on_terminal(*arguments: str, columns: int, **variables: str) -> str:
+    """Run a command on a terminal *columns* wide and return everything it showed, codes included."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    surroundings = {**environment(), "TERM": "xterm-256color"}
+    del surroundings["COLUMNS"], surroundings["NO_COLOR"]
+    surroundings |= variables
+    with subprocess.Popen([COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings):
+        os.close(theirs)
+        shown = _read_all(ours)
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _read_all(terminal: int) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        try:
+            parts.append(os.read(terminal, 65536))
+        except OSError as error:
+            if error.errno != errno.EIO:  # how Linux says that the other end is closed
+                raise
+            return b"".join(parts)
