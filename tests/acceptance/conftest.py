@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 import pymongo
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pymongo.database import Database
 
-    from tests.services.services import Store
+    from tests.services.services import Broker, Store
 
 
 @pytest.fixture
@@ -21,3 +23,22 @@ def documents(store: Store, database: str) -> Iterator[Database[dict[str, object
     client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(store.uri)
     with client:
         yield client[database]
+
+
+@pytest.fixture
+def url_with_rights(broker: Broker, vhost_url: str) -> Iterator[Callable[..., str]]:
+    """Give a new broker user the rights `configure`, `write` and `read`, and return the URL to connect with."""
+    vhost = urlsplit(vhost_url).path[1:]
+    made: list[str] = []
+
+    def make(**rights: str) -> str:
+        name, password = f"test-{secrets.token_hex(6)}", secrets.token_hex(6)
+        broker.management.create_user(name, password)
+        made.append(name)
+        broker.management.set_permissions(name, vhost, **rights)
+        parts = urlsplit(vhost_url)
+        return parts._replace(netloc=f"{name}:{password}@{parts.hostname}:{parts.port}").geturl()
+
+    yield make
+    for name in made:
+        broker.management.request("DELETE", f"/users/{quote(name)}", missing_is_fine=True)

@@ -13,6 +13,7 @@ from tests.support.command import cim_worker, printed_json
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -40,7 +41,7 @@ def test_a_message_arrives_byte_for_byte_persistent_and_with_its_id(ingress_url:
     finished = cim_worker("publish", file, "--json", CIM_RABBITMQ_URL=ingress_url)
 
     assert finished.returncode == ExitCode.OK, finished.stderr
-    assert printed_json(finished) == {"confirmed": 1, "returned": 0, "nacked": 0, "unknown": 0}
+    assert printed_json(finished) == {"confirmed": 1, "returned": 0, "nacked": 0, "unknown": 0, "not_sent": 0}
     [(method, properties, body)] = taken(ingress_url)
     assert body == file.read_bytes()
     assert (method.exchange, method.routing_key) == ("cim.ingress", "c-1")
@@ -91,3 +92,53 @@ def test_a_message_that_no_queue_takes_is_reported(ingress_url: str) -> None:
     assert finished.returncode == ExitCode.CONFIGURATION
     assert printed_json(finished)["returned"] == 1
     assert "cim-worker topology apply" in finished.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\r\n\n", b"[]", b" [ ] \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n[]"])
+def test_nothing_to_publish_is_wrong_usage_and_publishes_nothing(ingress_url: str, content: bytes) -> None:
+    finished = cim_worker("publish", "-", stdin=content, CIM_RABBITMQ_URL=ingress_url)
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert "nothing to publish" in finished.stderr
+    assert taken(ingress_url) == []
+
+
+def test_a_byte_order_mark_is_not_published(ingress_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "from-windows.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps({**VALID, "id": one}).encode() for one in ("1", "2")))
+
+    assert cim_worker("publish", file, CIM_RABBITMQ_URL=ingress_url).returncode == ExitCode.OK
+    assert [(json.loads(body)["id"], properties.message_id) for _, properties, body in taken(ingress_url)] == [
+        ("1", "1"),
+        ("2", "2"),
+    ]
+
+
+@pytest.mark.parametrize("place", ["id", "conversationId"])
+def test_a_half_surrogate_among_many_messages_keeps_none_of_them_back(ingress_url: str, place: str) -> None:
+    half = {**VALID, "id": "\ud800"} if place == "id" else {**VALID, "header": {"conversationId": "\ud800"}}
+    messages = [{**VALID, "id": f"m-{number}"} for number in range(700)]
+    messages[610] = half
+
+    stdin = "\n".join(map(json.dumps, messages))
+    finished = cim_worker("publish", "-", "--json", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+
+    assert finished.returncode == ExitCode.OK, finished.stderr
+    assert printed_json(finished)["confirmed"] == 700
+    assert [json.loads(body) for _, _, body in taken(ingress_url)] == messages
+
+
+def test_without_the_right_to_publish_the_brokers_reason_is_repeated_and_every_message_accounted_for(
+    ingress_url: str, url_with_rights: Callable[..., str]
+) -> None:
+    url = url_with_rights(configure="^$", write="^$", read="^$")
+    stdin = "\n".join(json.dumps({**VALID, "id": f"m-{number}"}) for number in range(1234))
+
+    finished = cim_worker("publish", "-", "--json", stdin=stdin, CIM_RABBITMQ_URL=url)
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert "403" in finished.stderr
+    assert "access to exchange 'cim.ingress'" in finished.stderr
+    counts = printed_json(finished)
+    assert (counts["confirmed"], sum(counts.values())) == (0, 1234)
+    assert taken(ingress_url) == []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
 
 import pika
 import pika.exceptions
@@ -18,12 +16,12 @@ from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from pymongo.database import Database
 
-    from tests.services.services import Broker, Store
+    from tests.services.services import Store
 
 OPENED = {
     "name": "TOPIC_STATE_CHANGE_EVENT",
@@ -40,22 +38,9 @@ def documented(user: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def url_of(broker: Broker, vhost_url: str) -> Iterator[Callable[[str], str]]:
+def url_of(url_with_rights: Callable[..., str]) -> Callable[[str], str]:
     """Give a new broker user the documented rights and return the URL to connect with."""
-    vhost = urlsplit(vhost_url).path[1:]
-    made: list[str] = []
-
-    def make(user: str) -> str:
-        name, password = f"test-{secrets.token_hex(6)}", secrets.token_hex(6)
-        broker.management.create_user(name, password)
-        made.append(name)
-        broker.management.set_permissions(name, vhost, **documented(user))
-        parts = urlsplit(vhost_url)
-        return parts._replace(netloc=f"{name}:{password}@{parts.hostname}:{parts.port}").geturl()
-
-    yield make
-    for name in made:
-        broker.management.request("DELETE", f"/users/{quote(name)}", missing_is_fine=True)
+    return lambda user: url_with_rights(**documented(user))
 
 
 def test_every_user_can_do_its_job(

@@ -5,6 +5,7 @@ Every message keeps the bytes it has in the file, so that it is judged exactly a
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from dataclasses import dataclass
@@ -34,23 +35,38 @@ class FileMessage:
     body: bytes
 
 
-def read_messages(files: Iterable[str]) -> list[FileMessage]:
-    """Return the messages of all *files*; `-` is standard input. Raises `CommandError` when one cannot be read."""
-    return [FileMessage(file, index, body) for file in files for index, body in split_messages(_read(file))]
+def read_messages(files: Iterable[str], purpose: str) -> list[FileMessage]:
+    """Return the messages of all *files*; `-` is standard input.
+
+    Raises `CommandError` when one cannot be read, or when there is no message in any: nothing to *purpose*.
+    """
+    messages = [FileMessage(file, index, body) for file in files for index, body in split_messages(_read(file))]
+    if not messages:
+        text = f"nothing to {purpose}: the input is empty; give one message, a JSON array of messages, or JSON lines"
+        raise CommandError(ExitCode.CONFIGURATION, text)
+    return messages
 
 
 def split_messages(content: bytes) -> list[tuple[int, bytes]]:
-    """Return index and bytes of each message in *content*; at least one, even when it is empty or no JSON.
+    """Return index and bytes of each message in *content*; none when it is blank or an empty array.
 
     An array is split into its elements. What is no JSON as a whole, but has a line that is a JSON object, is taken
-    for JSON lines. Everything else is one message.
+    for JSON lines. Everything else is one message, even when it is no JSON. A byte order mark is dropped.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not content.strip(_WHITESPACE):
+        return []
     if content.lstrip(_WHITESPACE).startswith(b"["):
-        return list(enumerate(_elements(content), 1)) or [(1, content)]
+        return _split_array(content)
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
     if len(lines) > 1 and not _is_json(content) and any(_is_json_object(line) for _, line in lines):
         return lines
     return [(1, content)]
+
+
+def _split_array(content: bytes) -> list[tuple[int, bytes]]:
+    elements = list(enumerate(_elements(content), 1))
+    return elements or ([] if _is_json(content) else [(1, content)])
 
 
 def _read(file: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,8 @@ from worker.cli.validate import judge, print_judged, rejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.ports import Confirmation, Outgoing
+    from worker.ports import Outgoing
+    from worker.rabbit.connection import Connection
     from worker.settings import Settings
 
 _MESSAGES_PER_WINDOW = 500
@@ -52,16 +54,47 @@ def publish(
     what the workers reject goes to cim.dead-letters with its reasons.
     """
     settings = command_settings()
-    messages = read_messages(files)
+    messages = read_messages(files, "publish")
     if check:
         _refuse_invalid(messages, settings.max_message_bytes)
-    counts = asyncio.run(_publish(settings, [outgoing(message.body) for message in messages]))
-    report = {name: counts[name] for name in ("confirmed", "returned", "nacked", "unknown")}
+    # All are made before the first one is sent: what cannot be sent must not be found out halfway.
+    account = asyncio.run(_publish(settings, [outgoing(message.body) for message in messages]))
     if as_json:
-        print_json(report)
+        print_json(account.counts)
     else:
-        print_line(f"{len(messages)} messages: " + ", ".join(f"{count} {name}" for name, count in report.items()))
-    _complain(counts)
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
+        print_line(f"{len(messages)} messages: {counts}")
+    if problem := account.problem():
+        raise problem
+
+
+@dataclass(slots=True)
+class _Account:
+    """What became of each message, however the publishing ended."""
+
+    total: int
+    confirmations: Counter[str] = field(default_factory=Counter)
+    failure: CommandError | None = None
+    """Why the broker connection ended, if it did."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many messages ended in which way; they add up to the total."""
+        counts = {name: self.confirmations[name] for name in ("confirmed", "returned", "nacked", "unknown")}
+        return {**counts, "not_sent": self.total - sum(counts.values())}
+
+    def problem(self) -> CommandError | None:
+        """Return what the user has to do, if anything."""
+        counts = self.counts
+        if self.failure is not None:
+            return CommandError(self.failure.exit_code, f"{self.failure}; {counts['confirmed']} messages are confirmed")
+        if counts["returned"]:
+            text = f"{counts['returned']} messages reached no queue; run `cim-worker topology apply` and publish again"
+            return CommandError(ExitCode.CONFIGURATION, text)
+        if counts["nacked"]:
+            text = f"{counts['nacked']} messages were not accepted; publish again: the same message twice does no harm"
+            return CommandError(ExitCode.BROKER_UNREACHABLE, text)
+        return None
 
 
 def outgoing(body: bytes) -> Outgoing:
@@ -75,22 +108,36 @@ def outgoing(body: bytes) -> Outgoing:
     return Outgoing(INGRESS, _routing_key(document.get("header")), message_id, body)
 
 
-async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> Counter[str]:
+async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> _Account:
+    account = _Account(len(messages))
+    try:
+        async with open_broker(settings) as connection:
+            await _publish_on(connection, settings, messages, account)
+    except CommandError as error:
+        if not account.confirmations:
+            raise  # nothing was sent, so there is nothing to account for
+        account.failure = error
+    return account
+
+
+async def _publish_on(
+    connection: Connection, settings: Settings, messages: Sequence[Outgoing], account: _Account
+) -> None:
+    """Publish window by window and count in *account*. Raises the `BrokerError` that ended it."""
     from worker.contract import INGRESS
     from worker.rabbit.publisher import Publisher
 
-    confirmations: list[Confirmation] = []
-    async with open_broker(settings) as connection:
-        # Publishing to a missing exchange would cost the channel and with it the confirms of all the others.
-        await (await connection.channel()).call("exchange_declare", INGRESS, passive=True)
-        publisher = await Publisher.open(connection, confirm_timeout_ms=settings.confirm_timeout_ms)
-        with progress() as bar:
-            task = bar.add_task("publishing", total=len(messages))
-            for start in range(0, len(messages), _MESSAGES_PER_WINDOW):
-                window = messages[start : start + _MESSAGES_PER_WINDOW]
-                confirmations += await publisher.publish(window)
-                bar.advance(task, len(window))
-    return Counter(str(receipt) for receipt in confirmations)
+    # Publishing to a missing exchange would cost the channel and with it the confirms of all the others.
+    await (await connection.channel()).call("exchange_declare", INGRESS, passive=True)
+    publisher = await Publisher.open(connection, confirm_timeout_ms=settings.confirm_timeout_ms)
+    with progress() as bar:
+        task = bar.add_task("publishing", total=len(messages))
+        for start in range(0, len(messages), _MESSAGES_PER_WINDOW):
+            window = messages[start : start + _MESSAGES_PER_WINDOW]
+            account.confirmations.update(map(str, await publisher.publish(window)))
+            if account.confirmations["unknown"]:
+                raise await publisher.closed
+            bar.advance(task, len(window))
 
 
 def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:
@@ -100,16 +147,6 @@ def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:
         print_judged(bad)
         text = f"{len(bad)} of {len(judged)} messages would be rejected; nothing was published"
         raise CommandError(ExitCode.REJECTED, text)
-
-
-def _complain(counts: Counter[str]) -> None:
-    if counts["returned"]:
-        text = f"{counts['returned']} messages reached no queue; run `cim-worker topology apply` and publish again"
-        raise CommandError(ExitCode.CONFIGURATION, text)
-    unproven = counts["nacked"] + counts["unknown"]
-    if unproven:
-        text = f"{unproven} messages are not confirmed; publish again: the same message twice does no harm"
-        raise CommandError(ExitCode.BROKER_UNREACHABLE, text)
 
 
 def _readable(body: bytes) -> dict[str, Any]:
@@ -134,5 +171,8 @@ def _text(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    """Return *text* if AMQP can carry it as a short string, else nothing."""
-    return text if len(text.encode("utf-8", "replace")) <= _SHORT_STRING_BYTES else ""
+    """Return *text* if AMQP can carry it as a short string, else nothing: half surrogates are no UTF-8."""
+    try:
+        return text if len(text.encode()) <= _SHORT_STRING_BYTES else ""
+    except UnicodeEncodeError:
+        return ""

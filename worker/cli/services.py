@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from worker.rabbit.connection import Connection
     from worker.rabbit.errors import BrokerError
     from worker.settings import Settings
+
+_MISSING_RIGHT: Final = re.compile("access to (exchange|queue|topic) ")
+"""In the broker's text: the user may connect, but not do this."""
 
 
 def command_settings(**overrides: Any) -> Settings:
@@ -84,8 +88,12 @@ def _broker_failures_reported(settings: Settings) -> Iterator[None]:
 
 
 def _broker_failure(error: BrokerError, address: str) -> CommandError:
-    from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed
+    from worker.rabbit.errors import ACCESS_REFUSED, NOT_FOUND, AccessRefused, ChannelClosed
 
+    if isinstance(error, AccessRefused) and _MISSING_RIGHT.search(str(error)):
+        fix = "give the user this right: deploy/README.md lists the rights of each user"
+        text = f"the broker at {address} refused the operation: {ACCESS_REFUSED} {error}; {fix}"
+        return CommandError(ExitCode.CONFIGURATION, text)
     if isinstance(error, AccessRefused):
         fix = "check user, password and virtual host in CIM_RABBITMQ_URL"
         return CommandError(ExitCode.CONFIGURATION, f"the broker at {address} refused the connection: {error}; {fix}")

@@ -44,7 +44,7 @@ def validate(
     A file holds one message, a JSON array of messages, or JSON lines. Needs neither broker nor store.
     Exit code 6 when any message is rejected.
     """
-    judged = judge(read_messages(files), command_settings().max_message_bytes)
+    judged = judge(read_messages(files, "validate"), command_settings().max_message_bytes)
     if as_json:
         print_json(as_document(judged))
     else:
