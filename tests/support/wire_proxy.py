@@ -201,6 +201,7 @@ class WireProxy:
     def run(self) -> None:
         """Serve until `stop`; the thread's own function."""
         self._loop.run_forever()
+        self._loop.run_until_complete(_end_all_tasks())
         self._loop.close()
 
     def start(self) -> None:
@@ -227,9 +228,7 @@ class WireProxy:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
-        connections = list(self._connections)
         self._cancel_connections()
-        await asyncio.gather(*connections, return_exceptions=True)
 
     def _cancel_connections(self) -> None:
         for connection in self._connections:
@@ -244,6 +243,14 @@ class WireProxy:
         finally:
             self._connections.discard(task)
             writer.transport.abort()
+
+
+async def _end_all_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # a reset connection is closed in the loop's next round
 
 
 @contextmanager
@@ -310,10 +317,10 @@ class _Connection:
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                self._to_store.transport.abort()
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-                self._to_store.transport.abort()
 
     async def ask(self, request_id: int, message: bytes) -> Document:
         """Send *message* to the store and return its answer, which is not passed on."""

@@ -9,9 +9,10 @@ from bson.objectid import ObjectId
 from pymongo import ASCENDING
 
 from worker.failure import Failure
-from worker.mongo.bulk import Encoded, Inserted, encode_alone, insert_each
-from worker.mongo.errors import DUPLICATE_KEY, failure_of_write_error
-from worker.pipeline.ports import Refused, StoreResult, Written
+from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.errors import DUPLICATE_KEYS, failure_of_write_error
+from worker.mongo.evidence import Inserted, is_own
+from worker.pipeline.ports import Refused, StoreResult, Unproven, Written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -45,7 +46,8 @@ class ActivityStore:
             now_ms: epoch milliseconds, written as `recordCreationTime`.
 
         Raises:
-            StoreUnavailable: the store is away or the effect of a write is unknown. Store all of them again later.
+            StoreUnavailable: the store is away or sick, or the effect of a write is unknown. Store all of them again
+                later.
             OperatorFault: credentials, permissions or configuration.
         """
         results: list[StoreResult | None] = [None] * len(activities)
@@ -138,7 +140,7 @@ def _settle(
     for index in open_indexes:
         activity = activities[index]
         result, held = answers[activity.event_id]
-        if leaders[activity.event_id] == index:
+        if leaders[activity.event_id] == index or isinstance(result, Unproven):
             results[index] = result
         elif isinstance(result, Refused):
             again.append(index)
@@ -153,12 +155,12 @@ def _result(
     activity: Activity, answer: Inserted | Failure, held: Mapping[str, str | None]
 ) -> tuple[StoreResult, _Held]:
     if isinstance(answer, Failure):
-        return Refused(answer), answer
+        return Refused(answer) if is_own(answer) else Unproven(answer), answer
     if answer is Inserted.NEW:
         return Written.STORED, None
     if activity.event_id not in held:
         # The key that is taken is not the _id, so it is an index of somebody else's that says no.
-        return Refused(failure_of_write_error(DUPLICATE_KEY)), None
+        return Refused(failure_of_write_error(DUPLICATE_KEYS[0])), None
     digest = held[activity.event_id]
     return _compare(activity, digest), digest
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from worker.failure import Failure, StoreRefused, StoreUnavailable
 from worker.mongo.errors import (
-    DUPLICATE_KEY,
+    DUPLICATE_KEYS,
+    CommandRefused,
     document_too_large,
     failure_at_encode,
     failure_of_write_error,
+    is_listed,
     not_on_a_majority,
     store_error,
 )
+from worker.mongo.evidence import Inserted, InsertResult, against_the_store, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,17 +34,6 @@ MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 
 _MAX_CALL_BYTES: Final = 16 * 1024 * 1024
 _MAX_CALL_DOCUMENTS: Final = 1000
-
-
-class Inserted(Enum):
-    """What the server said about one document it did not refuse."""
-
-    NEW = "new"
-    KEY_TAKEN = "key_taken"
-    """A unique index already holds its key; which one, only reading back can tell (not every server says)."""
-
-
-InsertResult = Inserted | Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +60,11 @@ async def insert_each(
 ) -> list[InsertResult]:
     """Insert *documents* in calls of bounded size and return one result for each, in order.
 
-    Everything reported as `NEW` or `KEY_TAKEN` is known to be on a majority.
+    Everything reported as `NEW` or `KEY_TAKEN` is known to be on a majority. A failure is the document's own
+    (`evidence.is_own`) or unproven.
 
     Raises:
-        StoreUnavailable: the effect of some of it is unknown. Do it all again.
+        StoreUnavailable: the store is away or sick, or the effect of some of it is unknown. Do it all again.
         OperatorFault: the store will not let us write.
     """
     results: list[InsertResult] = []
@@ -96,19 +88,56 @@ def chunks(documents: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
 async def _insert_chunk(
     store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]
 ) -> list[InsertResult]:
-    documents = [encoded.document for encoded in chunk]
+    """Insert what fits one call, and judge by all of its results whether the store is at fault."""
     try:
-        async with store.operation():
-            return await _insert(collection, documents)
+        results = await _call(store, collection, chunk)
     except StoreRefused as error:
+        apart = _apart if is_own(error.failure) else _but_for_one
+        results = await apart(store, collection, chunk)
+    except CommandRefused:
         if len(chunk) == 1:
-            return [error.failure]
-    # The server refused the whole call for the sake of one document: find it by halves, so that the others get through.
+            raise
+        results = await _but_for_one(store, collection, chunk)
+    failure = against_the_store(results)
+    if failure is not None:
+        raise store_error(failure)
+    return results
+
+
+async def _but_for_one(
+    store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]
+) -> list[InsertResult]:
+    """Insert what was refused as a whole: it may be for the sake of one document, and is the store's if two fail alone.
+
+    Two more commands decide that, not twice as many as there are documents.
+    """
+    first, last = await _apart(store, collection, chunk[:1]), await _apart(store, collection, chunk[1:][-1:])
+    if against_the_store(ends := [*first, *last]) is not None:
+        return ends
+    return [*first, *await _apart(store, collection, chunk[1:-1]), *last]
+
+
+async def _apart(store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]) -> list[InsertResult]:
+    """Insert by halves until whoever is refused stands alone, so that the others get through."""
+    if not chunk:
+        return []
+    try:
+        return await _call(store, collection, chunk)
+    except (StoreRefused, CommandRefused) as error:
+        if len(chunk) == 1:
+            return [error.of_one if isinstance(error, CommandRefused) else error.failure]
     half = len(chunk) // 2
-    return [
-        *await _insert_chunk(store, collection, chunk[:half]),
-        *await _insert_chunk(store, collection, chunk[half:]),
-    ]
+    return [*await _apart(store, collection, chunk[:half]), *await _apart(store, collection, chunk[half:])]
+
+
+async def _call(store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]) -> list[InsertResult]:
+    """Insert by one command.
+
+    Raises `StoreUnavailable`, `OperatorFault`, `StoreRefused` (the call, for a reason that is about content) or
+    `CommandRefused` (the call, for a reason nobody listed).
+    """
+    async with store.operation(writes=True):
+        return await _insert(collection, [encoded.document for encoded in chunk])
 
 
 async def _insert(collection: AsyncCollection[Document], documents: Sequence[RawBSONDocument]) -> list[InsertResult]:
@@ -117,20 +146,22 @@ async def _insert(collection: AsyncCollection[Document], documents: Sequence[Raw
         await collection.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         details = error.details or {}
+    except OperationFailure as error:
+        if is_listed(error):
+            raise
+        raise CommandRefused(error) from None
     else:
         return results
     if details.get("writeConcernErrors"):
         # Neither inserted nor already there counts while a majority has not got it.
         raise StoreUnavailable(not_on_a_majority())
     for entry in details.get("writeErrors", ()):
-        results[entry["index"]] = _read_entry(entry["code"])
+        results[entry["index"]] = _read_entry(entry)
     return results
 
 
-def _read_entry(number: int) -> InsertResult:
-    if number == DUPLICATE_KEY:
+def _read_entry(entry: Mapping[str, Any]) -> InsertResult:
+    number = entry["code"]
+    if number in DUPLICATE_KEYS:
         return Inserted.KEY_TAKEN
-    failure = failure_of_write_error(number)
-    if failure.dependency is not None:
-        raise store_error(failure)
-    return failure
+    return failure_of_write_error(number, str(entry.get("errmsg", "")))

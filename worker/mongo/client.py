@@ -55,15 +55,17 @@ class Store:
         await self._client.close()
 
     @asynccontextmanager
-    async def operation(self) -> AsyncIterator[None]:
+    async def operation(self, *, writes: bool = False) -> AsyncIterator[None]:
         """Give the block a deadline, and turn what the driver raises in it into our exceptions.
+
+        Say *writes* when it sends a document that could be at fault itself; what else fails is the store's fault.
 
         The driver's exception is not kept as the cause: it can hold whole documents.
 
         Raises:
-            StoreUnavailable: the store is away, or slower than the deadline: the effect of a write is unknown.
+            StoreUnavailable: the store is away or sick, or slower than the deadline: the effect of a write is unknown.
             OperatorFault: credentials, permissions or configuration.
-            StoreRefused: the document at hand cannot be stored.
+            StoreRefused: the document at hand cannot be stored, or failed for a reason nobody listed (its class says).
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -71,7 +73,7 @@ class Store:
         except TimeoutError:
             failure = store_silent()
         except DRIVER_ERRORS as exc:
-            failure = failure_of(exc)
+            failure = failure_of(exc, holds_documents=writes)
             if isinstance(exc, ConnectionFailure) and _CERTIFICATE_REFUSED in str(exc):
                 failure = replace(failure, detail=f"{failure.detail} Its TLS certificate is not accepted.")
         else:

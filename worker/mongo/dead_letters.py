@@ -8,7 +8,8 @@ from pymongo import ASCENDING
 
 from worker.codes import Code
 from worker.dead_letters.letter import LetterRecord, RecordResult
-from worker.mongo.bulk import Encoded, Inserted, InsertResult, encode_alone, insert_each
+from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.evidence import Inserted, InsertResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,9 @@ Numbers are those of MongoDB's error_codes.yml.
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from bson.errors import BSONError, InvalidDocument, InvalidStringData
 from pymongo.errors import (
@@ -34,8 +36,12 @@ from worker.failure import (
     classify,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DRIVER_ERRORS: Final = (PyMongoError, BSONError)
-DUPLICATE_KEY: Final = 11000
+DUPLICATE_KEYS: Final = (11000, 11001, 12582)
+"""The second and third come from old servers and routers."""
 
 _Row = tuple[Code, Dependency | None]
 _AWAY: Final[_Row] = (Code.STORE_UNAVAILABLE, Dependency.STORE)
@@ -56,21 +62,33 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], _Row], ...]] = (
     (ConfigurationError, _NO_ACCESS),  # the driver cannot use what it was configured with
     (InvalidName, _NO_ACCESS),
     (DocumentTooLarge, _TOO_LARGE),
-    (WriteError, _REFUSED),
     (InvalidDocument, _NOT_ENCODABLE),
     (InvalidStringData, _NOT_ENCODABLE),
 )
 
-_BY_NUMBER: Final[dict[int, _Row]] = {
+_STORES_OWN: Final[dict[int, _Row]] = {
     # Unauthorized, AuthenticationFailed and their kin, options the server does not know, write concerns it cannot keep.
-    **dict.fromkeys((11, 13, 18, 31, 33, 59, 72, 79, 100, 166, 323, 8000), _NO_ACCESS),
-    # Host and network, shutdown, failover, stale routing, time limits, too many requests.
+    **dict.fromkeys((11, 13, 18, 31, 33, 59, 72, 79, 100, 166, 323, 391, 8000), _NO_ACCESS),
+    # Host and network, shutdown, failover, stale routing, time limits, too many requests, a full disk.
     **dict.fromkeys((6, 7, 24, 43, 46, 50, 63, 64, 84, 89, 91, 112, 134, 136, 175, 189, 202, 237, 262, 290), _AWAY),
     **dict.fromkeys((384, 462, 9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031, 46841), _AWAY),
-    **dict.fromkeys((10334, 10003), _TOO_LARGE),
-    # BadValue, TypeMismatch, Overflow (nested too deep), InvalidBSON, field names, validation, index keys.
-    **dict.fromkeys((2, 14, 15, 22, 52, 53, 55, 57, 66, 121, 146, 171, 17280, DUPLICATE_KEY), _REFUSED),
 }
+"""Numbers that are never about a document, wherever they appear."""
+
+_CONTENT: Final[dict[int, _Row]] = {
+    **dict.fromkeys((10334, 10003, 17419, 17420), _TOO_LARGE),
+    # Overflow (nested too deep), InvalidBSON, validation, an index key that is too long, a unique index.
+    **dict.fromkeys((15, 22, 121, 17280, *DUPLICATE_KEYS), _REFUSED),
+}
+"""Numbers that are about what a document holds even when the whole command is refused with them."""
+
+_DOCUMENTS_OWN: Final[dict[int, _Row]] = {
+    **_CONTENT,
+    # BadValue, TypeMismatch, field names and the _id, ImmutableField, index keys that cannot be made.
+    **dict.fromkeys((2, 14, 52, 53, 55, 56, 57, 66, 171, 16572, 16755, 17262), _REFUSED),
+}
+"""Numbers that are the document's when they are said of one document; of a whole command they are the store's."""
+
 _AWAY_LABELS: Final = ("RetryableWriteError", "SystemOverloadedError", "TransientTransactionError")
 _ENCODE_ERRORS: Final = (OverflowError, UnicodeEncodeError, RecursionError, ValueError, TypeError)
 
@@ -83,18 +101,42 @@ _HINTS: Final = (
     ("Temporary failure in name resolution", "host name not known"),
     ("timed out", "timed out"),
     ("connection closed", "connection closed"),
+    ("No space left", "disk full"),
+    ("disk is full", "disk full"),
+    ("cannot use 'j' option", "it has no journal"),
 )
+_CODE_NAME: Final = re.compile("[A-Za-z]{1,60}")
 
 
-def failure_of(exc: PyMongoError | BSONError) -> Failure:
-    """Return what an exception of the driver means. What no row knows is a bug until proven otherwise."""
+class CommandRefused(StoreUnavailable):
+    """The store refused a whole command with a number that no list knows: its fault, unless neighbours prove better."""
+
+    def __init__(self, exc: OperationFailure) -> None:
+        super().__init__(failure_of(exc))
+        self.of_one = Failure.of(Code.UNEXPECTED_ERROR, f"command error {exc.code}", number=exc.code, stage=Stage.STORE)
+        """The failure of one document, should its neighbours get through without it."""
+
+
+def failure_of(exc: PyMongoError | BSONError, *, holds_documents: bool = True) -> Failure:
+    """Return what an exception of the driver means.
+
+    An error for a command is the store's, whatever its number, except for the few that are about content when the
+    command *holds documents*. An error for one document is what its number says. What no table knows is a bug until
+    proven otherwise.
+    """
     number = exc.code if isinstance(exc, OperationFailure) else None
-    row = _row(exc, number)
+    row = _row(exc, number, _CONTENT if holds_documents else {})
     if row is None:
         return classify(exc, Stage.STORE)
     code, dependency = row
-    cause = f"{type(exc).__name__}{'' if number is None else f' {number}'}{_hint(exc)}"
-    return Failure.of(code, cause, number=number, dependency=dependency)
+    name = "" if number is None else f" {number}"
+    cause = f"{type(exc).__name__}{name}{_code_name(exc)}{_hint(str(exc))}"
+    return Failure.of(code, cause, number=number, dependency=dependency, stage=Stage.STORE)
+
+
+def is_listed(exc: OperationFailure) -> bool:
+    """Tell whether a list knows the error of a command: it is surely the store's, or surely about content."""
+    return _has_away_label(exc) or exc.code in _STORES_OWN or exc.code in _CONTENT or _by_type(exc) is not None
 
 
 def failure_at_encode(exc: Exception) -> Failure:
@@ -107,13 +149,22 @@ def failure_at_encode(exc: Exception) -> Failure:
     return classify(exc, Stage.STORE)
 
 
-def failure_of_write_error(number: int) -> Failure:
-    """Return what one entry of a bulk write's errors means, by the server's number for it.
+def failure_of_write_error(number: int, text: str = "") -> Failure:
+    """Return what an error for one document means, by the server's number for it; *text* is looked through for hints.
 
-    A number nobody listed is UNEXPECTED_ERROR: the document may be at fault, or the server may be tired.
+    A number nobody listed is UNEXPECTED_ERROR: the document may be at fault, or the store may be sick.
     """
-    code, dependency = _BY_NUMBER.get(number, (Code.UNEXPECTED_ERROR, None))
-    return Failure.of(code, f"write error {number}", number=number, dependency=dependency, stage=Stage.STORE)
+    code, dependency = _of_document(number) or (Code.UNEXPECTED_ERROR, None)
+    cause = f"write error {number}{_hint(text)}"
+    return Failure.of(code, cause, number=number, dependency=dependency, stage=Stage.STORE)
+
+
+def all_alike(failure: Failure) -> Failure:
+    """Return the store's failure that is proven by several documents failing, of which *failure* is the first."""
+    cause = f"no document of several was taken; {failure.detail}"
+    return replace(
+        Failure.of(Code.STORE_UNAVAILABLE, cause, dependency=Dependency.STORE), fingerprint=failure.fingerprint
+    )
 
 
 def not_on_a_majority() -> Failure:
@@ -140,15 +191,35 @@ def store_error(failure: Failure) -> AdapterError:
     return StoreRefused(failure)
 
 
-def _row(exc: Exception, number: int | None) -> _Row | None:
-    if isinstance(exc, PyMongoError) and any(exc.has_error_label(label) for label in _AWAY_LABELS):
+def _row(exc: Exception, number: int | None, content: Mapping[int, _Row]) -> _Row | None:
+    if _has_away_label(exc):
         return _AWAY
-    by_type = next((row for kind, row in _BY_TYPE if isinstance(exc, kind)), None)
-    if number is None or by_type is _UNCERTAIN:
+    if isinstance(exc, WriteError):
+        return None if number is None else _of_document(number)
+    by_type = _by_type(exc)
+    if by_type is not None or not isinstance(exc, OperationFailure):
         return by_type
-    return _BY_NUMBER.get(number) or by_type
+    return _STORES_OWN.get(number or 0) or content.get(number or 0, _AWAY)
 
 
-def _hint(exc: Exception) -> str:
-    text = str(exc)
+def _of_document(number: int) -> _Row | None:
+    return _STORES_OWN.get(number) or _DOCUMENTS_OWN.get(number)
+
+
+def _by_type(exc: Exception) -> _Row | None:
+    return next((row for kind, row in _BY_TYPE if isinstance(exc, kind)), None)
+
+
+def _has_away_label(exc: Exception) -> bool:
+    return isinstance(exc, PyMongoError) and any(exc.has_error_label(label) for label in _AWAY_LABELS)
+
+
+def _code_name(exc: Exception) -> str:
+    """Return the server's own word for the error, which is one of a fixed list and safe to repeat."""
+    details = exc.details if isinstance(exc, OperationFailure) else None
+    name = (details or {}).get("codeName")
+    return f" {name}" if isinstance(name, str) and _CODE_NAME.fullmatch(name) else ""
+
+
+def _hint(text: str) -> str:
     return next((f": {hint}" for phrase, hint in _HINTS if phrase in text), "")

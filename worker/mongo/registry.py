@@ -146,7 +146,7 @@ class Registry:
         encoded = encode_alone({**record.to_document(), "revision": (revision or 0) + 1})
         if not isinstance(encoded, Encoded):
             raise StoreRefused(encoded)
-        async with self._store.operation():
+        async with self._store.operation(writes=True):
             if read is not None:
                 unchanged = {"_id": record.id, "revision": revision}
                 return (await self._collection.replace_one(unchanged, encoded.document)).matched_count == 1
