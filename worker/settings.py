@@ -7,6 +7,7 @@ in the text, and a sentence; `cim-worker settings` and the README table are made
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from difflib import get_close_matches
 from typing import Annotated, Any, Self
@@ -19,6 +20,10 @@ ENV_PREFIX = "CIM_"
 _ALIKE = 0.78
 """How much of a name must agree; CIM_BATCHSIZE, CIM_AMQP_URL and CIM_PREFETCH_COUNT do."""
 _MIB = 1024 * 1024
+_QUOTE = re.compile("[\"'`\\x00-\\x1f\\x7f]")
+"""What a shell or a YAML file left in the value, and control characters, which no sender id can hold."""
+_ANOTHER_ENTRY = re.compile("=[^=]")
+"""Inside a list of senders: the next entry after a wrong separator. At the end of an id it is padding."""
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
@@ -253,6 +258,17 @@ def address(url: SecretStr | str) -> str:
     return hosts if default is None or parts.port is not None else f"{hosts}:{default}"
 
 
+def url_without_credentials(url: SecretStr) -> str:
+    """Return scheme, hosts and path of a URL, for people: a value one can set. Options may be secret: left out."""
+    parts = urlsplit(url.get_secret_value())
+    return f"{parts.scheme}://{address(url)}{parts.path or '/'}"
+
+
+def virtual_host(url: SecretStr) -> str:
+    """Return the virtual host of a broker URL; RabbitMQ's default is /."""
+    return unquote(urlsplit(url.get_secret_value()).path[1:]) or "/"
+
+
 def user_name(url: SecretStr) -> str:
     """Return the user of a broker URL; RabbitMQ's default is guest."""
     return unquote(urlsplit(url.get_secret_value()).username or "guest")
@@ -293,11 +309,16 @@ def _checked_authorities(file: str) -> str:
 
 
 def _parse_sender_users(text: str) -> dict[str, frozenset[str]]:
+    """Return the senders of each user. Raises ValueError for whatever could mean a check that is never made."""
     table: dict[str, frozenset[str]] = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        user, separator, senders = entry.partition("=")
-        if not separator or not user or not senders:
-            msg = "each entry is user=sender or user=sender-1|sender-2"
+    for entry in text.split(",") if text.strip() else ():
+        user, _, listed = (part.strip() for part in entry.partition("="))
+        senders = [sender.strip() for sender in listed.split("|")]
+        if not all((user, *senders)) or _QUOTE.search(user + listed) or any(map(_ANOTHER_ENTRY.search, senders)):
+            msg = "must be user=sender-1|sender-2,other=sender-3, without quotes and empty parts"
             raise ValueError(msg)
-        table[user] = frozenset(senders.split("|"))
+        if user in table:
+            msg = "names a user twice; list all of its senders in one entry, separated by |"
+            raise ValueError(msg)
+        table[user] = frozenset(senders)
     return table

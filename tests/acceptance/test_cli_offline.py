@@ -35,6 +35,38 @@ COMMANDS = (
 )
 
 
+@pytest.mark.parametrize("command", [(), ("topology",), ("conversations",), *COMMANDS], ids=" ".join)
+def test_the_short_option_shows_the_same_help(command: tuple[str, ...]) -> None:
+    assert cim_worker(*command, "-h").stdout == cim_worker(*command, "--help").stdout
+
+
+def test_a_shell_completes_commands_once_completion_is_installed(tmp_path: Path) -> None:
+    installed = cim_worker("--install-completion", "bash", HOME=str(tmp_path))
+    completed = cim_worker(_CIM_WORKER_COMPLETE="complete_bash", COMP_WORDS="cim-worker topo", COMP_CWORD="1")
+
+    assert installed.returncode == ExitCode.OK
+    assert "_CIM_WORKER_COMPLETE" in "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
+    assert completed.stdout.split() == ["topology"]
+
+
+def test_the_addresses_that_are_shown_can_be_set() -> None:
+    shown = printed_json(cim_worker("settings", "--json"))
+    addresses = {name: shown[name]["value"] for name in ("CIM_RABBITMQ_URL", "CIM_MONGODB_URI")}
+
+    again = printed_json(cim_worker("settings", "--json", **addresses))
+
+    assert addresses == {"CIM_RABBITMQ_URL": "amqp://localhost:5672/", "CIM_MONGODB_URI": "mongodb://localhost:27017/"}
+    assert {name: again[name]["value"] for name in addresses} == addresses
+    assert again["CIM_RABBITMQ_URL"]["virtual_host"] == "/"
+
+
+def test_every_setting_has_the_same_keys_in_json() -> None:
+    keys = {"value", "default", "is_default", "unit", "description"}
+
+    for name, entry in printed_json(cim_worker("settings", "--json")).items():
+        assert set(entry) == keys | ({"virtual_host"} if name == "CIM_RABBITMQ_URL" else set())
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_the_help_of_every_command_ends_with_examples(command: tuple[str, ...]) -> None:
     finished = cim_worker(*command, "--help")
@@ -126,7 +158,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 def test_settings_show_addresses_and_never_credentials() -> None:
     variables = {
-        "CIM_RABBITMQ_URL": "amqp://someone:hunter2@broker.example.org:5673/vhost",
+        "CIM_RABBITMQ_URL": "amqp://someone:hunter2@broker.example.org:5673/v%2Fhost",
         "CIM_MONGODB_URI": "mongodb://someone:hunter2@one.example.org:27018,two.example.org/?authSource=admin",
         "CIM_BATCH_SIZE": "321",
     }
@@ -135,8 +167,10 @@ def test_settings_show_addresses_and_never_credentials() -> None:
     settings = printed_json(cim_worker("settings", "--json", **variables))
 
     assert "hunter2" not in table.stdout
-    assert settings["CIM_RABBITMQ_URL"]["value"] == "broker.example.org:5673"
-    assert settings["CIM_MONGODB_URI"]["value"] == "one.example.org:27018,two.example.org"
+    assert settings["CIM_RABBITMQ_URL"]["value"] == "amqp://broker.example.org:5673/v%2Fhost"
+    assert settings["CIM_RABBITMQ_URL"]["virtual_host"] == "v/host"
+    assert "virtual host: v/host" in table.stdout
+    assert settings["CIM_MONGODB_URI"]["value"] == "mongodb://one.example.org:27018,two.example.org/"
     assert settings["CIM_BATCH_SIZE"]["value"] == "321"
     assert settings["CIM_BATCH_SIZE"]["is_default"] is False
     assert settings["CIM_PREFETCH"]["is_default"] is True

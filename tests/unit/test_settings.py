@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from worker.settings import misspelt_variables
+from worker.settings import ConfigurationError, load_settings, misspelt_variables
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +48,38 @@ def test_a_name_that_looks_like_a_setting_is_told_with_the_setting(
 def test_settings_and_variables_of_other_programs_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     assert misspelt_variables() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("  ", {}),
+        ("rec=s-1", {"rec": {"s-1"}}),
+        (" rec = s-1 | s-2 ,\tother=s-3 ", {"rec": {"s-1", "s-2"}, "other": {"s-3"}}),
+        ("rec=a b", {"rec": {"a b"}}),
+        ("rec=YWJj==|eA=", {"rec": {"YWJj==", "eA="}}),
+    ],
+)
+def test_senders_of_users_are_read_without_the_blanks_around_them(
+    text: str, expected: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIM_SENDER_USERS", text)
+    assert load_settings().sender_users == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("rec", "rec=", "=s-1", "rec=|", "rec=s-1|", "rec=s-1||s-2", "rec= |s-1", ",", "rec=s-1,", "rec=s-1,,b=s-2"),
+        *("'rec=s-1'", '"rec=s-1"', "rec='s-1'", "rec=`s-1`", '{"rec": ["s-1"]}', "rec:s-1", "rec=s-1;other=s-2"),
+        *("rec=s-1 other=s-2", "rec=s-1\nother=s-2", "rec=s-1|other=s-2", "rec==s-1", "rec=s-1\x7f", "rec=s-1,rec=s-2"),
+    ],
+)
+def test_any_other_form_is_refused_because_the_check_would_be_left_out(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIM_SENDER_USERS", text)
+    with pytest.raises(ConfigurationError, match=r"^CIM_SENDER_USERS: ") as caught:
+        load_settings()
+    assert "s-1" not in str(caught.value).replace("sender-1", "")

@@ -21,7 +21,7 @@ app = typer.Typer(
         environment=("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_LOG_LEVEL"),
     ),
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 

@@ -31,11 +31,13 @@ class SettingRow:
     name: str
     """The environment variable."""
     value: str
-    """The effective value; of an address only host and port."""
+    """The effective value; of an address without credentials and options."""
     default: str
     is_default: bool
     unit: str
     description: str
+    virtual_host: str | None = None
+    """Of the broker's address."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,16 +67,12 @@ def settings(
     if as_json:
         print_json({row.name: _as_json(row) for row in rows})
         return
-    print_table(
-        None,
-        ("variable", "value", "from", "unit", "what it is"),
-        [(r.name, r.value, "default" if r.is_default else "environment", r.unit, r.description) for r in rows],
-    )
+    print_table(None, ("variable", "value", "from", "unit", "what it is"), [_cells(row) for row in rows])
 
 
 def setting_rows(settings: Settings) -> list[SettingRow]:
     """Return every setting of *settings* in the order of their declaration."""
-    from worker.settings import ENV_PREFIX
+    from worker.settings import ENV_PREFIX, virtual_host
 
     rows = []
     for name, field in type(settings).model_fields.items():
@@ -87,6 +85,7 @@ def setting_rows(settings: Settings) -> list[SettingRow]:
                 is_default=getattr(settings, name) == default,
                 unit=_unit(name),
                 description=field.description or "",
+                virtual_host=virtual_host(settings.rabbitmq_url) if name == "rabbitmq_url" else None,
             )
         )
     return rows
@@ -104,6 +103,11 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cells(row: SettingRow) -> tuple[object, ...]:
+    value = row.value if row.virtual_host is None else [row.value, f"(virtual host: {row.virtual_host})"]
+    return row.name, value, "default" if row.is_default else "environment", row.unit, row.description
+
+
 def _as_json(row: SettingRow) -> dict[str, Any]:
     return {
         "value": row.value,
@@ -111,6 +115,7 @@ def _as_json(row: SettingRow) -> dict[str, Any]:
         "is_default": row.is_default,
         "unit": row.unit or None,
         "description": row.description,
+        **({} if row.virtual_host is None else {"virtual_host": row.virtual_host}),
     }
 
 
@@ -121,10 +126,10 @@ def _unit(name: str) -> str:
 def _shown(value: Any) -> str:
     from pydantic import SecretStr
 
-    from worker.settings import address
+    from worker.settings import url_without_credentials
 
     if isinstance(value, SecretStr):
-        return address(value)
+        return url_without_credentials(value)
     if isinstance(value, dict):
         return ",".join(f"{user}={'|'.join(sorted(senders))}" for user, senders in sorted(value.items()))
     if isinstance(value, tuple):
