@@ -14,6 +14,8 @@ class Outcome(StrEnum):
     """Written and acknowledged by a majority of the store."""
     DUPLICATE = "duplicate"
     """The store already holds the same event with the same digest."""
+    WAITING = "waiting"
+    """Needs the store, which is away or behind: a confirmed copy is in the waiting room, its attempt unspent."""
     RETRY = "retry"
     """A confirmed copy waits in a retry tier."""
     DEAD = "dead"

@@ -110,6 +110,8 @@ class Confirmation(StrEnum):
     RETURNED = "returned"
     """No queue took it. The broker confirms such a publish too, after the return."""
     NACKED = "nacked"
+    TOO_LARGE = "too_large"
+    """Larger than the broker takes; it was not published."""
     UNKNOWN = "unknown"
     """The connection ended before the confirm: it may have arrived or not."""
 

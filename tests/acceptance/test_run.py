@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -260,7 +261,7 @@ def test_sigterm_drains(world: World) -> None:
         assert pool.wait() == 0
         (drained,) = pool.lines("drained")
         (stopped,) = pool.lines("worker_stopped")
-        outcomes = ("published", "stored", "duplicate", "retry", "dead", "handed_back")
+        outcomes = ("published", "stored", "duplicate", "waiting", "retry", "dead", "handed_back")
         assert stopped["received"] == sum(stopped[one] for one in outcomes)
         assert stopped["handed_back"] == drained["handed_back"] == 0
         assert 0 < stopped["stored"] < 3000
@@ -274,11 +275,36 @@ def unused_port() -> int:
         return int(unused.getsockname()[1])
 
 
+@contextlib.contextmanager
+def silent_server() -> Iterator[int]:
+    """Listen on a port, and never say a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_a_stop_in_an_outage_leaves_everything_that_needs_the_store_in_the_waiting_room(world: World) -> None:
+    world.publish(*(customers(str(number)) for number in range(30)))
+    nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
+    with world.pool(CIM_MONGODB_URI=nowhere) as pool:
+        pool.wait_for("dependency_down")
+        eventually(lambda: world.depth("cim.ingress.waiting") >= 22)
+        pool.signal(signal.SIGTERM)
+        assert pool.wait() == 0
+        assert pool.lines("drained")[0]["handed_back"] == 0
+        assert pool.lines("worker_stopped")[0]["waiting"] >= 30
+    eventually(lambda: world.depth("cim.ingress.waiting") == 30)
+    with world.pool():
+        eventually(lambda: len(world.stored_ids()) == 30, "all stored when the store is there")
+
+
 def test_a_drain_that_cannot_finish_hands_back_within_its_grace(world: World) -> None:
     world.publish(*(customers(str(number)) for number in range(10)))
-    nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
-    with world.pool(CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="500") as pool:
-        pool.wait_for("dependency_down")
+    with (
+        silent_server() as port,
+        world.pool(
+            CIM_MONGODB_URI=f"mongodb://127.0.0.1:{port}/", CIM_DRAIN_GRACE_MS="500", CIM_MONGODB_TIMEOUT_MS="60000"
+        ) as pool,
+    ):
         pool.wait_for("consuming")
         eventually(lambda: pool.metrics()["cim_in_flight"] == 10)
         started = time.monotonic()

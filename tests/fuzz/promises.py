@@ -22,7 +22,7 @@ from worker.dead_letters.provenance import attempt_of
 from worker.dead_letters.reading import read_letter
 from worker.failure import Failure, classify
 from worker.mongo.bulk import Encoded, encode_alone
-from worker.pipeline.translate import Activity, event_id, route, translate
+from worker.pipeline.translate import Activity, event_id, place, translate
 from worker.rabbit.consumer import Delivery
 from worker.rabbit.frames import encode_publish
 from worker.rabbit.properties import decode_properties, encode_properties, encode_table
@@ -62,14 +62,14 @@ def message(body: bytes) -> str:
     assert len({activity.event_id for activity in activities}) == 1, "the registry changed the event's id"
     for activity in activities:
         _check_event(body, result, activity)
-    return f"valid, {route(result, None)}"
+    return f"valid, {place(result, None)[0]}"
 
 
 def _activity(body: bytes, conversation: Conversation | None) -> Activity:
     # Parsed anew: what one translation might do to the message must not hide from the next.
     parsed = parse(body, received_at=RECEIVED_AT)
     assert isinstance(parsed, CimMessage)
-    route(parsed, conversation)
+    place(parsed, conversation)
     return translate(parsed, conversation, now=NOW, body=body)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from worker.conversations.ports import Lookup
 from worker.failure import StoreUnavailable, store_silent
-from worker.pipeline.ports import Refused, StoreResult, Written
+from worker.pipeline.ports import Refused, StoreResult, Unproven, Written
 from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
         self.refuses: dict[str, Failure] = {}
+        self.unproven: dict[str, Failure] = {}
+        self.reasons: list[str | None] = []
         self.away = False
         self.bug: Exception | None = None
 
@@ -61,6 +63,9 @@ class FakeStore:
     def _store(self, activity: Activity) -> StoreResult:
         if activity.message.id in self.refuses:
             return Refused(self.refuses[activity.message.id])
+        if activity.message.id in self.unproven:
+            return Unproven(self.unproven[activity.message.id])
+        self.reasons.append(activity.stored_because)
         if activity.event_id not in self.digests:
             self.digests[activity.event_id] = activity.digest
             return Written.STORED

@@ -11,17 +11,19 @@ from tests.support.deliveries import FakeClock, FakeDelivery, RecordingReporter
 from tests.support.fakes import FakePublisher, FakeRegistry, FakeStore
 from worker import contract
 from worker.conversations.cache import ConversationCache
-from worker.failure import Dependency, StoreUnavailable, store_silent
+from worker.failure import Dependency
 from worker.flow.backoff import Backoff
 from worker.flow.gate import Gate
 from worker.flow.outage import Outage
 from worker.flow.tasks import Crash
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
-from worker.pipeline.pipeline import Pipeline, PipelineLimits
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
 from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
+from worker.pipeline.storing import Storing
 
 if TYPE_CHECKING:
     from worker.ports import Delivery, EventPublisher, Outgoing, Reporter
@@ -35,7 +37,7 @@ class PipelineHarness:
         *,
         cache_ms: int = 60_000,
         max_attempts: int = 3,
-        waiting: int = 100,
+        window: int = 200,
         max_message_bytes: int = 10_000,
         bundle: int = 5,
         publisher: EventPublisher | None = None,
@@ -50,56 +52,53 @@ class PipelineHarness:
         self.reported: Any = reporter or RecordingReporter()
         self.clock = FakeClock()
         self.settled: list[Delivery] = []
+        self.returned: list[str] = []
         self.received = 0
-        self.probes = 0
-        self.back = asyncio.Event()
-        self.gate = Gate(
-            Dependency.STORE,
-            self.probe,
-            outage=Outage("store", address="fake", reporter=self.reported, clock=self.clock),
-            backoff=Backoff(0.1, 2, random=lambda: 0.0),
+        outage = Outage("store", address="fake", reporter=self.reported, clock=self.clock)
+        self.lookups_gate, self.store_gate = (
+            Gate(
+                Dependency.STORE,
+                work,
+                outage=outage,
+                backoff=Backoff(0.02, 0.1, random=lambda: 0.0),
+                clock=self.clock,
+            )
+            for work in ("lookups", "activities")
         )
         self.cache = ConversationCache(max_size=100, ttl_ms=cache_ms)
         self.crash = Crash()
         ids = itertools.count()
+        common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
         settlement = Settlement(self.settle, self.reported, self.clock)
+        reading = Reading(Senders(senders or {}, "worker" if senders else None), max_message_bytes=max_message_bytes)
         copies = Copies(
             publisher=self.publisher,
             retry=RetryPolicy(("1s", "10s"), max_attempts, per_second=1000, now=self.clock.monotonic()),
             settlement=settlement,
-            clock=self.clock,
-            reporter=self.reported,
-            crash=self.crash,
             new_id=lambda: f"copy-{next(ids)}",
-            bundle=bundle,
             bundle_bytes=100_000,
+            **common,
         )
-        finder = ConversationFinder(
-            registry=self.registry, cache=self.cache, gate=self.gate, timeout_seconds=0.5, clock=self.clock
+        self.storing = Storing(
+            store=self.store, gate=self.store_gate, copies=copies, settlement=settlement, reading=reading, **common
         )
+        self.storing.set_window(window)
         self.pipeline = Pipeline(
-            senders=Senders(senders or {}, "worker" if senders else None),
-            finder=finder,
+            reading=reading,
+            finder=ConversationFinder(
+                registry=self.registry, cache=self.cache, gate=self.lookups_gate, clock=self.clock
+            ),
             publisher=self.publisher,
-            store=self.store,
-            gate=self.gate,
+            storing=self.storing,
             copies=copies,
             settlement=settlement,
-            limits=PipelineLimits(max_message_bytes, bundle, 100_000),
-            clock=self.clock,
-            reporter=self.reported,
-            crash=self.crash,
+            on_returned=self.returned.append,
+            **common,
         )
-        self.pipeline.set_window(2 * waiting)
 
     def settle(self, one: Delivery) -> None:
         assert not any(one is other for other in self.settled), "settled twice"
         self.settled.append(one)
-
-    async def probe(self) -> None:
-        self.probes += 1
-        if not self.back.is_set():
-            raise StoreUnavailable(store_silent())
 
     async def process(self, *batch: FakeDelivery) -> None:
         """Process a batch and let its lanes run as far as they get."""
@@ -122,6 +121,11 @@ class PipelineHarness:
 
     def at(self, routing_key: str, exchange: str = contract.HUB) -> list[Outgoing]:
         return [one for one in self.publisher.taken if (one.exchange, one.routing_key) == (exchange, routing_key)]
+
+    @property
+    def waiting(self) -> list[Outgoing]:
+        """Copies in the waiting room."""
+        return self.at(contract.WAITING, "")
 
     @property
     def letters(self) -> list[Outgoing]:

@@ -16,6 +16,8 @@ from worker.rabbit.consumer import Consumer
 if TYPE_CHECKING:
     from worker.rabbit.consumer import Delivery
 
+_QUEUES = {"cim.ingress", "cim.ingress.waiting"}
+"""Where messages are read; the same body as a dead letter is only moved."""
 _run_child = supervisor.run_child
 
 
@@ -26,12 +28,12 @@ def poisonable_child(*arguments: Any) -> None:
 
 
 def die_of_poison(poison: bytes) -> None:
-    """Make this process die by SIGKILL as soon as it takes a delivery whose body contains *poison*."""
+    """Make this process die by SIGKILL as soon as it takes a message whose body contains *poison*."""
     take = Consumer.take
 
     def poisonable(self: Consumer, max_count: int, max_bytes: int) -> list[Delivery]:
         taken = take(self, max_count, max_bytes)
-        if any(poison in delivery.body for delivery in taken):
+        if any(poison in delivery.body and delivery.queue in _QUEUES for delivery in taken):
             os.kill(os.getpid(), signal.SIGKILL)
         return taken
 

@@ -48,9 +48,10 @@ async def workbench(amqp_url: str, mongodb_uri: str, database: str) -> AsyncIter
     reported = RecordingReporter()
     gate = Gate(
         Dependency.STORE,
-        store.ping,
+        "lifecycle",
         outage=Outage("store", address=store.address, reporter=reported, clock=clock),
         backoff=Backoff(0.1, 2, random=lambda: 0.0),
+        clock=clock,
     )
     numbers = itertools.count()
     try:

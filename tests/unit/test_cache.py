@@ -24,7 +24,15 @@ def test_a_conversation_is_found_by_its_id_and_by_each_session_until_it_is_stale
     assert made.by_session("s1", 6.0) is made.by_session("s2", 6.0) is one
     assert made.by_session("s1", 6.01) is None
     assert made.by_conversation("c", 6.01) is None
-    assert len(made) == 0
+
+
+def test_beyond_its_time_a_conversation_is_found_only_by_who_may_use_it_stale() -> None:
+    made, one = cache(), conversation("c", "s1")
+    made.remember(one, 5.0)
+    assert made.by_conversation("c", 100.0, stale=True) is one
+    assert made.by_session("s1", 100.0, stale=True) is one
+    made.forget("c")
+    assert made.by_conversation("c", 100.0, stale=True) is None
 
 
 def test_what_nobody_told_is_unknown() -> None:

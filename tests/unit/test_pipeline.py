@@ -14,9 +14,9 @@ from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
 from worker.codes import Code, Stage
 from worker.conversations.conversation import ConversationRecord, ConversationState, Fact
-from worker.failure import Failure
+from worker.failure import Failure, store_silent
 from worker.flow import confirmed
-from worker.pipeline import pipeline
+from worker.pipeline import reading
 from worker.pipeline.ports import Written
 from worker.pipeline.translate import event_id
 from worker.ports import Confirmation, Outgoing, Properties
@@ -69,6 +69,12 @@ def closed(number: object = 1, text: str = "hello") -> FakeDelivery:
 
 def customers(number: object = 1) -> FakeDelivery:
     return delivery(message(number, customer={"_id": "customer-1"}))
+
+
+def came_back(copy: Outgoing) -> FakeDelivery:
+    """Return the delivery that a copy becomes when it comes back, from the waiting room or a retry tier."""
+    queue = contract.WAITING if copy.routing_key == contract.WAITING else contract.INGRESS
+    return FakeDelivery(copy.body, Properties(headers=dict(copy.headers or {})), exchange="", queue=queue)
 
 
 def of_session(name: str, number: object = 1) -> FakeDelivery:
@@ -168,13 +174,14 @@ async def test_what_the_hub_returns_is_stored_as_the_very_event_that_was_publish
     assert [activity.event_bytes() for activity in stored] == [one.body for one in published]
 
 
-async def test_events_keep_their_order_though_the_registry_was_asked_about_some_only() -> None:
+async def test_events_of_a_conversation_keep_their_order_whichever_the_registry_was_asked_about() -> None:
     harness = pipeline_harness()
     harness.registry.records["other"] = record("other", "ACTIVE", "other-session")
     await harness.process(live(1))
     others = [delivery(message(number, conversationId="other")) for number in (2, 4)]
     await harness.process(others[0], live(3), others[1], live(5))
-    assert [one.correlation_id for one in harness.publisher.taken] == ["m-1", "m-2", "m-3", "m-4", "m-5"]
+    assert [one.correlation_id for one in harness.at(LIVE)] == ["m-1", "m-3", "m-5"]
+    assert [one.correlation_id for one in harness.at("other")] == ["m-2", "m-4"]
 
 
 async def test_the_same_again_is_a_duplicate_within_a_batch_and_later() -> None:
@@ -236,14 +243,14 @@ async def test_a_dead_letter_names_who_sent_what() -> None:
 async def test_a_bug_on_the_way_retries_that_message_with_a_cap_and_spares_the_rest(
     function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = getattr(pipeline, function)
+    real = getattr(reading, function)
 
     def broken(subject: Any, *args: Any, **keywords: Any) -> Any:
         if b"bug" in (subject if isinstance(subject, bytes) else str(subject.wire).encode()):
             raise ZeroDivisionError("payload must not travel")
         return real(subject, *args, **keywords)
 
-    monkeypatch.setattr(pipeline, function, broken)
+    monkeypatch.setattr(reading, function, broken)
     harness = pipeline_harness(max_attempts=2)
     last_try = live(2, "bug")
     last_try.properties.headers[contract.ATTEMPT] = 2
@@ -256,23 +263,23 @@ async def test_a_bug_on_the_way_retries_that_message_with_a_cap_and_spares_the_r
 # -- retries ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_broker_refuses_is_retried_in_growing_tiers_until_attempts_are_used_up() -> None:
+async def test_what_fails_is_retried_in_growing_tiers_until_attempts_are_used_up() -> None:
     harness = pipeline_harness(max_attempts=3)
-    harness.publisher.full.add(LIVE)
-    one = live(1)
+    harness.store.refuses["m-1"] = PERHAPS
+    one = customers(1)
     for attempt, tier in ((1, "1s"), (2, "10s")):
         await harness.process(one)
         (copy,) = harness.at(contract.retry_queue(tier), "")
         assert (copy.headers or {})[contract.ATTEMPT] == attempt + 1
         assert copy.body == one.body
-        one = FakeDelivery(copy.body, Properties(headers=dict(copy.headers or {})), exchange="")
+        one = came_back(copy)
     await harness.process(one)
     assert harness.outcomes == {"retry": 2, "dead": 1}
-    assert harness.codes == ["publish_rejected"]
+    assert harness.codes == ["unexpected_error"]
     assert harness.reported.letters == [
-        ("publish_rejected", 1, True),
-        ("publish_rejected", 2, True),
-        ("publish_rejected", 3, False),
+        ("unexpected_error", 1, True),
+        ("unexpected_error", 2, True),
+        ("unexpected_error", 3, False),
     ]
     assert (harness.letters[0].headers or {})[contract.ATTEMPT] == 3
 
@@ -334,29 +341,140 @@ async def test_an_event_of_unknown_effect_is_no_failure_and_makes_no_copy() -> N
 # -- the store is away ------------------------------------------------------------------------------------------------
 
 
-async def test_while_the_store_is_away_its_messages_wait_and_spend_no_attempt() -> None:
+async def test_while_the_store_is_away_its_messages_wait_in_the_broker_and_spend_no_attempt() -> None:
     harness = pipeline_harness()
     harness.store.away = True
-    batch = [customers(number) for number in range(12)]
-    await harness.process(*batch)
-    assert not harness.settled
-    assert not harness.publisher.taken
-    assert not harness.gate.is_open
+    one = customers("tried before")
+    one.properties = Properties(headers={contract.ATTEMPT: 2})
+    batch = [customers(number) for number in range(20)]
+    await harness.process(*batch, one, live(1))
+    assert harness.outcomes == {"waiting": 21 - 8, "published": 1}, "eight are kept in hand to probe with"
+    assert not harness.letters
+    assert harness.reported.down == ["store store_unavailable"]
+    assert not harness.reported.letters, "an outage is one line, however many messages wait for its end"
+    await harness.process(live(2))
+    assert harness.outcomes["published"] == 2, "live traffic goes on"
     harness.store.away = False
-    harness.back.set()
-    await eventually_async(lambda: harness.outcomes == {"stored": 12}, seconds=5)
-    harness.assert_settled(*batch)
+    await eventually_async(lambda: harness.outcomes["stored"] == 8, seconds=5)
+    assert {(copy.headers or {})[contract.ATTEMPT] for copy in harness.waiting} <= {1, 2}
+    assert harness.reported.up == ["store"]
+
+
+async def test_what_comes_back_from_the_waiting_room_is_stored_and_waits_again_in_another_outage() -> None:
+    harness = pipeline_harness()
+    harness.store.away = True
+    await harness.process(*(customers(number) for number in range(9)))
+    (copy,) = harness.waiting
+    back = came_back(copy)
+    await harness.process(back)
+    assert harness.outcomes == {"waiting": 2}
+    harness.store.away = False
+    await eventually_async(lambda: harness.outcomes["stored"] == 8, seconds=5)
+    await harness.process(came_back(harness.waiting[-1]))
+    assert harness.outcomes == {"waiting": 2, "stored": 9}
+
+
+async def test_the_probe_is_the_failed_write_itself_with_another_message_each_time() -> None:
+    harness = pipeline_harness()
+    harness.store.away = True
+    await harness.process(*(customers(number) for number in range(3)))
+    tried: list[str] = []
+    real = harness.store.store
+
+    async def watched(activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        tried.extend(one.message.id for one in activities)
+        return await real(activities, now_ms)  # type: ignore[no-any-return]
+
+    harness.store.store = watched
+    await eventually_async(lambda: len(tried) >= 6, seconds=5)
+    assert tried[:6] == ["m-0", "m-1", "m-2", "m-0", "m-1", "m-2"]
+
+
+async def test_a_message_of_its_own_fault_ends_an_outage_as_an_answer_and_dies() -> None:
+    harness = pipeline_harness()
+    harness.store.away = True
+    await harness.process(customers(1))
+    harness.store.refuses["m-1"] = NEVER
+    harness.store.away = False
+    await eventually_async(lambda: harness.outcomes == {"dead": 1}, seconds=5)
+    assert harness.store_gate.is_open
+
+
+async def test_a_store_that_comes_back_while_nothing_waits_opens_the_gate() -> None:
+    harness = pipeline_harness()
+    harness.store.away = True
+    await harness.process(customers(1))
+    await harness.pipeline.stop()
+    await eventually_async(lambda: harness.store_gate.is_open, seconds=5)
+
+
+async def test_what_waits_in_hand_for_five_minutes_goes_to_the_waiting_room_and_another_is_asked_for() -> None:
+    harness = pipeline_harness()
+    harness.store.away = True
+    await harness.process(customers(1))
+    assert harness.storing.room == 0
+    harness.clock.ms += 301_000
+    await eventually_async(lambda: harness.outcomes == {"waiting": 1}, seconds=5)
+    await eventually_async(lambda: harness.storing.room == 1, seconds=5)
+
+
+async def test_an_unknown_failure_of_one_message_waits_once_and_is_its_own_when_others_were_stored() -> None:
+    harness = pipeline_harness()
+    harness.store.unproven["m-1"] = PERHAPS
+    await harness.process(customers(1), customers(2))
+    assert harness.outcomes == {"waiting": 1, "stored": 1}
+    back = came_back(harness.waiting[0])
+    harness.clock.ms += 10
+    await harness.process(customers(3))
+    await harness.process(back)
+    assert harness.outcomes == {"waiting": 1, "stored": 2, "retry": 1}
+    assert harness.store_gate.is_open
+
+
+async def test_an_unknown_failure_while_nothing_is_stored_makes_the_store_suspect_until_another_is_stored() -> None:
+    harness = pipeline_harness()
+    harness.store.unproven["m-1"] = PERHAPS
+    await harness.process(customers(1))
+    await harness.process(came_back(harness.waiting[0]))
+    assert not harness.store_gate.is_open
+    assert harness.outcomes == {"waiting": 1}
+    harness.clock.ms += 10
+    await harness.process(customers(2))
+    await eventually_async(lambda: harness.outcomes["stored"] == 1, seconds=5)
+    await eventually_async(lambda: harness.outcomes["retry"] == 1, seconds=5)
+    assert harness.store_gate.is_open
+
+
+async def test_a_message_that_alone_meets_an_outage_comes_back_later_for_as_long_as_it_lasts() -> None:
+    harness = pipeline_harness(max_attempts=2)
+    harness.store.unproven["m-1"] = store_silent()
+    await harness.process(customers(1), customers(2))
+    back = came_back(harness.waiting[0])
+    harness.clock.ms += 10
+    await harness.process(customers(3))
+    for _ in range(5):
+        await harness.process(back)
+        copy = harness.at(contract.retry_queue("10s"), "")[-1]
+        assert (copy.headers or {})[contract.ATTEMPT] == 1
+        await harness.process(came_back(copy))
+        back = came_back(harness.waiting[-1])
+        harness.clock.ms += 10
+        await harness.process(customers(f"other {harness.clock.ms}"))
+    assert not harness.letters
+    assert harness.store_gate.is_open
 
 
 async def test_while_the_registry_is_away_named_conversations_go_on_and_sessions_wait() -> None:
     harness = pipeline_harness(cache_ms=0)
-    harness.registry.away = True
+    harness.registry.away = harness.store.away = True
     harness.publisher.unbound.add(CLOSED)
     await harness.process(live(1), of_session("live-session", 2), closed(3))
-    assert harness.outcomes == {"published": 1}, "the one for the closed conversation was returned and waits as well"
-    harness.registry.away = False
-    harness.back.set()
-    await eventually_async(lambda: harness.outcomes == {"published": 2, "stored": 1}, seconds=5)
+    assert harness.outcomes == {"published": 1, "waiting": 1}, "the returned one is in hand, to probe with"
+    harness.registry.away = harness.store.away = False
+    await eventually_async(lambda: harness.outcomes["stored"] == 1, seconds=5)
+    await eventually_async(lambda: harness.lookups_gate.is_open, seconds=5)
+    await harness.process(came_back(harness.waiting[0]))
+    assert harness.outcomes == {"published": 2, "stored": 1, "waiting": 1}
 
 
 async def test_a_remembered_conversation_needs_no_registry() -> None:
@@ -366,57 +484,164 @@ async def test_a_remembered_conversation_needs_no_registry() -> None:
     await harness.process(live(2), of_session("live-session", 3))
     assert harness.outcomes == {"published": 3}
     assert len(harness.registry.questions) == 1
-    assert harness.gate.is_open
+    assert harness.lookups_gate.is_open
 
 
-async def test_a_registry_that_does_not_answer_in_time_counts_as_away() -> None:
-    harness = pipeline_harness()
-    asked = asyncio.Event()
-
-    async def silence(*_: object) -> Any:
-        asked.set()
-        await asyncio.Event().wait()
-
-    harness.registry.lookup = silence
+async def test_while_the_registry_is_away_what_is_remembered_is_used_beyond_its_time() -> None:
+    harness = pipeline_harness(cache_ms=1000)
     await harness.process(live(1))
-    assert asked.is_set()
-    assert harness.outcomes == {"published": 1}
-    assert harness.gate.failure is not None
-    assert harness.gate.failure.code is Code.STORE_UNAVAILABLE
+    harness.registry.away = True
+    harness.clock.ms += 60_000
+    await harness.process(delivery(message(2, conversationId=UNHEARD_OF)))
+    assert not harness.lookups_gate.is_open
+    await harness.process(live(3), of_session("live-session", 4))
+    assert harness.outcomes == {"published": 4}
+    assert json.loads(harness.at(LIVE)[-1].body)["roomInfo"]["id"] == f"room of {LIVE}"
 
 
-async def test_a_record_nobody_can_read_retries_the_works_that_asked_for_it_only() -> None:
+async def test_a_slow_registry_holds_up_neither_what_is_remembered_nor_what_needs_no_lookup() -> None:
+    harness = pipeline_harness(cache_ms=1000)
+    await harness.process(live(1))
+    answered, real = asyncio.Event(), harness.registry.lookup
+
+    async def slow(conversations: Any, sessions: Any) -> Any:
+        await answered.wait()
+        return await real(conversations, sessions)
+
+    harness.registry.lookup = slow
+    await harness.process(of_session("closed-session", 2), live(3), customers(4))
+    harness.clock.ms += 1500
+    await harness.process(live(5))
+    assert harness.outcomes == {"published": 3, "stored": 1}
+    answered.set()
+    await eventually_async(lambda: harness.outcomes == {"published": 3, "stored": 2}, seconds=5)
+
+
+async def test_a_bug_in_a_lookup_retries_the_messages_that_asked_and_no_other() -> None:
     harness = pipeline_harness()
     await harness.process(live(0))
     harness.registry.bug = TypeError("a record of another kind")
     await harness.process(delivery(message(1, conversationId="other")), of_session("s", 2), customers(3), live(4))
     assert harness.outcomes == {"retry": 2, "stored": 1, "published": 2}
-    assert harness.gate.is_open
+    assert harness.lookups_gate.is_open
 
 
-async def test_what_was_on_its_way_to_the_store_when_it_went_away_does_not_fill_the_window_either() -> None:
-    harness = pipeline_harness(waiting=5)
-    harness.store.away = True
-    await harness.process(*(customers(number) for number in range(20)))
-    assert harness.outcomes == {"retry": 15}
-    harness.store.away = False
-    harness.back.set()
-    await eventually_async(lambda: harness.outcomes == {"retry": 15, "stored": 5}, seconds=5)
+async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits_in_the_broker() -> None:
+    harness = pipeline_harness(window=8, bundle=1)
+    answered, real = asyncio.Event(), harness.store.store
+
+    async def slow(activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        await answered.wait()
+        return await real(activities, now_ms)  # type: ignore[no-any-return]
+
+    harness.store.store = slow
+    await harness.process(*(customers(number) for number in range(6)))
+    assert not harness.settled, "a store that keeps up is not behind, however much is in hand"
+    harness.clock.ms += 600
+    await harness.process(*(customers(number) for number in range(6, 12)), live(1))
+    assert harness.outcomes == {"waiting": 6, "published": 1}
+    assert harness.storing.room == 0
+    answered.set()
+    await eventually_async(lambda: harness.outcomes["stored"] == 6, seconds=5)
+    assert harness.storing.room == 2
+    await harness.process(came_back(harness.waiting[0]))
+    assert harness.outcomes == {"waiting": 6, "published": 1, "stored": 7}
 
 
-async def test_in_an_outage_only_so_many_wait_here_and_the_rest_in_the_broker_with_no_attempt_spent() -> None:
-    harness = pipeline_harness(waiting=3)
-    harness.store.away = harness.registry.away = True
-    await harness.process(customers("closes the gate"))
-    await harness.process(*(customers(number) for number in range(6)), *(of_session("s", f"s{n}") for n in range(6)))
-    assert harness.outcomes == {"retry": 10}, "one and two more wait here"
-    aside = harness.at(contract.retry_queue("10s"), "")
-    assert {(one.headers or {})[contract.ATTEMPT] for one in aside} == {1}
+async def test_a_slow_store_gets_smaller_bundles_and_larger_ones_when_it_is_quick_again() -> None:
+    harness = pipeline_harness(bundle=100)
+    sizes: list[int] = []
+    real = harness.store.store
+    seconds = 2
+
+    async def slow(activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        sizes.append(len(activities))
+        harness.clock.ms += seconds * 1000
+        return await real(activities, now_ms)  # type: ignore[no-any-return]
+
+    harness.store.store = slow
+    await harness.process(*(customers(number) for number in range(400)))
+    assert sizes[:2] == [100, 100]
+    assert sizes[2] < 100
+    assert min(sizes) == 10
+    seconds = 0
+    await harness.process(*(customers(number) for number in range(400, 1200)))
+    assert max(sizes[-20:]) > 50
+
+
+async def test_a_message_that_waits_with_many_others_is_parsed_again_and_stored_the_very_same() -> None:
+    harness = pipeline_harness(max_message_bytes=1_000_000, bundle=1)
+    large = [delivery(message(number, "x" * 900_000, customer={"_id": "c"})) for number in range(4)]
+    await harness.process(*large)
+    await eventually_async(lambda: harness.outcomes == {"stored": 4}, seconds=5)
+    assert len(harness.store.digests) == 4
+
+
+# -- subscribers ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_event_a_subscriber_refuses_goes_once_more_and_then_into_the_store() -> None:
+    harness = pipeline_harness()
+    harness.publisher.full.add(LIVE)
     await harness.process(live(1))
-    assert harness.outcomes == {"retry": 10, "published": 1}, "live traffic goes on"
-    harness.store.away = harness.registry.away = False
-    harness.back.set()
-    await eventually_async(lambda: harness.outcomes["stored"] == 3, seconds=5)
+    (copy,) = harness.at(contract.retry_queue("1s"), "")
+    assert ((copy.headers or {})[contract.ATTEMPT], (copy.headers or {})[contract.REFUSED]) == (1, 1)
+    await harness.process(came_back(copy))
+    assert harness.outcomes == {"retry": 1, "stored": 1}
+    assert harness.store.reasons == ["refused_by_subscriber"]
+    assert not harness.letters
+
+
+async def test_an_event_a_subscriber_takes_the_second_time_is_published() -> None:
+    harness = pipeline_harness()
+    harness.publisher.full.add(LIVE)
+    await harness.process(live(1))
+    harness.publisher.full.clear()
+    await harness.process(came_back(harness.at(contract.retry_queue("1s"), "")[0]))
+    assert harness.outcomes == {"retry": 1, "published": 1}
+
+
+async def test_an_event_larger_than_the_broker_takes_is_stored() -> None:
+    harness = pipeline_harness()
+
+    async def too_large(messages: Sequence[Outgoing]) -> list[Confirmation]:
+        return [Confirmation.TOO_LARGE] * len(messages)
+
+    harness.publisher.publish = too_large
+    await harness.process(live(1))
+    assert harness.outcomes == {"stored": 1}
+    assert harness.store.reasons == ["event_too_large"]
+
+
+async def test_the_store_is_told_why_an_activity_came_to_it() -> None:
+    harness = pipeline_harness(cache_ms=0)
+    harness.publisher.unbound |= {LIVE, UNHEARD_OF}
+    for one in (customers(1), closed(2), of_session("nobody's", 3), live(4)):
+        await harness.process(one)
+    await harness.process(delivery(message(5, conversationId=UNHEARD_OF)))
+    reasons = ["stand_alone", "closed", "unknown_session", "nobody_listens", "unknown_conversation"]
+    assert harness.store.reasons == reasons
+    assert harness.returned == [LIVE], "an active conversation whose exchange took nothing is looked at"
+
+
+async def test_events_of_a_conversation_with_a_large_session_are_published_a_few_at_a_time() -> None:
+    harness = pipeline_harness()
+    session = {"id": "large", "notes": "x" * 400_000}
+    harness.registry.records["big"] = ConversationRecord(
+        "big", Fact("ACTIVE", 5), Fact("c", 5), Fact(None, 5), (Fact(session, 5),)
+    )
+    calls: list[int] = []
+    real: Callable[[Sequence[Outgoing]], Awaitable[list[Confirmation]]] = harness.publisher.publish
+
+    async def watched(messages: Sequence[Outgoing]) -> list[Confirmation]:
+        calls.append(sum(len(one.body) for one in messages))
+        return await real(messages)
+
+    harness.publisher.publish = watched
+    await harness.process(*(delivery(message(number, conversationId="big")) for number in range(10)))
+    await eventually_async(lambda: harness.outcomes == {"published": 10}, seconds=5)
+    assert max(calls) < 1_700_000
+    assert len(calls) >= 3
 
 
 # -- senders ----------------------------------------------------------------------------------------------------------
@@ -489,14 +714,13 @@ async def test_received_is_outcomes_plus_in_flight_at_every_moment() -> None:
     assert len(held) == len(harness.publisher.taken)
 
 
-async def test_stopping_abandons_what_is_in_work_and_settles_nothing_more() -> None:
+async def test_stopping_abandons_what_is_in_progress_and_settles_nothing_more() -> None:
     harness = pipeline_harness()
     harness.store.away = True
     await harness.process(customers(1))
     await harness.pipeline.stop()
     harness.store.away = False
-    harness.back.set()
-    await eventually_async(lambda: harness.gate.is_open, seconds=5)
+    await eventually_async(lambda: harness.store_gate.is_open, seconds=5)
     await harness.process(customers(2))
     assert not harness.settled
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worker.codes import Code, FailureClass
 from worker.failure import Failure
 from worker.flow.budget import Budget
-from worker.pipeline.retry import Again, RetryPolicy
+from worker.pipeline.retry import Again, RetryPolicy, Verdict
 
 TIERS = ("1s", "10s", "1m", "10m")
 TRANSIENT = Failure.of(Code.PUBLISH_REJECTED)
@@ -19,6 +19,12 @@ TRANSIENT = Failure.of(Code.PUBLISH_REJECTED)
 
 def policy(max_attempts: int = 5, *, tiers: tuple[str, ...] = TIERS, per_second: int = 1000) -> RetryPolicy:
     return RetryPolicy(tiers, max_attempts, per_second=per_second, now=0.0)
+
+
+def delay_of(retry: RetryPolicy, attempt: int) -> str:
+    again = retry.after(TRANSIENT, attempt, 0.0)
+    assert isinstance(again, Again)
+    return again.delay
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def policy(max_attempts: int = 5, *, tiers: tuple[str, ...] = TIERS, per_second:
 def test_attempt_in_tier_out(attempt: int, max_attempts: int, tier: str | None) -> None:
     again = policy(max_attempts).after(TRANSIENT, attempt, 0.0)
 
-    assert again == (None if tier is None else Again(tier, attempt + 1))
+    assert again == (Verdict.DEAD if tier is None else Again(tier, attempt + 1))
 
 
 @pytest.mark.parametrize("code", Code)
@@ -51,26 +57,23 @@ def test_the_class_of_a_failure_alone_says_whether_it_is_dead_retried_or_held(co
 
     match code.spec.failure_class:
         case FailureClass.OPERATOR | FailureClass.OUTAGE:
-            assert again == Again("10s", 1)
-            assert at_the_end == Again("10s", 5)
+            assert again is Verdict.WAIT
+            assert at_the_end is Verdict.WAIT
         case FailureClass.TRANSIENT | FailureClass.UNKNOWN:
             assert again == Again("1s", 2)
-            assert at_the_end is None
+            assert at_the_end is Verdict.DEAD
         case _:
-            assert again is None
+            assert again is Verdict.DEAD
 
 
-def test_an_outage_is_waited_for_in_the_second_tier_or_the_only_one() -> None:
-    away = Failure.of(Code.STORE_UNAVAILABLE)
-
-    assert policy().after(away, 3, 0.0) == Again("10s", 3)
-    assert policy(tiers=("3s",)).after(away, 3, 0.0) == Again("3s", 3)
+def test_once_more_costs_no_attempt_and_takes_the_first_tier() -> None:
+    assert policy().once_more(5, 0.0) == Again("1s", 5)
 
 
 def test_more_than_a_tier_takes_in_a_second_waits_in_a_later_one() -> None:
     limited = policy(per_second=2)
 
-    tiers = [again.delay for _ in range(8) if (again := limited.after(TRANSIENT, 1, 0.0))]
+    tiers = [delay_of(limited, 1) for _ in range(8)]
 
     assert tiers == ["1s", "1s", "10s", "10s", "1m", "1m", "10m", "10m"]
     assert limited.after(TRANSIENT, 1, 1.0) == Again("1s", 2), "a second later there is room again"
@@ -93,6 +96,6 @@ def test_what_is_not_taken_is_saved_up_for_one_second_and_no_more() -> None:
 
 
 def test_tiers_never_get_shorter_with_the_attempt() -> None:
-    given_tiers = [TIERS.index(again.delay) for n in range(1, 9) if (again := policy(9).after(TRANSIENT, n, 0.0))]
+    given_tiers = [TIERS.index(delay_of(policy(9), attempt)) for attempt in range(1, 9)]
 
     assert all(one <= other for one, other in pairwise(given_tiers))

@@ -13,7 +13,8 @@ from tests.support.examples import NAMES, accepted, document, encode, raw, spoil
 from worker.cim import CimMessage, parse
 from worker.cim.decode import DEEPEST
 from worker.conversations.conversation import ChannelSession, Conversation, ConversationState, Room
-from worker.pipeline.translate import Activity, Destination, event_id, payload_digest, route, translate
+from worker.pipeline.ports import StoredBecause
+from worker.pipeline.translate import Activity, Destination, event_id, payload_digest, place, translate
 
 NOW = 1_760_000_222_333
 STARTED = {"id": "s-live", "state": {"name": "STARTED"}, "channel": {"name": "Web"}}
@@ -161,7 +162,8 @@ def test_all_states_but_closing_and_closed_are_active(state: ConversationState) 
         conversation = replace(CONVERSATION, state=spelled)
         assert conversation.active is active
         for message in (anchored(conversationId="conv-1"), anchored(channelSessionId="s-live")):
-            assert route(message, conversation) == (Destination.HUB if active else Destination.STORE)
+            expected = (Destination.HUB, None) if active else (Destination.STORE, StoredBecause.CLOSED)
+            assert place(message, conversation) == expected
 
 
 def test_a_state_nobody_has_heard_of_counts_as_active() -> None:
@@ -169,19 +171,19 @@ def test_a_state_nobody_has_heard_of_counts_as_active() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"),
+    ("header", "expected", "because"),
     [
-        ({"conversationId": "unheard-of"}, Destination.HUB),
-        ({"conversationId": "unheard-of", "channelSessionId": "s"}, Destination.HUB),
-        ({"channelSessionId": "unheard-of"}, Destination.STORE),
-        ({"channelSessionId": "unheard-of", "conversationId": ""}, Destination.STORE),
-        ({"customer": {"_id": "cust-1"}}, Destination.STORE),
+        ({"conversationId": "unheard-of"}, Destination.HUB, None),
+        ({"conversationId": "unheard-of", "channelSessionId": "s"}, Destination.HUB, None),
+        ({"channelSessionId": "unheard-of"}, Destination.STORE, StoredBecause.UNKNOWN_SESSION),
+        ({"channelSessionId": "s", "conversationId": ""}, Destination.STORE, StoredBecause.UNKNOWN_SESSION),
+        ({"customer": {"_id": "cust-1"}}, Destination.STORE, StoredBecause.STAND_ALONE),
     ],
 )
 def test_without_registry_knowledge_only_a_conversation_id_is_worth_asking_the_broker(
-    header: dict[str, Any], expected: Destination
+    header: dict[str, Any], expected: Destination, because: StoredBecause | None
 ) -> None:
-    assert route(anchored(**header), None) == expected
+    assert place(anchored(**header), None) == (expected, because)
 
 
 def test_a_message_without_a_timestamp_is_the_same_event_whenever_it_is_received() -> None:

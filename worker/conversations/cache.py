@@ -27,20 +27,15 @@ class ConversationCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def by_conversation(self, conversation_id: str, now: float) -> Conversation | None:
-        """Return the conversation if it is remembered at *now* (monotonic seconds)."""
+    def by_conversation(self, conversation_id: str, now: float, *, stale: bool = False) -> Conversation | None:
+        """Return the conversation if it is remembered at *now* (monotonic seconds); if *stale*, beyond its time too."""
         entry = self._entries.get(conversation_id)
-        if entry is None:
-            return None
-        if entry[0] < now:
-            self.forget(conversation_id)
-            return None
-        return entry[1]
+        return None if entry is None or (entry[0] < now and not stale) else entry[1]
 
-    def by_session(self, session_id: str, now: float) -> Conversation | None:
-        """Return the conversation of a channel session if it is remembered at *now*."""
+    def by_session(self, session_id: str, now: float, *, stale: bool = False) -> Conversation | None:
+        """Return the conversation of a channel session if it is remembered at *now*; with *stale* as above."""
         conversation_id = self._by_session.get(session_id)
-        return None if conversation_id is None else self.by_conversation(conversation_id, now)
+        return None if conversation_id is None else self.by_conversation(conversation_id, now, stale=stale)
 
     def remember(self, conversation: Conversation, now: float) -> None:
         """Remember an active conversation; forget one that is not."""

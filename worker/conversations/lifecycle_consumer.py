@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.cim import Identity
@@ -12,7 +13,7 @@ from worker.conversations.conversation import UNKNOWN_STATE, ConversationRecord
 from worker.conversations.lifecycle import Ignored, LifecycleChange, parse_lifecycle
 from worker.dead_letters.envelope import dead_letter
 from worker.dead_letters.provenance import attempt_of
-from worker.failure import Failure, OperatorFault, StoreRefused, StoreUnavailable, classify
+from worker.failure import Failure, StoreRefused, classify
 from worker.flow.confirmed import publish_until_confirmed
 from worker.flow.tasks import cancel_and_wait
 
@@ -153,13 +154,9 @@ class LifecycleConsumer:
         while True:
             await asyncio.sleep(1)
             while self._to_delete and self._to_delete[0][0] <= self._clock.now_ms():
-                await self._gate.wait()
-                due, conversation_id = heapq.heappop(self._to_delete)
+                _, conversation_id = heapq.heappop(self._to_delete)
                 try:
-                    await self._delete_if_closed(conversation_id)
-                except (StoreUnavailable, OperatorFault) as error:
-                    self._gate.close(error.failure)
-                    heapq.heappush(self._to_delete, (due, conversation_id))
+                    await self._gate.until_done(partial(self._delete_if_closed, conversation_id))
                 except Exception as error:  # noqa: BLE001 - one exchange that cannot be deleted must not keep the others
                     failure = classify(error)
                     self._reporter.warn("conversation_exchange_kept", code=failure.code.value, reason=str(error))

@@ -58,14 +58,27 @@ def dead_letter(delivery: Delivery, failure: Failure, identity: Identity, *, now
     return _copy(delivery, contract.DEAD_LETTERS, "", headers, copy_id)
 
 
-def retry_copy(delivery: Delivery, failure: Failure, delay: str, *, attempt: int, now: int, copy_id: str) -> Outgoing:
-    """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*."""
-    return _copy(delivery, "", contract.retry_queue(delay), _comes_again(delivery, failure, attempt, now), copy_id)
+def retry_copy(
+    delivery: Delivery, failure: Failure, delay: str, *, attempt: int, now: int, copy_id: str, refused: int = 0
+) -> Outgoing:
+    """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*.
+
+    *refused* says how often a subscriber's queue refused the event.
+    """
+    headers = _comes_again(delivery, failure, attempt, now)
+    if refused:
+        headers[contract.REFUSED] = refused
+    return _copy(delivery, "", contract.retry_queue(delay), headers, copy_id)
 
 
-def waiting_copy(delivery: Delivery, failure: Failure, *, now: int, copy_id: str) -> Outgoing:
-    """Return the copy that waits for the store, for the reason *failure*, and spends no attempt."""
+def waiting_copy(delivery: Delivery, failure: Failure, *, now: int, copy_id: str, suspected: bool = False) -> Outgoing:
+    """Return the copy that waits for the store, for the reason *failure*, and spends no attempt.
+
+    *suspected* says that the store failed for this message, and that it may be the message's own fault.
+    """
     headers = _comes_again(delivery, failure, attempt_of(delivery), now)
+    if suspected:
+        headers[contract.SUSPECTED_AT] = now
     return _copy(delivery, "", contract.WAITING, headers, copy_id)
 
 

@@ -10,11 +10,23 @@ if TYPE_CHECKING:
     from worker.ports import Delivery
 
 _MAX_ATTEMPT = 1_000_000
+_MAX_TIME = 2**53
+_RESERVED = (*contract.LETTER_HEADERS, contract.USER_ID, contract.REFUSED, contract.SUSPECTED_AT)
 
 
 def attempt_of(delivery: Delivery) -> int:
     """Return which try of the message this delivery is, from 1. Nonsense in the header counts as the first."""
     return header_int(delivery, contract.ATTEMPT, lowest=1, highest=_MAX_ATTEMPT) or 1
+
+
+def refused_before(delivery: Delivery) -> int:
+    """Return how often a subscriber's queue refused the event of this message."""
+    return header_int(delivery, contract.REFUSED, lowest=1, highest=_MAX_ATTEMPT) or 0
+
+
+def suspected_at(delivery: Delivery) -> int | None:
+    """Return when (epoch ms) the message went to the waiting room under suspicion, if it did."""
+    return header_int(delivery, contract.SUSPECTED_AT, lowest=0, highest=_MAX_TIME)
 
 
 def strip_reserved_headers(delivery: Delivery, own_user: str | None) -> None:
@@ -25,7 +37,7 @@ def strip_reserved_headers(delivery: Delivery, own_user: str | None) -> None:
     """
     headers = delivery.properties.headers
     if headers and delivery.properties.user_id != own_user:
-        for name in (*contract.LETTER_HEADERS, contract.USER_ID):
+        for name in _RESERVED:
             headers.pop(name, None)
 
 

@@ -1,9 +1,13 @@
-"""Whether a dependency can be used now. A dependency that is down is not a message failure: work waits here."""
+"""Whether one kind of work on a dependency can be done now. An outage is not a message failure: work waits here.
+
+Sick counts as down: a server that answers a ping and refuses writes is no use to a write. So the probe is the failed
+work itself, done again with growing pauses, and the gate opens only when that succeeds.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from worker.codes import Disposition, Stage
 from worker.failure import AdapterError, classify
@@ -15,43 +19,44 @@ if TYPE_CHECKING:
     from worker.failure import Dependency, Failure
     from worker.flow.backoff import Backoff
     from worker.flow.outage import Outage
+    from worker.ports import Clock
 
 T = TypeVar("T")
 
+_STEADY_SECONDS = 5.0
+"""A gate that stayed open this long starts its next outage with the shortest pause."""
+
 
 class Gate:
-    """Open while the dependency answers. Closing starts probing, with growing pauses, until it answers again."""
+    """Open while *work* on *dependency* can be done."""
 
-    def __init__(
-        self, dependency: Dependency, probe: Callable[[], Awaitable[None]], *, outage: Outage, backoff: Backoff
-    ) -> None:
-        """Guard *dependency*; *probe* returns if it answers and raises if not."""
+    def __init__(self, dependency: Dependency, work: str, *, outage: Outage, backoff: Backoff, clock: Clock) -> None:
+        """Guard one kind of *work*; gates of one dependency share its *outage*."""
         self._dependency = dependency
-        self._probe = probe
+        self._work = work
         self._outage = outage
         self._backoff = backoff
+        self._clock = clock
         self._open = asyncio.Event()
         self._open.set()
+        self._opened_at = clock.monotonic()
         self._probing: asyncio.Task[None] | None = None
+        self.failure: Failure | None = None
+        """Why it is closed; None while open."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the dependency was fine when last heard of."""
+        """Whether the work was possible when last tried."""
         return self._open.is_set()
 
-    @property
-    def failure(self) -> Failure | None:
-        """Why it is closed; None while open."""
-        return self._outage.failure
-
     async def wait(self) -> None:
-        """Wait until the dependency can be used."""
+        """Wait until the work is possible."""
         await self._open.wait()
 
     async def until_done(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run *operation* when the gate is open, and again after an outage that it met; return its result.
+        """Do *operation*, again and again through an outage, until it was done; return its result.
 
-        Raises what *operation* raises unless this dependency is at fault.
+        Raises what *operation* raises unless this dependency is at fault. It has to be idempotent.
         """
         while True:
             await self.wait()
@@ -60,35 +65,73 @@ class Gate:
             except AdapterError as error:
                 if not self.holds(error.failure):
                     raise
-                self.close(error.failure)
+                attempt = _Attempt(operation, self)
+                if self.close(error.failure, attempt.make):
+                    await self.wait()
+                    return attempt.result()
 
     def holds(self, failure: Failure) -> bool:
         """Tell whether *failure* says that this dependency cannot be used, so that work has to wait for it."""
         is_held = failure.failure_class.disposition is Disposition.HELD
         return is_held and failure.dependency is self._dependency
 
-    def close(self, failure: Failure) -> None:
-        """Say that the dependency failed. Closing a closed gate does nothing."""
+    def close(self, failure: Failure, probe: Callable[[], Awaitable[None]]) -> bool:
+        """Say that the work failed. *probe* does it again: it returns when that succeeded, and raises when not.
+
+        Returns False when the gate is closed already; then the earlier probe goes on.
+        """
         if not self.is_open:
-            return
+            return False
+        if self._clock.monotonic() - self._opened_at > _STEADY_SECONDS:
+            self._backoff.reset()
         self._open.clear()
-        self._outage.began(failure)
-        self._probing = asyncio.create_task(self._probe_until_open(), name="probe")
+        self._failed(failure)
+        self._probing = asyncio.create_task(self._probe_until_open(probe), name=f"probe {self._work}")
+        return True
 
     async def stop(self) -> None:
         """Stop probing; the gate stays as it is."""
         if self._probing is not None:
             await cancel_and_wait([self._probing])
 
-    async def _probe_until_open(self) -> None:
+    async def _probe_until_open(self, probe: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._backoff.next())
             try:
-                await self._probe()
+                await probe()
             except Exception as error:  # noqa: BLE001 - whatever a probe raises, it must not be the last one
-                self._outage.began(classify(error, Stage.STORE))
+                self._failed(classify(error, Stage.STORE))
                 continue
-            self._backoff.reset()
+            self.failure = None
+            self._opened_at = self._clock.monotonic()
             self._open.set()
-            self._outage.ended()
+            self._outage.ended(work=self._work)
             return
+
+    def _failed(self, failure: Failure) -> None:
+        self.failure = failure
+        self._outage.began(failure, work=self._work)
+
+
+class _Attempt(Generic[T]):
+    """An operation made as a probe, whose result is kept: an answer that is no outage ends the outage."""
+
+    def __init__(self, operation: Callable[[], Awaitable[T]], gate: Gate) -> None:
+        self._operation = operation
+        self._gate = gate
+        self._made: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    async def make(self) -> None:
+        try:
+            result = await self._operation()
+        except AdapterError as error:
+            if self._gate.holds(error.failure):
+                raise
+            self._made.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - for whoever waits for the result
+            self._made.set_exception(error)
+        else:
+            self._made.set_result(result)
+
+    def result(self) -> T:
+        return self._made.result()

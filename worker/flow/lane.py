@@ -34,7 +34,8 @@ class Lane(Generic[T]):
         """
         self.name = name
         self._handle = handle
-        self._bundle = bundle
+        self.bundle = bundle
+        """Most items in one bundle; may be changed at any time."""
         self._at_once = at_once
         self._size_of = size_of
         self._bundle_bytes = bundle_bytes
@@ -47,6 +48,11 @@ class Lane(Generic[T]):
     def __len__(self) -> int:
         """Items that wait or are in work."""
         return len(self._waiting) + self._in_hand
+
+    @property
+    def first_waiting(self) -> T | None:
+        """The item that has waited longest, or None when none waits."""
+        return self._waiting[0] if self._waiting else None
 
     def add(self, items: Iterable[T]) -> None:
         """Add work. Starts it at once if the lane has a hand free. Once cancelled, the lane takes nothing more."""
@@ -89,7 +95,7 @@ class Lane(Generic[T]):
     def _next_bundle(self) -> list[T]:
         bundle: list[T] = []
         size = 0
-        while self._waiting and len(bundle) < self._bundle:
+        while self._waiting and len(bundle) < self.bundle:
             size += self._size_of(self._waiting[0])
             if bundle and size > self._bundle_bytes:
                 break

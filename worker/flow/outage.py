@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.codes import FailureClass
+
 if TYPE_CHECKING:
     from worker.failure import Failure
     from worker.ports import Clock, Reporter
@@ -12,7 +14,7 @@ _REMINDER_SECONDS = 60.0
 
 
 class Outage:
-    """Says each thing once, however many failures the same outage causes."""
+    """Says each thing once, however many kinds of work fail in the same outage and however often."""
 
     def __init__(self, dependency: str, *, address: str, reporter: Reporter, clock: Clock) -> None:
         """Watch *dependency* at *address* (host and port, no credentials)."""
@@ -20,33 +22,34 @@ class Outage:
         self._address = address
         self._reporter = reporter
         self._clock = clock
-        self._since: float | None = None
-        self._said_at = 0.0
-        self.failure: Failure | None = None
-        """Why it cannot be used; None while it can."""
+        self._failing: dict[str, Failure] = {}
+        self._since = self._said_at = 0.0
+        self._said_operator = False
 
     @property
-    def lasts(self) -> bool:
-        """Whether the dependency cannot be used now."""
-        return self.failure is not None
+    def failure(self) -> Failure | None:
+        """Why the dependency cannot be used; None while it can."""
+        return next(iter(self._failing.values()), None)
 
     @property
     def seconds(self) -> float:
         """How long it has lasted; 0 when there is none."""
-        return 0.0 if self._since is None else self._clock.monotonic() - self._since
+        return self._clock.monotonic() - self._since if self._failing else 0.0
 
-    def began(self, failure: Failure, reason: str = "") -> None:
-        """Note that the dependency failed; *reason* (no secrets) says it better than the failure's own sentence.
+    def began(self, failure: Failure, reason: str = "", *, work: str = "") -> None:
+        """Note that *work* of some kind failed; *reason* (no secrets) says it better than the failure's own sentence.
 
-        Reports the first failure, and those after it once a minute.
+        Reports the first failure, the first that only an operator can end, and those after it once a minute.
         """
         now = self._clock.monotonic()
-        begins = self._since is None
-        self.failure = failure
+        begins = not self._failing
+        needs_operator = failure.failure_class is FailureClass.OPERATOR
+        self._failing[work] = failure
         if begins:
-            self._since = now
-        elif now - self._said_at < _REMINDER_SECONDS:
+            self._since, self._said_operator = now, False
+        elif now - self._said_at < _REMINDER_SECONDS and self._said_operator >= needs_operator:
             return
+        self._said_operator |= needs_operator
         self._said_at = now
         self._reporter.dependency_down(
             self._dependency,
@@ -56,9 +59,8 @@ class Outage:
             outage_seconds=None if begins else self.seconds,
         )
 
-    def ended(self) -> None:
-        """Note that the dependency works, and report it if it did not before."""
-        seconds, lasted = self.seconds, self.lasts
-        self._since = self.failure = None
-        if lasted:
+    def ended(self, *, work: str = "") -> None:
+        """Note that *work* of this kind can be done; reports it when no other kind still fails."""
+        seconds = self.seconds
+        if self._failing.pop(work, None) is not None and not self._failing:
             self._reporter.dependency_up(self._dependency, seconds)

@@ -1,21 +1,25 @@
-"""Retries and dead letters: confirmed copies, after which, and only then, their deliveries are settled."""
+"""Copies of deliveries: retries, dead letters and what waits for the store.
+
+A delivery is settled when its copy is confirmed, and only then.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.dead_letters.envelope import dead_letter, retry_copy
-from worker.dead_letters.provenance import attempt_of
+from worker.cim import Identity
+from worker.dead_letters.envelope import dead_letter, retry_copy, waiting_copy
+from worker.dead_letters.provenance import attempt_of, refused_before
 from worker.flow.confirmed import pause_after_refusal
 from worker.flow.lane import Lane
 from worker.outcome import Outcome
+from worker.pipeline.retry import Again, Verdict
 from worker.ports import Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.cim import Identity
     from worker.failure import Failure
     from worker.flow.tasks import Crash
     from worker.pipeline.retry import RetryPolicy
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A dead letter or a retry that has to be confirmed before its delivery is settled."""
+    """A copy that has to be confirmed before its delivery is settled."""
 
     delivery: Delivery
     outgoing: Outgoing
@@ -35,7 +39,7 @@ class _Copy:
 
 
 class Copies:
-    """Publishes retries and dead letters until the broker has them."""
+    """Publishes copies until the broker has them."""
 
     def __init__(
         self,
@@ -69,10 +73,42 @@ class Copies:
 
     def retry_or_give_up(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Retry what may succeed later while tries are left; give up everything else."""
-        again = self._retry.after(failure, attempt_of(delivery), self._clock.monotonic())
-        if again is None:
-            self.dead_letter(delivery, identity, failure)
-            return
+        match self._retry.after(failure, attempt_of(delivery), self._clock.monotonic()):
+            case Again() as again:
+                self._again(delivery, identity, failure, again, refused=refused_before(delivery))
+            case Verdict.WAIT:
+                self.wait(delivery, failure)
+            case Verdict.DEAD:
+                self.dead_letter(delivery, identity, failure)
+
+    def publish_once_more(self, delivery: Delivery, identity: Identity, failure: Failure) -> bool:
+        """Retry an event that a subscriber's queue refused, once and at no cost; False when that was done before."""
+        if refused_before(delivery):
+            return False
+        again = self._retry.once_more(attempt_of(delivery), self._clock.monotonic())
+        self._again(delivery, identity, failure, again, refused=1)
+        return True
+
+    def come_back_later(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
+        """Retry at no cost a message that meets an outage which its neighbours do not."""
+        again = self._retry.later(attempt_of(delivery), self._clock.monotonic())
+        self._again(delivery, identity, failure, again, refused=refused_before(delivery))
+
+    def wait(self, delivery: Delivery, failure: Failure, *, suspected: bool = False) -> None:
+        """Let a delivery wait for the store in the waiting room, its attempt unspent.
+
+        *suspected* says that the store failed for this very message.
+        """
+        now = self._clock.now_ms()
+        copy = waiting_copy(delivery, failure, now=now, copy_id=self._new_id(), suspected=suspected)
+        self._lane.add([_Copy(delivery, copy, failure, Identity(), Outcome.WAITING)])
+
+    def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
+        """Give a delivery up: its letter goes to the dead letters."""
+        letter = dead_letter(delivery, failure, identity, now=self._clock.now_ms(), copy_id=self._new_id())
+        self._lane.add([_Copy(delivery, letter, failure, identity, Outcome.DEAD)])
+
+    def _again(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again, *, refused: int) -> None:
         copy = retry_copy(
             delivery,
             failure,
@@ -80,13 +116,9 @@ class Copies:
             attempt=again.attempt,
             now=self._clock.now_ms(),
             copy_id=self._new_id(),
+            refused=refused,
         )
         self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.RETRY)])
-
-    def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
-        """Give a delivery up: its letter goes to the dead letters."""
-        letter = dead_letter(delivery, failure, identity, now=self._clock.now_ms(), copy_id=self._new_id())
-        self._lane.add([_Copy(delivery, letter, failure, identity, Outcome.DEAD)])
 
     async def cancel(self) -> None:
         """Abandon all that is not confirmed; its deliveries come again."""

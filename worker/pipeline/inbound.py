@@ -1,68 +1,54 @@
-"""A delivery on its way through the pipeline: with its message while that is needed, and without it afterwards."""
+"""A delivery on its way through the pipeline, with as much of its message as is needed at the time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker import contract
-from worker.dead_letters.envelope import carried_headers
-from worker.ports import Outgoing
+from worker.dead_letters.provenance import suspected_at
 
 if TYPE_CHECKING:
-    from worker.cim import CimMessage, Identity
+    from worker.cim import CimMessage
     from worker.conversations.conversation import Conversation
+    from worker.pipeline.ports import StoredBecause
     from worker.pipeline.translate import Activity
-    from worker.ports import Delivery
+    from worker.ports import Delivery, Outgoing
 
 
 @dataclass(slots=True, eq=False)
 class Inbound:
-    """A delivery and the message in it, until its event is written."""
+    """A delivery and what was made of it so far.
 
-    delivery: Delivery
-    read_at: int
-    """Epoch milliseconds: what stands in for a missing timestamp."""
-    message: CimMessage
-    conversation: Conversation | None = None
-    activity: Activity | None = None
-
-    @property
-    def identity(self) -> Identity:
-        """Whose message it is, with the conversation that the registry found for it."""
-        identity = self.message.identity
-        if identity.conversation_id is None and self.conversation is not None:
-            return replace(identity, conversation_id=self.conversation.id)
-        return identity
-
-
-@dataclass(slots=True, eq=False)
-class HubEvent:
-    """A delivery and the event made of it, as bytes, until the effect of its publish is known.
-
-    It holds no message: a parsed one takes ten times the memory of its bytes, and the rare event that comes back can
-    be made again from the delivery.
+    The parsed message takes ten times the memory of its bytes and more, so it is dropped when the event is written or
+    when too many wait for the store; `reading.Reading` makes it again, the very same, for the few that need it.
     """
 
     delivery: Delivery
     read_at: int
-    translated_at: int
-    """Epoch milliseconds: the event's own time."""
-    conversation: Conversation | None
-    outgoing: Outgoing
+    """Epoch milliseconds: what stands in for a missing timestamp."""
+    message: CimMessage | None
+    conversation: Conversation | None = None
+    translated_at: int = 0
+    """Epoch milliseconds: the event's own time; 0 before it is translated."""
+    activity: Activity | None = None
+    outgoing: Outgoing | None = None
+    """The event, written, when it goes to the hub."""
+    stored_because: StoredBecause | None = None
+    """Why it goes to the store, when it does."""
+    size: int = 0
+    """Bytes of its body and of what the registry adds to it; 0 before it is translated."""
 
-    @classmethod
-    def of(cls, inbound: Inbound, activity: Activity, now: int) -> HubEvent:
-        """Write the event of *activity*, translated at *now*."""
-        outgoing = Outgoing(
-            contract.HUB,
-            activity.conversation_id or "",
-            activity.event_id,
-            activity.event_bytes(),
-            correlation_id=inbound.delivery.properties.correlation_id or activity.message.id,
-            type=contract.EVENT_TYPE_PROPERTY,
-            app_id=contract.APP_ID,
-            timestamp=now // 1000,
-            headers=carried_headers(inbound.delivery),
-        )
-        return cls(inbound.delivery, inbound.read_at, now, inbound.conversation, outgoing)
+    @property
+    def has_waited(self) -> bool:
+        """Whether it comes from the waiting room."""
+        return self.delivery.queue == contract.WAITING
+
+    @property
+    def suspected_since(self) -> int | None:
+        """When (epoch ms) the store failed for it, and nobody could tell whose fault that was; None if it did not."""
+        return suspected_at(self.delivery) if self.has_waited else None
+
+    def drop_parsed(self) -> None:
+        """Free the parsed message."""
+        self.message = self.activity = None

@@ -1,46 +1,39 @@
-"""Brings batches of deliveries to their outcomes; the picture is in the package's docstring.
+"""Brings batches of deliveries on their way to their outcomes; the picture is in the package's docstring.
 
 The order is always: effect proven, then settled. What cannot be proven stays unsettled and comes again; that is
-harmless because event ids are stable. Nothing here knows AMQP or MongoDB.
+harmless because event ids are stable. Nothing that waits holds up what need not wait: lookups, writes and copies have
+lanes of their own. Nothing here knows AMQP or MongoDB.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from worker.cim import Identity, Rejected, parse
+from worker.cim import Identity
 from worker.codes import Code, Stage
-from worker.dead_letters.provenance import strip_reserved_headers
-from worker.failure import Dependency, Failure, OperatorFault, StoreUnavailable, classify
+from worker.failure import Failure, classify
 from worker.flow.lane import Lane
 from worker.outcome import Outcome
-from worker.pipeline.inbound import HubEvent, Inbound
-from worker.pipeline.ports import Refused, Unproven, Written
-from worker.pipeline.translate import Destination, route, translate
-from worker.ports import Confirmation
+from worker.pipeline.inbound import Inbound
+from worker.pipeline.ports import StoredBecause
+from worker.pipeline.translate import Destination
+from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
-    from worker.flow.gate import Gate
     from worker.flow.tasks import Crash
     from worker.pipeline.copies import Copies
     from worker.pipeline.finder import ConversationFinder
-    from worker.pipeline.ports import ActivityWriter
-    from worker.pipeline.senders import Senders
+    from worker.pipeline.reading import Reading
     from worker.pipeline.settlement import Settlement
-    from worker.pipeline.translate import Activity
+    from worker.pipeline.storing import Storing
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
-
-@dataclass(frozen=True, slots=True)
-class PipelineLimits:
-    """What bounds the pipeline. Sizes in bytes."""
-
-    max_message_bytes: int
-    bundle: int
-    bundle_bytes: int
+_PUBLISH_BYTES: Final = 1024 * 1024
+"""Bytes of written events after which they are published before more are written: an event may be as large as its
+conversation's session, whatever the size of its message."""
+_LOOKUP_BYTES: Final = 2 * 1024 * 1024
 
 
 class Pipeline:
@@ -49,32 +42,40 @@ class Pipeline:
     def __init__(
         self,
         *,
-        senders: Senders,
+        reading: Reading,
         finder: ConversationFinder,
         publisher: EventPublisher,
-        store: ActivityWriter,
-        gate: Gate,
+        storing: Storing,
         copies: Copies,
         settlement: Settlement,
-        limits: PipelineLimits,
         clock: Clock,
         reporter: Reporter,
         crash: Crash,
+        bundle: int,
+        on_returned: Callable[[str], None],
     ) -> None:
-        self._senders = senders
+        """Look conversations up for at most *bundle* messages at once.
+
+        *on_returned* is told the id of an active conversation whose exchange took no event: it may not be bound.
+        """
+        self._reading = reading
         self._finder = finder
         self._publisher = publisher
-        self._store = store
-        self._gate = gate
+        self._storing = storing
         self._copies = copies
         self._settlement = settlement
-        self._limits = limits
         self._clock = clock
         self._reporter = reporter
-        self._crash = crash
-        self._may_wait = 0
-        self._store_lane = self._lane("store", self._write, at_once=2)
-        self._lookup_lane = self._lane("lookup", self._look_up_late, at_once=1)
+        self._on_returned = on_returned
+        self._lookups: Lane[Inbound] = Lane(
+            "lookup",
+            self._look_up,
+            bundle=bundle,
+            at_once=4,
+            size_of=lambda inbound: len(inbound.delivery.body),
+            bundle_bytes=_LOOKUP_BYTES,
+            on_bug=crash.report,
+        )
 
     async def process(self, batch: Sequence[Delivery]) -> None:
         """Bring a batch on its way.
@@ -84,214 +85,131 @@ class Pipeline:
         """
         started = self._clock.monotonic()
         now = self._clock.now_ms()
-        live: list[HubEvent] = []
-        for_store: list[Inbound] = []
         to_look_up: list[Inbound] = []
-        for delivery in batch:  # each to its end while it is in the processor's cache, and its message gone then
+        known: list[Inbound] = []
+        for delivery in batch:
             inbound = self._read(delivery, now)
             if inbound is None:
                 continue
-            if not self._finder.remembers(inbound):
+            if self._finder.remembers(inbound):
+                known.append(inbound)
+            else:
                 to_look_up.append(inbound)
-            elif event := self._event(inbound, now):
-                live.append(event)
-            elif inbound.activity is not None:
-                for_store.append(inbound)
-        waiting = 0
-        if to_look_up:
-            found, waiting = await self._look_up(to_look_up)
-            found_live, found_for_store = self._route(found)
-            if found_live:
-                in_order = {id(delivery): place for place, delivery in enumerate(batch)}
-                live = sorted(live + found_live, key=lambda event: in_order[id(event.delivery)])
-            for_store += found_for_store
-        await self._publish(live)
-        self._to_store(for_store)
+        self._lookups.add(to_look_up)
+        live, stored = await self._send(known)
         self._reporter.batch(
             "ingress",
             len(batch),
             self._clock.monotonic() - started,
-            hub=len(live),
-            store=len(for_store),
-            waiting=waiting,
+            hub=live,
+            store=stored,
+            lookup=len(to_look_up),
         )
-
-    def set_window(self, window: int) -> None:
-        """Know how many deliveries the consumer may hold: half of them may wait for the store in an outage."""
-        self._may_wait = window // 2
 
     async def stop(self) -> None:
         """Abandon all that is in progress; unsettled deliveries come again."""
+        await self._lookups.cancel()
+        await self._storing.stop()
         await self._copies.cancel()
-        for lane in (self._store_lane, self._lookup_lane):
-            await lane.cancel()
 
-    # -- read -----------------------------------------------------------------------------------------------------
+    # -- read and look up -----------------------------------------------------------------------------------------
 
     def _read(self, delivery: Delivery, now: int) -> Inbound | None:
         """Parse and validate; what is invalid goes to the dead letters and never further."""
-        strip_reserved_headers(delivery, self._senders.own_user)
         try:
-            message = parse(delivery.body, received_at=now, max_bytes=self._limits.max_message_bytes)
-            problem = None if isinstance(message, Rejected) else self._senders.problem(message, delivery)
+            read = self._reading.read(delivery, now)
         except Exception as error:  # noqa: BLE001 - a bug in the contract must not stop the neighbours
             self._copies.retry_or_give_up(delivery, Identity(), classify(error, Stage.VALIDATE))
             return None
-        if isinstance(message, Rejected):
-            self._copies.dead_letter(delivery, message.identity, Failure.of_problems(message.problems))
-            return None
-        if problem is not None:
-            self._copies.dead_letter(delivery, message.identity, Failure.of_problems((problem,)))
-            return None
-        return Inbound(delivery, now, message)
-
-    def _read_again(self, event: HubEvent) -> Inbound:
-        """Return the inbound message an event was made of, with the very same activity."""
-        message = parse(event.delivery.body, received_at=event.read_at, max_bytes=self._limits.max_message_bytes)
-        if isinstance(message, Rejected):
-            msg = "a message that was valid is not any more"
-            raise AssertionError(msg)  # noqa: TRY004 - a bug of ours
-        inbound = Inbound(event.delivery, event.read_at, message, event.conversation)
-        inbound.activity = self._translate(inbound, event.translated_at)
-        return inbound
-
-    # -- look up --------------------------------------------------------------------------------------------------
-
-    async def _look_up(self, inbounds: list[Inbound]) -> tuple[list[Inbound], int]:
-        """Ask the registry; return what can go on, and how many have to wait for its answer.
-
-        While the registry is away, a message that names its conversation goes on as if unknown: the hub decides.
-        """
-        try:
-            if await self._finder.ask_registry(inbounds):
-                return inbounds, 0
-        except Exception as error:  # noqa: BLE001 - a record nobody can read must not stop other conversations
-            self._fail_all(inbounds, classify(error, Stage.ROUTE))
-            return [], 0
-        waiting = [inbound for inbound in inbounds if inbound.message.conversation_id is None]
-        self._within_bounds(self._lookup_lane, waiting)
-        return [inbound for inbound in inbounds if inbound.message.conversation_id is not None], len(waiting)
-
-    async def _look_up_late(self, inbounds: list[Inbound]) -> None:
-        """Bring messages on their way whose conversation could not be looked up; they wait, and spend no attempt."""
-        await self._gate.wait()
-        try:
-            answered = await self._finder.ask_registry(inbounds)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._fail_all(inbounds, classify(error, Stage.ROUTE))
-            return
-        if not answered:
-            self._within_bounds(self._lookup_lane, inbounds + self._lookup_lane.take_waiting(), in_hand=len(inbounds))
-            return
-        live, for_store = self._route(inbounds)
-        await self._publish(live)
-        self._to_store(for_store)
-
-    # -- translate, route, publish --------------------------------------------------------------------------------
-
-    def _route(self, inbounds: Sequence[Inbound]) -> tuple[list[HubEvent], list[Inbound]]:
-        """Translate each and return the events for the hub and what goes to the store."""
-        now = self._clock.now_ms()
-        live = [event for inbound in inbounds if (event := self._event(inbound, now))]
-        return live, [inbound for inbound in inbounds if inbound.activity is not None]
-
-    def _event(self, inbound: Inbound, now: int) -> HubEvent | None:
-        """Return the event to publish, or None: then it goes to the store if it has an activity, else it failed."""
-        try:
-            activity = self._translate(inbound, now)
-            if route(inbound.message, inbound.conversation) is Destination.HUB:
-                return HubEvent.of(inbound, activity, now)
-        except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
-            self._copies.retry_or_give_up(inbound.delivery, inbound.identity, classify(error, Stage.TRANSLATE))
-            return None
-        inbound.activity = activity
+        if isinstance(read, Inbound):
+            return read
+        self._copies.dead_letter(delivery, read.identity, read.failure)
         return None
 
-    def _translate(self, inbound: Inbound, now: int) -> Activity:
-        return translate(inbound.message, inbound.conversation, now=now, body=inbound.delivery.body)
-
-    async def _publish(self, events: Sequence[HubEvent]) -> None:
-        """Publish to the hub; what nobody takes goes to the store, what the broker refuses is retried."""
-        if not events:
-            return
-        confirmations = await self._publisher.publish([event.outgoing for event in events])
-        returned = []
-        for event, confirmation in zip(events, confirmations, strict=True):
-            if confirmation is Confirmation.CONFIRMED:
-                self._settlement.settle(event.delivery, Outcome.PUBLISHED)
-            elif confirmation is Confirmation.RETURNED:
-                self._finder.forget(event.outgoing.routing_key)
-                returned.append(self._read_again(event))
-            elif confirmation is Confirmation.NACKED:
-                identity = self._read_again(event).identity
-                self._copies.retry_or_give_up(event.delivery, identity, Failure.of(Code.PUBLISH_REJECTED))
-        self._to_store(returned)
-
-    # -- store ----------------------------------------------------------------------------------------------------
-
-    def _to_store(self, inbounds: list[Inbound]) -> None:
-        self._within_bounds(self._store_lane, inbounds)
-
-    def _within_bounds(self, lane: Lane[Inbound], inbounds: list[Inbound], *, in_hand: int = 0) -> None:
-        """Queue what needs the store. In an outage the first wait here, unacknowledged; the rest in the broker.
-
-        Without that bound they would fill the window and stop live traffic, which does not need the store at all.
-        *in_hand* of them are counted in their lane already.
-        """
-        if not self._gate.is_open:
-            held = len(self._store_lane) + len(self._lookup_lane) - in_hand
-            room = max(0, self._may_wait - held)
-            inbounds, overflow = inbounds[:room], inbounds[room:]
-            failure = self._gate.failure or Failure.of(Code.STORE_UNAVAILABLE, dependency=Dependency.STORE)
-            for inbound in overflow:
-                self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
-        lane.add(inbounds)
-
-    async def _write(self, inbounds: list[Inbound]) -> None:
-        """Store a bundle. While the store is away the bundle waits, and spends no attempt."""
-        started = self._clock.monotonic()
-        await self._gate.wait()
+    async def _look_up(self, inbounds: list[Inbound]) -> None:
+        """Ask the registry; while it is away, a message that names its conversation goes on: the hub decides."""
         try:
-            results = await self._store.store([_activity(inbound) for inbound in inbounds], self._clock.now_ms())
-        except (StoreUnavailable, OperatorFault) as error:
-            self._gate.close(error.failure)
-            self._within_bounds(self._store_lane, inbounds + self._store_lane.take_waiting(), in_hand=len(inbounds))
+            answered = await self._finder.ask_registry(inbounds)
+        except Exception as error:  # noqa: BLE001 - a bug must not stop the other lookups
+            failure = classify(error, Stage.ROUTE)
+            for inbound in inbounds:
+                self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
             return
-        except Exception as error:  # noqa: BLE001 - a bug in the adapter: each message is tried alone, later
-            self._fail_all(inbounds, classify(error, Stage.STORE))
+        if not answered:
+            for inbound in inbounds:
+                if not self._finder.can_go_on(inbound):
+                    self._storing.wait_for_registry(inbound)
+            inbounds = [inbound for inbound in inbounds if self._finder.can_go_on(inbound)]
+        await self._send(inbounds)
+
+    # -- route and publish ----------------------------------------------------------------------------------------
+
+    async def _send(self, inbounds: Sequence[Inbound]) -> tuple[int, int]:
+        """Publish or store each; return how many went to the hub and how many to the store."""
+        now = self._clock.now_ms()
+        live: list[Inbound] = []
+        for_store: list[Inbound] = []
+        published = size = 0
+        for inbound in inbounds:  # each to its end while it is in the processor's cache, and its message gone then
+            destination = self._route(inbound, now)
+            if destination is Destination.STORE:
+                for_store.append(inbound)
+            elif destination is Destination.HUB:
+                live.append(inbound)
+                size += inbound.size
+                if size > _PUBLISH_BYTES:
+                    await self._publish(live)
+                    published += len(live)
+                    live, size = [], 0
+        self._storing.add(for_store)
+        await self._publish(live)
+        return published + len(live), len(for_store)
+
+    def _route(self, inbound: Inbound, now: int) -> Destination | None:
+        try:
+            return self._reading.route(inbound, now)
+        except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
+            identity = self._reading.identity_of(inbound)
+            self._copies.retry_or_give_up(inbound.delivery, identity, classify(error, Stage.TRANSLATE))
+            return None
+
+    async def _publish(self, inbounds: Sequence[Inbound]) -> None:
+        """Publish to the hub; what nobody takes goes to the store."""
+        if not inbounds:
             return
-        counts = {written.value: 0 for written in Written}
-        for inbound, result in zip(inbounds, results, strict=True):
-            if isinstance(result, Refused | Unproven):
-                self._copies.retry_or_give_up(inbound.delivery, inbound.identity, result.failure)
-            elif result is Written.CONFLICT:
-                self._copies.dead_letter(inbound.delivery, inbound.identity, Failure.of(Code.PAYLOAD_CONFLICT))
-            else:
-                counts[result.value] += 1
-                outcome = Outcome.STORED if result is Written.STORED else Outcome.DUPLICATE
-                self._settlement.settle(inbound.delivery, outcome)
-        self._reporter.batch("store", len(inbounds), self._clock.monotonic() - started, **counts)
+        confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])
+        for_store = []
+        for inbound, confirmation in zip(inbounds, confirmations, strict=True):
+            if confirmation is Confirmation.CONFIRMED:
+                self._settlement.settle(inbound.delivery, Outcome.PUBLISHED)
+            elif confirmation is not Confirmation.UNKNOWN and self._to_store(inbound, confirmation):
+                for_store.append(inbound)
+        self._storing.add(for_store)
 
-    def _fail_all(self, inbounds: Sequence[Inbound], failure: Failure) -> None:
-        for inbound in inbounds:
-            self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
+    def _to_store(self, inbound: Inbound, confirmation: Confirmation) -> bool:
+        """Say why an event that was not taken goes to the store; False when it is published once more instead."""
+        conversation = inbound.conversation
+        if confirmation is Confirmation.RETURNED:
+            self._finder.forget(_written(inbound).routing_key)
+            if conversation is not None:
+                self._on_returned(conversation.id)
+            inbound.stored_because = (
+                StoredBecause.UNKNOWN_CONVERSATION if conversation is None else StoredBecause.NOBODY_LISTENS
+            )
+        elif confirmation is Confirmation.TOO_LARGE:
+            inbound.stored_because = StoredBecause.EVENT_TOO_LARGE
+        elif self._copies.publish_once_more(
+            inbound.delivery, self._reading.identity_of(inbound), Failure.of(Code.PUBLISH_REJECTED)
+        ):
+            return False
+        else:
+            inbound.stored_because = StoredBecause.REFUSED_BY_SUBSCRIBER
+        inbound.outgoing = None
+        return True
 
-    def _lane(
-        self, name: str, handle: Callable[[list[Inbound]], Coroutine[None, None, None]], *, at_once: int
-    ) -> Lane[Inbound]:
-        return Lane(
-            name,
-            handle,
-            bundle=self._limits.bundle,
-            at_once=at_once,
-            size_of=lambda inbound: len(inbound.delivery.body),
-            bundle_bytes=self._limits.bundle_bytes,
-            on_bug=self._crash.report,
-        )
 
-
-def _activity(inbound: Inbound) -> Activity:
-    if inbound.activity is None:
-        msg = "translated before routed"
+def _written(inbound: Inbound) -> Outgoing:
+    if inbound.outgoing is None:
+        msg = "published before it was routed"
         raise AssertionError(msg)
-    return inbound.activity
+    return inbound.outgoing

@@ -24,6 +24,25 @@ class Written(StrEnum):
     """The store holds another payload under this event id; it was not overwritten."""
 
 
+class StoredBecause(StrEnum):
+    """Why an activity goes to the store. Values are part of the public contract."""
+
+    STAND_ALONE = "stand_alone"
+    """It names a customer only."""
+    CLOSED = "closed"
+    """Its conversation is closed or closing."""
+    UNKNOWN_CONVERSATION = "unknown_conversation"
+    """The registry has never heard of its conversation, and nobody listens to it."""
+    UNKNOWN_SESSION = "unknown_session"
+    """The registry has never heard of its channel session."""
+    NOBODY_LISTENS = "nobody_listens"
+    """Its conversation is active, but no queue is bound to the exchange."""
+    REFUSED_BY_SUBSCRIBER = "refused_by_subscriber"
+    """A queue bound to the conversation's exchange refused it, twice."""
+    EVENT_TOO_LARGE = "event_too_large"
+    """Its event is larger than the broker takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The store says that this one document can never be stored, by a reason that is listed as the document's own."""

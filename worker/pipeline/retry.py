@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.codes import Disposition
@@ -20,6 +21,15 @@ class Again(NamedTuple):
     attempt: int
 
 
+class Verdict(Enum):
+    """What follows a failure when it is not another try."""
+
+    DEAD = "dead"
+    """Given up."""
+    WAIT = "wait"
+    """A dependency is at fault: it waits, its attempt unspent."""
+
+
 class RetryPolicy:
     """Gives every delivery at most *max_attempts* tries, the first included.
 
@@ -33,19 +43,22 @@ class RetryPolicy:
         self._max_attempts = max_attempts
         self._budgets = [Budget(per_second, now) for _ in delays[:-1]]
 
-    def after(self, failure: Failure, attempt: int, now: float) -> Again | None:
-        """Return what follows the failed try number *attempt* (from 1), or None: the delivery is dead."""
+    def after(self, failure: Failure, attempt: int, now: float) -> Again | Verdict:
+        """Return what follows the failed try number *attempt* (from 1)."""
         disposition = failure.failure_class.disposition
         if disposition is Disposition.HELD:
-            return Again(self._outage_delay, attempt)
+            return Verdict.WAIT
         if disposition is Disposition.DEAD or attempt >= self._max_attempts:
-            return None
+            return Verdict.DEAD
         return Again(self._delay(min(attempt, len(self._delays)) - 1, now), attempt + 1)
 
-    @property
-    def _outage_delay(self) -> str:
-        # The second tier: long enough not to turn in circles while a dependency is away.
-        return self._delays[min(1, len(self._delays) - 1)]
+    def once_more(self, attempt: int, now: float) -> Again:
+        """Return a try after the first tier's delay that costs no attempt."""
+        return Again(self._delay(0, now), attempt)
+
+    def later(self, attempt: int, now: float) -> Again:
+        """Return a try after the second tier's delay that costs no attempt: only this message meets the outage."""
+        return Again(self._delay(min(1, len(self._delays) - 1), now), attempt)
 
     def _delay(self, tier: int, now: float) -> str:
         while tier < len(self._budgets) and not self._budgets[tier].take(now):

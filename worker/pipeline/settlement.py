@@ -30,10 +30,11 @@ class Settlement:
         self._reporter.settled(outcome, self._clock.monotonic() - delivery.received_at)
 
     def settle_failed(self, delivery: Delivery, outcome: Outcome, failure: Failure, identity: Identity) -> None:
-        """End *delivery* in *outcome*, retry or dead, after its copy was confirmed."""
+        """End *delivery* in *outcome*, retry, waiting or dead, after its copy was confirmed."""
         self._acknowledge(delivery)
         self._reporter.settled(outcome, self._clock.monotonic() - delivery.received_at, failure.code)
-        self._reporter.letter(failure, identity, attempt_of(delivery), retry=outcome is Outcome.RETRY)
+        if outcome is not Outcome.WAITING:  # an outage is one line, however many messages wait for its end
+            self._reporter.letter(failure, identity, attempt_of(delivery), retry=outcome is Outcome.RETRY)
 
     def handed_back(self, delivery: Delivery) -> None:
         """Count a delivery that went back to the broker unsettled."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from worker.pipeline.ports import StoredBecause
+
 if TYPE_CHECKING:
     from worker.cim import CimMessage
     from worker.conversations.conversation import ChannelSession, Conversation, Room
@@ -38,6 +40,14 @@ class Activity(NamedTuple):
     room: Room | None
     body: bytes
     """The delivery's bytes, as they came."""
+    stored_because: StoredBecause | None = None
+    """Why it is stored, when it is."""
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes that the registry adds to the message in its event."""
+        session, room = self.channel_session, self.room
+        return (len(session.json) if session else 0) + (len(room.json) if room else 0)
 
     @property
     def channel_session_id(self) -> str | None:
@@ -115,14 +125,18 @@ def translate(message: CimMessage, conversation: Conversation | None, *, now: in
     )
 
 
-def route(message: CimMessage, conversation: Conversation | None) -> Destination:
-    """Return where the activity of `message` goes first, given what the registry knows (None: nothing).
+def place(message: CimMessage, conversation: Conversation | None) -> tuple[Destination, StoredBecause | None]:
+    """Return where `message` goes first, given what the registry knows (None: nothing), and if to the store, why.
 
     A conversation the registry has never heard of may still be live: the broker has the last word.
     """
     if conversation is not None:
-        return Destination.HUB if conversation.active else Destination.STORE
-    return Destination.HUB if message.conversation_id is not None else Destination.STORE
+        return (Destination.HUB, None) if conversation.active else (Destination.STORE, StoredBecause.CLOSED)
+    if message.conversation_id is not None:
+        return Destination.HUB, None
+    if message.channel_session_id is not None:
+        return Destination.STORE, StoredBecause.UNKNOWN_SESSION
+    return Destination.STORE, StoredBecause.STAND_ALONE
 
 
 def _session_of(message: CimMessage, conversation: Conversation) -> ChannelSession | None:

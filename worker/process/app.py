@@ -23,10 +23,12 @@ from worker.ops.metrics import Metrics
 from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
-from worker.pipeline.pipeline import Pipeline, PipelineLimits
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
 from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
+from worker.pipeline.storing import Storing
 from worker.process.clock import SystemClock
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from worker.rabbit.publisher import Publisher
     from worker.settings import Settings
 
-_LOOKUP_TIMEOUT_SECONDS = 3.0
 _PROBE_SECONDS = (0.1, 2.0)
 """First and longest pause between two probes of the store: full speed is back within five seconds of its return."""
 
@@ -72,12 +73,9 @@ class App:
             timeout_ms=settings.mongodb_timeout_ms,
             ca_file=settings.mongodb_ca_file,
         )
-        self.gate = Gate(
-            Dependency.STORE,
-            self.store.ping,
-            outage=self.outage("store", self.store.address),
-            backoff=self.backoff(*_PROBE_SECONDS),
-        )
+        self.store_outage = self.outage("store", self.store.address)
+        self.gates = {work: self._gate(work) for work in ("start", "lookups", "activities", "lifecycle", "letters")}
+        """One for each kind of work on the store: a failing one does not stop the others."""
 
     def outage(self, dependency: str, at: str) -> Outage:
         """Return what reports outages of *dependency*."""
@@ -97,14 +95,60 @@ class App:
         """Our broker user, when copies have to prove that they are ours."""
         return user_name(self.settings.rabbitmq_url) if self.settings.sender_users else None
 
-    def session(self, publisher: Publisher, consumer: Consumer, crash: Crash) -> IngressSession:
-        """Return the work on the ingress queue of one broker session."""
-        settlement = Settlement(consumer.settle, self.reporter, self.clock)
-        return IngressSession(
-            consumer=consumer,
-            pipeline=self._pipeline(publisher, settlement, crash),
+    def session(self, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash) -> IngressSession:
+        """Return the work on the ingress queue and the waiting room of one broker session."""
+        settings, bundle = self.settings, self.settings.batch_size
+        consumers = {contract.INGRESS: ingress, contract.WAITING: waiting_room}
+        settlement = Settlement(lambda delivery: consumers[delivery.queue].settle(delivery), self.reporter, self.clock)
+        reading = Reading(Senders(settings.sender_users, self.own_user), max_message_bytes=settings.max_message_bytes)
+        copies = Copies(
+            publisher=publisher,
+            retry=self.retry,
             settlement=settlement,
-            settings=self.settings,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            new_id=new_id,
+            bundle=bundle,
+            bundle_bytes=settings.max_bytes_in_flight // 2,
+        )
+        storing = Storing(
+            store=ActivityStore(self.store),
+            gate=self.gates["activities"],
+            copies=copies,
+            settlement=settlement,
+            reading=reading,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            bundle=bundle,
+        )
+        finder = ConversationFinder(
+            registry=Registry(self.store, self.unreadable),
+            cache=self.cache,
+            gate=self.gates["lookups"],
+            clock=self.clock,
+        )
+        pipeline = Pipeline(
+            reading=reading,
+            finder=finder,
+            publisher=publisher,
+            storing=storing,
+            copies=copies,
+            settlement=settlement,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            bundle=bundle,
+            on_returned=lambda _conversation_id: None,
+        )
+        return IngressSession(
+            ingress=ingress,
+            waiting_room=waiting_room,
+            pipeline=pipeline,
+            storing=storing,
+            settlement=settlement,
+            settings=settings,
             clock=self.clock,
             crash=crash,
         )
@@ -116,7 +160,7 @@ class App:
             registry=Registry(self.store, self.unreadable),
             exchanges=ConversationExchanges(connection),
             publisher=publisher,
-            gate=self.gate,
+            gate=self.gates["lifecycle"],
             cache=self.cache,
             grace_ms=self.settings.conversation_grace_ms,
             clock=self.clock,
@@ -130,44 +174,18 @@ class App:
             consumer=await Consumer.open(connection, contract.DEAD_LETTERS, self.clock.monotonic),
             letters=DeadLetterStore(self.store),
             publisher=publisher,
-            gate=self.gate,
+            gate=self.gates["letters"],
             interval_ms=self.settings.record_interval_ms,
             clock=self.clock,
             reporter=self.reporter,
             new_id=new_id,
         )
 
-    def _pipeline(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Pipeline:
-        settings = self.settings
-        bundle_bytes = settings.max_bytes_in_flight // 2
-        copies = Copies(
-            publisher=publisher,
-            retry=self.retry,
-            settlement=settlement,
+    def _gate(self, work: str) -> Gate:
+        return Gate(
+            Dependency.STORE,
+            work,
+            outage=self.store_outage,
+            backoff=self.backoff(*_PROBE_SECONDS),
             clock=self.clock,
-            reporter=self.reporter,
-            crash=crash,
-            new_id=new_id,
-            bundle=settings.batch_size,
-            bundle_bytes=bundle_bytes,
-        )
-        finder = ConversationFinder(
-            registry=Registry(self.store, self.unreadable),
-            cache=self.cache,
-            gate=self.gate,
-            timeout_seconds=min(_LOOKUP_TIMEOUT_SECONDS, settings.mongodb_timeout_ms / 1000),
-            clock=self.clock,
-        )
-        return Pipeline(
-            senders=Senders(settings.sender_users, self.own_user),
-            finder=finder,
-            publisher=publisher,
-            store=ActivityStore(self.store),
-            gate=self.gate,
-            copies=copies,
-            settlement=settlement,
-            limits=PipelineLimits(settings.max_message_bytes, settings.batch_size, bundle_bytes),
-            clock=self.clock,
-            reporter=self.reporter,
-            crash=crash,
         )

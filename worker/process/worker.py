@@ -16,7 +16,7 @@ from worker.process.app import App
 from worker.process.preflight import check_may_publish, check_topology, ensure_indexes
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
-from worker.rabbit.errors import BrokerError, BrokerUnreachable, ConnectionLost
+from worker.rabbit.errors import NOT_FOUND, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
 from worker.rabbit.publisher import Publisher
 from worker.settings import address
 from worker.web.health import HealthServer
@@ -69,7 +69,8 @@ class Worker:
                 await self._session_and_pause()
         finally:
             await cancel_and_wait([store_ready])
-            await self._app.gate.stop()
+            for gate in self._app.gates.values():
+                await gate.stop()
             await health.stop()
             await self._app.store.close()
         self._log.info("worker_stopped", received=self._metrics.received, **self._metrics.outcomes())
@@ -80,7 +81,7 @@ class Worker:
 
     async def _prepare_store(self) -> None:
         """Create the indexes, when the store is there; lookups by session are slow without."""
-        await self._app.gate.until_done(lambda: ensure_indexes(self._app.store))
+        await self._app.gates["start"].until_done(lambda: ensure_indexes(self._app.store))
         self._metrics.dependency_up["store"] = True
 
     async def _session_and_pause(self) -> None:
@@ -90,7 +91,7 @@ class Worker:
         except BrokerError as error:
             if self._stopping.is_set():
                 return
-            self._broker.began(error.failure, str(error))
+            self._broker.began(error.failure, _reason(error))
             await self._pause_after(error)
 
     async def _pause_after(self, error: BrokerError) -> None:
@@ -115,11 +116,11 @@ class Worker:
                 user_id=self._app.own_user,
             )
             await check_may_publish(publisher)
-            consumer = await Consumer.open(consuming, contract.INGRESS, self._app.clock.monotonic)
-            consumer.on_received = self._app.reporter.received
+            consumer = await self._consumer_of(consuming, contract.INGRESS)
+            waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()
-            session = self._app.session(publisher, consumer, crash)
-            jobs = [session.run()]
+            session = self._app.session(publisher, consumer, waiting_room, crash)
+            jobs = [session.run(), session.run_waiting_room()]
             if self._settings.conversation_events:
                 jobs.append((await self._app.lifecycle_consumer(consuming, publisher)).run())
             if self._settings.record_dead_letters:
@@ -137,6 +138,11 @@ class Worker:
                     self._backoff.reset()
                 await cancel_and_wait(tasks)
                 await self._leave(session, consumer)
+
+    async def _consumer_of(self, connection: Connection, queue: str) -> Consumer:
+        consumer = await Consumer.open(connection, queue, self._app.clock.monotonic)
+        consumer.on_received = self._app.reporter.received
+        return consumer
 
     def _consuming(self, consumer: Consumer, connection: Connection) -> None:
         self._consumer = consumer
@@ -208,11 +214,17 @@ class Worker:
 
     def _reasons_not_ready(self) -> list[str]:
         """Return why this process does not make progress; an open socket alone is not readiness."""
-        gate, metrics = self._app.gate, self._metrics
+        metrics = self._metrics
         checks = {
             "stopping": self._stopping.is_set(),
             "not consuming": self._consumer is None or not self._consumer.is_consuming,
-            "store unavailable": not gate.is_open or not metrics.dependency_up.get("store", False),
+            "store unavailable": not metrics.dependency_up.get("store", False),
             "broker blocks publishers": metrics.publisher_blocked,
         }
         return [reason for reason, holds in checks.items() if holds]
+
+
+def _reason(error: BrokerError) -> str:
+    """Return what the broker said, and what to do when something is missing on it."""
+    missing = isinstance(error, ChannelClosed) and error.reply_code == NOT_FOUND
+    return f"{error}; run `cim-worker topology apply`" if missing else str(error)

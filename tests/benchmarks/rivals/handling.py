@@ -15,7 +15,7 @@ from worker.cim import CimMessage, parse
 from worker.conversations.cache import ConversationCache
 from worker.conversations.conversation import ConversationRecord
 from worker.mongo.activities import activity_document
-from worker.pipeline.translate import Activity, Destination, route, translate
+from worker.pipeline.translate import Activity, Destination, place, translate
 
 if TYPE_CHECKING:
     from worker.conversations.conversation import Conversation
@@ -67,7 +67,7 @@ def read(body: bytes) -> CimMessage | Invalid:
 def decide(message: CimMessage, body: bytes, conversation: Conversation | None) -> Live | Stored:
     """Return what has to be done with a valid message."""
     activity = translate(message, conversation, now=_now(), body=body)
-    if route(message, conversation) is Destination.HUB:
+    if place(message, conversation)[0] is Destination.HUB:
         return Live(activity.conversation_id or "", activity.event_id, activity.event_bytes())
     return stored(activity)
 

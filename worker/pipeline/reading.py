@@ -1,0 +1,99 @@
+"""From a delivery to its message, its place and its event; and the same again, later, for those that need it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from worker import contract
+from worker.cim import Identity, Rejected, parse
+from worker.dead_letters.envelope import carried_headers
+from worker.dead_letters.provenance import strip_reserved_headers
+from worker.failure import Failure
+from worker.pipeline.inbound import Inbound
+from worker.pipeline.translate import Destination, place, translate
+from worker.ports import Outgoing
+
+if TYPE_CHECKING:
+    from worker.cim import CimMessage
+    from worker.pipeline.senders import Senders
+    from worker.pipeline.translate import Activity
+    from worker.ports import Delivery
+
+
+class Rejection(NamedTuple):
+    """A delivery that no message can be made of, or whose sender may not send it."""
+
+    failure: Failure
+    identity: Identity
+
+
+class Reading:
+    """Reads deliveries. No I/O."""
+
+    def __init__(self, senders: Senders, *, max_message_bytes: int) -> None:
+        self._senders = senders
+        self._max_message_bytes = max_message_bytes
+
+    def read(self, delivery: Delivery, now: int) -> Inbound | Rejection:
+        """Return the delivery with its message, or why there is none. *now* in epoch ms."""
+        strip_reserved_headers(delivery, self._senders.own_user)
+        message = parse(delivery.body, received_at=now, max_bytes=self._max_message_bytes)
+        if isinstance(message, Rejected):
+            return Rejection(Failure.of_problems(message.problems), message.identity)
+        problem = self._senders.problem(message, delivery)
+        if problem is not None:
+            return Rejection(Failure.of_problems((problem,)), message.identity)
+        return Inbound(delivery, now, message)
+
+    def route(self, inbound: Inbound, now: int) -> Destination:
+        """Translate the message at *now* (epoch ms) and say where it goes first.
+
+        For the hub its event is written and the message dropped; for the store it keeps its activity.
+        """
+        inbound.translated_at = now
+        message = self._message_of(inbound)
+        inbound.activity = activity = self._translate(inbound, message)
+        destination, inbound.stored_because = place(message, inbound.conversation)
+        inbound.size = len(inbound.delivery.body) + activity.added_bytes
+        if destination is Destination.HUB:
+            inbound.outgoing = _outgoing(inbound.delivery, activity, now)
+            inbound.drop_parsed()
+        return destination
+
+    def activity_of(self, inbound: Inbound) -> Activity:
+        """Return the activity of a message that was routed; the very same when it has to be made again."""
+        activity = inbound.activity or self._translate(inbound, self._message_of(inbound))
+        return activity._replace(stored_because=inbound.stored_because)
+
+    def identity_of(self, inbound: Inbound) -> Identity:
+        """Return whose message it is, with the conversation that the registry found for it."""
+        identity = self._message_of(inbound).identity
+        if identity.conversation_id is None and inbound.conversation is not None:
+            return Identity(identity.sender_id, identity.sender_name, identity.message_id, inbound.conversation.id)
+        return identity
+
+    def _translate(self, inbound: Inbound, message: CimMessage) -> Activity:
+        return translate(message, inbound.conversation, now=inbound.translated_at, body=inbound.delivery.body)
+
+    def _message_of(self, inbound: Inbound) -> CimMessage:
+        if inbound.message is not None:
+            return inbound.message
+        message = parse(inbound.delivery.body, received_at=inbound.read_at, max_bytes=self._max_message_bytes)
+        if isinstance(message, Rejected):
+            msg = "a message that was valid is not any more"
+            raise AssertionError(msg)  # noqa: TRY004 - a bug of ours
+        return message
+
+
+def _outgoing(delivery: Delivery, activity: Activity, now: int) -> Outgoing:
+    return Outgoing(
+        contract.HUB,
+        activity.conversation_id or "",
+        activity.event_id,
+        activity.event_bytes(),
+        correlation_id=delivery.properties.correlation_id or activity.message.id,
+        type=contract.EVENT_TYPE_PROPERTY,
+        app_id=contract.APP_ID,
+        timestamp=now // 1000,
+        headers=carried_headers(delivery),
+    )

@@ -1,0 +1,286 @@
+"""What needs the store: written in bundles while it takes them, kept in the waiting room while it is away or behind.
+
+Live traffic needs no write and must not feel a store that does: what waits here is bounded by half the window, and what
+is beyond waits in the broker, one confirmed copy each, its attempt unspent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from worker.codes import Code, Stage
+from worker.failure import AdapterError, Dependency, Failure, classify
+from worker.flow.lane import Lane
+from worker.outcome import Outcome
+from worker.pipeline.ports import Refused, Unproven, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.flow.gate import Gate
+    from worker.flow.tasks import Crash
+    from worker.pipeline.copies import Copies
+    from worker.pipeline.inbound import Inbound
+    from worker.pipeline.ports import ActivityWriter, StoreResult
+    from worker.pipeline.reading import Reading
+    from worker.pipeline.settlement import Settlement
+    from worker.ports import Clock, Reporter
+
+_BUNDLE_BYTES: Final = 2 * 1024 * 1024
+"""Most bytes in one write: a document and its parsed message take many times the memory of their bytes."""
+_PARSED_BYTES: Final = 2 * 1024 * 1024
+"""Bodies that may wait with their parsed message; those beyond are parsed again when it is their turn."""
+_SMALLEST_BUNDLE: Final = 10
+_BEHIND_SECONDS: Final = 0.5
+_SLOW_SECONDS: Final = 1.0
+"""A write that takes longer makes the next ones smaller: slow is not down, and smaller is done in time."""
+_CANDIDATES: Final = 8
+"""Messages kept in hand to probe with; another one each time, so that no single one can hold the gate."""
+_LONGEST_IN_HAND_SECONDS: Final = 300.0
+
+
+class Storing:
+    """Brings messages into the store, or into the waiting room. Lives as long as one broker session."""
+
+    def __init__(
+        self,
+        *,
+        store: ActivityWriter,
+        gate: Gate,
+        copies: Copies,
+        settlement: Settlement,
+        reading: Reading,
+        clock: Clock,
+        reporter: Reporter,
+        crash: Crash,
+        bundle: int,
+    ) -> None:
+        """Write at most *bundle* messages at once."""
+        self._store = store
+        self._gate = gate
+        self._copies = copies
+        self._settlement = settlement
+        self._reading = reading
+        self._clock = clock
+        self._reporter = reporter
+        self._may_hold = 1
+        self._parsed_bytes = 0
+        self._full_bundle = bundle
+        self._last_stored_at = 0
+        self._may_keep = _CANDIDATES
+        self._candidates: deque[Inbound] = deque()
+        self._wants_candidate = False
+        self._lane: Lane[Inbound] = Lane(
+            "store",
+            self._write,
+            bundle=bundle,
+            at_once=2,
+            size_of=lambda inbound: inbound.size,
+            bundle_bytes=_BUNDLE_BYTES,
+            on_bug=crash.report,
+        )
+
+    def __len__(self) -> int:
+        """Messages in hand that need the store."""
+        return len(self._lane) + len(self._candidates)
+
+    def set_window(self, window: int) -> None:
+        """Know how many deliveries the session may hold: half of them may wait here."""
+        self._may_hold = max(1, window // 2)
+
+    def add(self, inbounds: Sequence[Inbound]) -> None:
+        """Store *inbounds* soon, or let them wait in the broker. Each is translated and has its activity."""
+        if not self._gate.is_open:
+            self._hold(inbounds)
+            return
+        if self._is_behind():
+            for inbound in inbounds:
+                if not inbound.has_waited:
+                    self._wait(inbound, _BEHIND)
+            inbounds = [inbound for inbound in inbounds if inbound.has_waited]
+        for inbound in inbounds:
+            self._keep_small(inbound)
+        self._lane.add(inbounds)
+
+    def wait_for_registry(self, inbound: Inbound) -> None:
+        """Let a message wait in the broker that cannot go on before the registry answers."""
+        self._wait(inbound, _BEHIND)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the store takes writes, as far as known."""
+        return self._gate.is_open
+
+    @property
+    def room(self) -> int:
+        """How many messages from the waiting room may be brought now; in an outage one, if the probe needs it."""
+        if not self._gate.is_open:
+            return int(self._wants_candidate)
+        return max(0, max(1, self._may_hold // 2) - len(self))
+
+    def keep_nothing(self) -> None:
+        """Keep nothing in hand for probing any more: in an outage everything waits in the broker. For a clean stop."""
+        self._may_keep = 0
+        waiting, self._candidates = self._candidates, deque()
+        for inbound in waiting:
+            self._wait(inbound, self._gate.failure or _BEHIND)
+
+    async def stop(self) -> None:
+        """Abandon all that is in progress; unsettled deliveries come again."""
+        self._candidates.clear()
+        await self._lane.cancel()
+
+    def _is_behind(self) -> bool:
+        """Tell whether what waits fills half the window, and has waited: a store that keeps up is not behind."""
+        oldest = self._lane.first_waiting
+        if oldest is None or len(self) < self._may_hold:
+            return False
+        return self._clock.monotonic() - oldest.delivery.received_at > _BEHIND_SECONDS
+
+    # -- write ----------------------------------------------------------------------------------------------------
+
+    async def _write(self, inbounds: list[Inbound]) -> None:
+        """Store a bundle; when the store cannot be used, all of it is held, and no attempt is spent."""
+        self._parsed_bytes -= sum(inbound.size for inbound in inbounds if inbound.activity is not None)
+        if not self._gate.is_open:
+            self._hold(inbounds)
+            return
+        started = self._clock.monotonic()
+        try:
+            results = await self._store_all(inbounds)
+        except AdapterError as error:
+            if self._gate.holds(error.failure):
+                self._shrink()
+                self._gate.close(error.failure, self._probe)
+                self._hold([*inbounds, *self._lane.take_waiting()])
+                self._parsed_bytes = 0
+            else:
+                self._fail_all(inbounds, error.failure)
+            return
+        except Exception as error:  # noqa: BLE001 - a bug in the adapter: each message is tried alone, later
+            self._fail_all(inbounds, classify(error, Stage.STORE))
+            return
+        seconds = self._clock.monotonic() - started
+        self._adapt(len(inbounds), seconds)
+        counts = self._end_all(inbounds, results)
+        self._reporter.batch("store", len(inbounds), seconds, **counts)
+
+    async def _store_all(self, inbounds: Sequence[Inbound]) -> list[StoreResult]:
+        activities = [self._reading.activity_of(inbound) for inbound in inbounds]
+        return await self._store.store(activities, self._clock.now_ms())
+
+    def _end_all(self, inbounds: Sequence[Inbound], results: Sequence[StoreResult]) -> dict[str, int]:
+        counts = {written.value: 0 for written in Written}
+        if any(isinstance(result, Written) for result in results):
+            self._last_stored_at = self._clock.now_ms()
+        for inbound, result in zip(inbounds, results, strict=True):
+            if isinstance(result, Written):
+                counts[result.value] += 1
+            self._end(inbound, result)
+        return counts
+
+    def _end(self, inbound: Inbound, result: StoreResult) -> None:
+        match result:
+            case Written.STORED:
+                self._settlement.settle(inbound.delivery, Outcome.STORED)
+            case Written.CONFLICT:
+                failure = Failure.of(Code.PAYLOAD_CONFLICT)
+                self._copies.dead_letter(inbound.delivery, self._reading.identity_of(inbound), failure)
+            case Written.DUPLICATE:
+                self._settlement.settle(inbound.delivery, Outcome.DUPLICATE)
+            case Refused(failure):
+                self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
+            case Unproven(failure):
+                self._suspect(inbound, failure)
+
+    def _suspect(self, inbound: Inbound, failure: Failure) -> None:
+        """Find out whose fault a failure is that nobody knows: the message's, or the store's.
+
+        It waits once. Fails it again and another was stored meanwhile, the fault is its own. Was none stored, the store
+        is suspected: the gate closes, and the next message that is stored opens it.
+        """
+        failed_before = inbound.suspected_since
+        if failed_before is None:
+            self._copies.wait(inbound.delivery, failure, suspected=True)
+        elif self._last_stored_at > failed_before:
+            is_outage = self._gate.holds(failure)
+            end = self._copies.come_back_later if is_outage else self._copies.retry_or_give_up
+            end(inbound.delivery, self._reading.identity_of(inbound), failure)
+        else:
+            suspected = Failure.of(Code.STORE_UNAVAILABLE, failure.detail, dependency=Dependency.STORE)
+            self._gate.close(suspected, self._probe)
+            self._hold([inbound])
+
+    # -- probe ----------------------------------------------------------------------------------------------------
+
+    async def _probe(self) -> None:
+        """Store one message that waits; return when the store answered for it, raise while it cannot be used."""
+        self._release_old_candidates()
+        if not self._candidates:
+            if self._wants_candidate:
+                return  # asked for one, and nothing waits anywhere: the next message is the probe
+            self._wants_candidate = True
+            raise AdapterError(self._gate.failure or _BEHIND)
+        self._wants_candidate = False
+        candidate = self._candidates.popleft()
+        try:
+            (result,) = await self._store_all([candidate])
+        except BaseException:
+            self._hold([candidate])
+            raise
+        if isinstance(result, Unproven):
+            self._hold([candidate])
+            raise AdapterError(result.failure)
+        self._end_all([candidate], [result])
+        waiting, self._candidates = list(self._candidates), deque()
+        asyncio.get_running_loop().call_soon(self.add, waiting)  # when the gate is open
+
+    def _release_old_candidates(self) -> None:
+        oldest = self._clock.monotonic() - _LONGEST_IN_HAND_SECONDS
+        for inbound in [one for one in self._candidates if one.delivery.received_at < oldest]:
+            self._candidates.remove(inbound)
+            self._wait(inbound, self._gate.failure or _BEHIND)
+
+    # -- wait -----------------------------------------------------------------------------------------------------
+
+    def _hold(self, inbounds: Sequence[Inbound]) -> None:
+        """Keep a few messages to probe with; the others wait in the broker."""
+        for inbound in inbounds:
+            if len(self._candidates) < self._may_keep:
+                inbound.drop_parsed()
+                self._candidates.append(inbound)
+                self._wants_candidate = False
+            else:
+                self._wait(inbound, self._gate.failure or _BEHIND)
+
+    def _wait(self, inbound: Inbound, failure: Failure) -> None:
+        self._copies.wait(inbound.delivery, failure)
+
+    def _fail_all(self, inbounds: Sequence[Inbound], failure: Failure) -> None:
+        for inbound in inbounds:
+            self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
+
+    # -- size -----------------------------------------------------------------------------------------------------
+
+    def _keep_small(self, inbound: Inbound) -> None:
+        """Drop the parsed message when too many wait: it takes many times the memory of its bytes."""
+        if self._parsed_bytes + inbound.size > _PARSED_BYTES:
+            inbound.drop_parsed()
+        else:
+            self._parsed_bytes += inbound.size
+
+    def _adapt(self, size: int, seconds: float) -> None:
+        if seconds > _SLOW_SECONDS:
+            self._shrink()
+        elif size >= self._lane.bundle:
+            self._lane.bundle = min(self._full_bundle, self._lane.bundle + _SMALLEST_BUNDLE)
+
+    def _shrink(self) -> None:
+        self._lane.bundle = max(min(_SMALLEST_BUNDLE, self._full_bundle), self._lane.bundle // 2)
+
+
+_BEHIND: Final = Failure.of(
+    Code.STORE_UNAVAILABLE, "more wait for the store than this process may hold", dependency=Dependency.STORE
+)
