@@ -41,7 +41,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _demo(arguments: list[str], environment: dict[str, str]) -> int:
-    return subprocess.run([sys.executable, "-m", "worker", "demo", *arguments], env=environment, check=False).returncode
+    """Run the command in a session of its own, so that Ctrl-C reaches it once, from here, and it can clean up."""
+    command = [sys.executable, "-m", "worker", "demo", *arguments]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as demo:
+        try:
+            return demo.wait()
+        except KeyboardInterrupt:
+            demo.terminate()
+            return demo.wait()
 
 
 def _say(line: str) -> None:

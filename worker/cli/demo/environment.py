@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +34,13 @@ class Environment:
 
     settings: Settings
     """Settings with the given virtual host and the demo's own database."""
-    worker_log: Path
-    """Where the workers' log lines go."""
+    folder: Path
+    """The demo's own, readable for this user alone, removed at the end."""
+
+    @property
+    def worker_log(self) -> Path:
+        """Where the workers' log lines go."""
+        return self.folder / "workers.log"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -43,6 +50,14 @@ class Environment:
             "CIM_MONGODB_URI": self.settings.mongodb_uri.get_secret_value(),
             "CIM_MONGODB_DATABASE": self.settings.mongodb_database,
         }
+
+    def write_variables(self) -> Path:
+        """Write a file for `. FILE` in another shell, with which `cim-worker` finds the demo; return its path."""
+        file = self.folder / "variables"
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.variables.items()]
+        programs = shlex.quote(str(Path(sys.executable).parent))
+        file.write_text("".join([*lines, f'export PATH={programs}:"$PATH"\n']))
+        return file
 
 
 @contextmanager
@@ -57,7 +72,7 @@ def demo_environment(*, say: Callable[[str], object]) -> Iterator[Environment]:
     say(f"using the given broker and store, and a database of the demo's own: {database}")
     with tempfile.TemporaryDirectory(prefix="cim-demo-") as folder:
         try:
-            yield Environment(own, Path(folder) / "workers.log")
+            yield Environment(own, Path(folder))
         finally:
             asyncio.run(_drop(own))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from worker.cli.conversations import change_conversation, closing, opening
 from worker.cli.demo.activities import Place, Sample, generate
+from worker.cli.demo.keeping import Announcer, wait_for_stop
 from worker.cli.demo.listening import Listener
+from worker.cli.demo.report import next_steps_while_it_runs
 from worker.cli.demo.tally import Event, Found
 from worker.cli.demo.worker_pool import WorkerPool
 from worker.cli.errors import CommandError
@@ -45,18 +48,36 @@ _LIVE = (
 _CLOSED = (Place("demo-closed", "demo-session-3", "65f0c0ffee00000000000003"),)
 
 
-def run(environment: Environment, *, seed: int, count: int, say: Callable[[str], object]) -> tuple[list[Sample], Found]:
-    """Run the whole demo and return what was sent and what was found. Raises `CommandError`."""
+def run(
+    environment: Environment,
+    *,
+    seed: int,
+    count: int,
+    say: Callable[[str], object],
+    report: Callable[[Sequence[Sample], Found], object],
+    keep: bool = False,
+) -> None:
+    """Run the whole demo, and *report* what was sent and what was found. Raises `CommandError`.
+
+    With *keep* everything goes on after the report, until SIGINT or SIGTERM.
+    """
     samples = list(generate(seed, count, live=_LIVE, closed=_CLOSED))
-    return samples, asyncio.run(_run(environment, samples, say))
+    asyncio.run(_run(environment, samples, say, report, keep=keep))
 
 
-async def _run(environment: Environment, samples: Sequence[Sample], say: Callable[[str], object]) -> Found:
-    settings, found = environment.settings, Found()
+async def _run(
+    environment: Environment,
+    samples: Sequence[Sample],
+    say: Callable[[str], object],
+    report: Callable[[Sequence[Sample], Found], object],
+    *,
+    keep: bool,
+) -> None:
+    settings, found, announcer = environment.settings, Found(), Announcer(say)
     async with open_broker(settings) as connection, open_store(settings) as store, AsyncExitStack() as cleanup:
         await _prepare(settings, connection)
         say("opened two live conversations and a closed one; subscribed to the live ones")
-        for listener in await _listen(connection, found):
+        for listener in await _listen(connection, found, announcer):
             cleanup.push_async_callback(listener.close)
         pool = WorkerPool(PROCESSES, environment.variables, environment.worker_log)
         cleanup.callback(pool.kill)
@@ -70,8 +91,23 @@ async def _run(environment: Environment, samples: Sequence[Sample], say: Callabl
         found.left_behind = await _depths(settings, connection)
         found.stored = await stored.event_ids()
         found.sample_document = await stored.sample()
+        report(samples, found)
+        if keep:
+            await _keep_running(environment, announcer, say)
         await _clean_up(settings)
-    return found
+
+
+async def _keep_running(environment: Environment, announcer: Announcer, say: Callable[[str], object]) -> None:
+    pool = WorkerPool(PROCESSES, environment.variables, environment.worker_log)
+    try:
+        for line in next_steps_while_it_runs(environment.write_variables(), os.getpid()):
+            say(line)
+        announcer.is_on = True
+        await wait_for_stop()
+        say("stopping the workers, removing what the demo made …")
+        await asyncio.to_thread(pool.stop, _STOP_SECONDS)
+    finally:
+        pool.kill()
 
 
 async def _prepare(settings: Settings, connection: Connection) -> None:
@@ -96,12 +132,17 @@ async def _clean_up(settings: Settings) -> None:
         await change_conversation(settings, closing(place.conversation_id, now), delete_exchange=True)
 
 
-async def _listen(connection: Connection, found: Found) -> list[Listener]:
+async def _listen(connection: Connection, found: Found, announcer: Announcer) -> list[Listener]:
     def on_letter(delivery: Delivery) -> None:
         found.letters.append((str(delivery.properties.headers.get(CODE)), delivery.body))
+        announcer.letter(delivery)
 
     def on_event(conversation_id: str) -> Callable[[Delivery], None]:
-        return lambda delivery: found.events.append(_event(conversation_id, delivery))
+        def note(delivery: Delivery) -> None:
+            found.events.append(_event(conversation_id, delivery))
+            announcer.event(conversation_id, delivery)
+
+        return note
 
     listeners = [await Listener.open(connection, DEAD_LETTERS, on_letter)]
     for place in _LIVE:
