@@ -70,14 +70,18 @@ class Consumer(Protocol):
         """Begin to take deliveries with at most *prefetch* unacknowledged."""
 
     async def stop(self) -> None:
-        """Stop taking deliveries; those already here stay, and can still be settled."""
+        """Stop taking deliveries; those already here stay, and can still be settled. See `may_deliver`."""
 
     async def resize(self, prefetch: int) -> None:
-        """Change the window."""
+        """Change the window, without waiting for the broker."""
 
     @property
     def is_open(self) -> bool:
         """Whether deliveries can still be settled."""
+
+    @property
+    def may_deliver(self) -> bool:
+        """Whether deliveries may still come."""
 
     @property
     def unsettled(self) -> int:
@@ -99,8 +103,11 @@ class Consumer(Protocol):
     def settle(self, delivery: Delivery) -> None:
         """Acknowledge *delivery* soon: its effect is proven."""
 
-    async def hand_back(self) -> Sequence[Delivery]:
-        """Return everything unsettled to the queue, and tell the broker about the rest. Returns what was given back."""
+    async def hand_back(self, *, failed: bool = False) -> Sequence[Delivery]:
+        """End: return everything unsettled to the queue, and tell the broker about the rest. Returns what went back.
+
+        What went back because the work *failed* counts towards the queue's delivery limit on every broker version.
+        """
 
 
 class Confirmation(StrEnum):

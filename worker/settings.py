@@ -80,7 +80,9 @@ class Settings(BaseSettings):
         description="Maximum number of unacknowledged deliveries per process (quorum queues allow at most 2000).",
     )
     max_bytes_in_flight: int = Field(
-        default=32 * _MIB, ge=_MIB, description="Maximum bytes of message bodies in progress at once in one process."
+        default=32 * _MIB,
+        ge=_MIB,
+        description="Maximum bytes of message bodies one process holds; at it, the broker waits until half are done.",
     )
     confirm_timeout_ms: int = Field(
         default=30_000,

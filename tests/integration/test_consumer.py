@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.amqp import connected, consuming, cut, depth, fill, plain, taken
+from tests.support.amqp import QUORUM, connected, consuming, cut, depth, fill, plain, taken
 from tests.support.eventually import eventually_async
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.services.broker import CertificateFiles, LocalBroker
     from worker.rabbit.connection import Connection
 
 
@@ -105,15 +109,16 @@ async def test_what_arrives_after_handing_back_is_neither_taken_nor_counted(vhos
         consumer.on_received = counted.append
         await taken(consumer, 5)
         before = sum(counted)
-        await consumer.hand_back()  # not stopped: the broker gives all of them out again
-        await asyncio.wait_for(consumer.resize(1), 10)
+        await consumer.hand_back()
+        await eventually_async(lambda: depth(vhost_url, "q") == 5, "all are in the queue, and not given to us again")
         consumer.on_deliver(99, redelivered=False, exchange="", routing_key="q", properties=b"", body=b"late")
         consumer.on_read()
         assert (sum(counted), consumer.unsettled, consumer.waiting) == (before, 0, 0)
     assert depth(vhost_url, "q") == 5
 
 
-async def test_a_delivery_handed_out_before_says_so(vhost_url: str) -> None:
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_delivery_handed_out_before_says_so(vhost_url: str, failed: bool) -> None:  # noqa: FBT001 - a parameter
     fill(vhost_url, "q", b"once")
     for before in range(3):
         async with consuming(vhost_url, "q") as (_, consumer):
@@ -121,7 +126,31 @@ async def test_a_delivery_handed_out_before_says_so(vhost_url: str) -> None:
             assert delivery.redelivered == (before > 0)
             assert delivery.prior_deliveries == before
             await consumer.stop()
-            await consumer.hand_back()
+            await consumer.hand_back(failed=failed)
+
+
+async def test_what_comes_back_from_failed_work_reaches_the_delivery_limit_on_every_broker_version(
+    vhost_url: str,
+) -> None:
+    fill(vhost_url, "q", b"breaks sessions", arguments={**QUORUM, "x-delivery-limit": 3})
+    for _ in range(4):
+        async with consuming(vhost_url, "q") as (_, consumer):
+            await taken(consumer, 1)
+            await consumer.hand_back(failed=True)
+    await eventually_async(lambda: depth(vhost_url, "q") == 0)
+    async with consuming(vhost_url, "q") as (_, consumer):
+        await consumer.wait_for(1, 0.5)
+        assert consumer.waiting == 0
+
+
+async def test_what_comes_back_from_a_clean_stop_never_reaches_the_delivery_limit_from_4_3_on(vhost_url: str) -> None:
+    fill(vhost_url, "q", b"innocent", arguments={**QUORUM, "x-delivery-limit": 3})
+    async with connected(vhost_url) as connection:
+        times = 8 if connection.server_version >= (4, 3) else 3
+    for _ in range(times):
+        async with consuming(vhost_url, "q") as (_, consumer):
+            await taken(consumer, 1)  # and handed back by closing the connection, which is a clean end too
+    assert depth(vhost_url, "q") == 1
 
 
 async def test_a_queue_that_is_deleted_cancels_the_consumer_and_stopping_it_then_does_not_hang(vhost_url: str) -> None:
@@ -199,3 +228,173 @@ async def test_properties_are_decoded_when_asked_for(vhost_url: str, headers: di
         (delivery,) = await taken(consumer, 1)
         assert delivery.properties is delivery.properties
         assert delivery.properties.message_id == "m"
+
+
+# -- bytes in hand ----------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+BOUND = 8 * MIB
+
+
+@asynccontextmanager
+async def holding_all_it_may(url: str, count: int = 40, **options: Any) -> AsyncIterator[tuple[Connection, Consumer]]:
+    """Yield a consumer that was sent *count* bodies of one mebibyte, after its connection has stopped reading."""
+    fill(url, "q", *[b"x" * MIB] * count)
+    async with connected(url, max_bytes_in_hand=BOUND, **options) as connection:
+        consumer = await Consumer.open(connection, "q", time.monotonic)
+        await consumer.start(2000)
+        await eventually_async(lambda: not connection.raw.is_reading, "reading pauses at the bound")
+        assert BOUND <= connection.bytes_in_hand < BOUND + MIB
+        yield connection, consumer
+
+
+async def work_off(consumer: Consumer, count: int) -> None:
+    """Take and settle deliveries until *count* have come."""
+    async with asyncio.timeout(30):
+        while count > 0:
+            await consumer.wait_for_arrival()
+            for delivery in consumer.take(3, 1 << 40):
+                consumer.settle(delivery)
+                count -= 1
+            await asyncio.sleep(0)
+    assert count == 0
+
+
+async def test_at_the_bound_no_more_is_read_until_half_of_it_is_settled(vhost_url: str) -> None:
+    async with holding_all_it_may(vhost_url) as (connection, consumer):
+        held = consumer.unsettled
+        assert held == 8
+        for delivery in consumer.take(3, 1 << 40):
+            consumer.settle(delivery)
+        await eventually_async(lambda: connection.bytes_in_hand == 5 * MIB)
+        assert not connection.raw.is_reading
+        consumer.settle(consumer.take(1, 1 << 40)[0])
+        await eventually_async(lambda: consumer.unsettled == 8, "reading goes on, up to the bound again")
+        await work_off(consumer, 40 - 4)
+        assert connection.bytes_in_hand == 0
+        assert connection.raw.is_reading
+    assert depth(vhost_url, "q") == 0
+
+
+async def test_a_connection_that_does_not_read_is_kept_alive_on_both_sides_and_goes_on(vhost_url: str) -> None:
+    async with holding_all_it_may(vhost_url, heartbeat_seconds=2) as (connection, consumer):
+        sent = connection.raw._heartbeat_checker._heartbeat_frames_sent
+        # pika's check comes after 2 + 5 seconds, the broker's after at most 2 * 2
+        await eventually_async(lambda: connection.raw._heartbeat_checker._heartbeat_frames_sent >= sent + 12)
+        assert connection.is_open
+        assert not connection.raw.is_reading
+        await work_off(consumer, 40)
+        assert connection.is_open
+
+
+@pytest.mark.slow
+async def test_a_broker_that_waits_for_us_longer_than_its_own_limit_does_not_drop_us(vhost_url: str) -> None:
+    """RabbitMQ drops a connection that takes nothing for 30 seconds."""
+    async with holding_all_it_may(vhost_url) as (connection, consumer):
+        sent = connection.raw._heartbeat_checker._heartbeat_frames_sent
+        held = connection.bytes_in_hand
+        await eventually_async(lambda: connection.raw._heartbeat_checker._heartbeat_frames_sent >= sent + 4, "", 60)
+        assert connection.is_open
+        assert not connection.raw.is_reading
+        assert held < connection.bytes_in_hand <= held + 4 * MIB, "a little is read every 15 seconds"
+        await work_off(consumer, 40)
+
+
+async def test_over_tls_it_is_the_same(breakable_broker: LocalBroker, certificates: CertificateFiles) -> None:
+    name = breakable_broker.create_vhost("bytes in hand").rpartition("/")[2]
+    url = breakable_broker.tls_url + name
+    fill(f"{breakable_broker.url}{name}", "q", *[b"x" * MIB] * 40)
+    async with connected(url, max_bytes_in_hand=BOUND, ca_file=str(certificates.authority)) as connection:
+        consumer = await Consumer.open(connection, "q", time.monotonic)
+        await consumer.start(2000)
+        await eventually_async(lambda: not connection.raw.is_reading)
+        await asyncio.sleep(0.3)  # what TLS had read ahead would come now
+        assert BOUND <= connection.bytes_in_hand < BOUND + MIB
+        await work_off(consumer, 40)
+        assert connection.raw.is_reading
+
+
+async def test_a_broker_that_falls_silent_while_nothing_is_read_is_noticed_when_reading_goes_on(
+    breakable_broker: LocalBroker,
+) -> None:
+    url = breakable_broker.create_vhost("silence at the bound")
+    async with holding_all_it_may(url, heartbeat_seconds=2) as (connection, consumer):
+        breakable_broker.freeze()
+
+        def settled_and_ended() -> bool:
+            for delivery in consumer.take(100, 1 << 40):  # what was in the sockets, too
+                consumer.settle(delivery)
+            return connection.closed.done()
+
+        await eventually_async(settled_and_ended)
+        assert "heartbeat" in str(connection.closed.result())
+        breakable_broker.thaw()
+
+
+async def test_a_connection_that_is_lost_while_nothing_is_read_is_noticed(breakable_broker: LocalBroker) -> None:
+    url = breakable_broker.create_vhost("loss at the bound")
+    async with holding_all_it_may(url, heartbeat_seconds=2) as (connection, consumer):
+        breakable_broker.kill()
+        await asyncio.wait_for(asyncio.shield(connection.closed), 10)
+        assert consumer.cancelled.is_set()
+        assert await consumer.hand_back()
+
+
+async def test_at_the_bound_the_window_can_be_changed_and_the_consumer_stopped_without_waiting(vhost_url: str) -> None:
+    async with holding_all_it_may(vhost_url) as (_, consumer):
+        await asyncio.wait_for(consumer.resize(1), 1)
+        await asyncio.wait_for(consumer.stop(), 1)
+        assert consumer.may_deliver, "what the broker had sent before"
+        while consumer.may_deliver:
+            await work_off(consumer, consumer.waiting)
+            await asyncio.sleep(0.01)
+        await work_off(consumer, consumer.waiting)
+        assert consumer.unsettled == 0
+        assert not consumer.is_consuming
+        await asyncio.wait_for(consumer.start(2000), 5)
+        await work_off(consumer, depth(vhost_url, "q") + consumer.waiting)
+
+
+async def test_at_the_bound_handing_back_and_closing_wait_for_nothing(vhost_url: str) -> None:
+    async with holding_all_it_may(vhost_url) as (connection, consumer):
+        started = time.monotonic()
+        assert len(await consumer.hand_back()) == 8
+        await consumer.close()
+        await connection.close()
+        assert time.monotonic() - started < 3
+    await eventually_async(lambda: depth(vhost_url, "q") == 40)
+
+
+async def test_at_the_bound_closing_the_connection_hands_back_by_itself(vhost_url: str) -> None:
+    async with holding_all_it_may(vhost_url) as (connection, consumer):
+        started = time.monotonic()
+        await connection.close()
+        assert time.monotonic() - started < 3
+        assert consumer.unsettled == connection.bytes_in_hand == 0
+    await eventually_async(lambda: depth(vhost_url, "q") == 40)
+
+
+async def test_the_bound_is_one_for_all_consumers_of_a_connection(vhost_url: str) -> None:
+    fill(vhost_url, "a", *[b"x" * MIB] * 5)
+    fill(vhost_url, "b", *[b"x" * MIB] * 20)
+    async with connected(vhost_url, max_bytes_in_hand=BOUND) as connection:
+        first = await Consumer.open(connection, "a", time.monotonic)
+        second = await Consumer.open(connection, "b", time.monotonic)
+        await first.start(100)
+        await first.wait_for(5, 10)
+        await second.start(100)
+        await eventually_async(lambda: not connection.raw.is_reading)
+        assert (first.unsettled, second.unsettled) == (5, 3)
+        await asyncio.gather(work_off(first, 5), work_off(second, 20))
+
+
+async def test_one_body_larger_than_the_bound_is_taken_alone(vhost_url: str) -> None:
+    fill(vhost_url, "q", *[b"x" * 2 * BOUND] * 3)
+    async with connected(vhost_url, max_bytes_in_hand=BOUND) as connection:
+        consumer = await Consumer.open(connection, "q", time.monotonic)
+        await consumer.start(100)
+        for _ in range(3):
+            (delivery,) = await taken(consumer, 1)
+            assert consumer.unsettled == 1
+            consumer.settle(delivery)
+        await eventually_async(lambda: connection.raw.is_reading)

@@ -106,7 +106,6 @@ def private_broker(
     plugins: Sequence[str] = (),
     chroot: Path | None = None,
     ssl: CertificateFiles | None = None,
-    configuration: Sequence[str] = (),
     say: Callable[[str], object] = print,
 ) -> Iterator[LocalBroker]:
     """Yield a node of our own that can be killed, frozen and restarted; install RabbitMQ first where that is possible.
@@ -118,7 +117,7 @@ def private_broker(
         _install_rabbitmq_if_missing(say)
     whose = f"of {chroot}" if chroot else "of this machine"
     say(f"broker: rabbitmq-server {whose} as a private node, for this run only")
-    with LocalBroker(plugins=plugins, chroot=chroot, ssl=ssl, configuration=configuration) as broker:
+    with LocalBroker(plugins=plugins, chroot=chroot, ssl=ssl) as broker:
         yield broker
 
 

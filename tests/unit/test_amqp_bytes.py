@@ -122,9 +122,16 @@ def test_an_ack_is_pikas_ack(multiple: bool) -> None:  # noqa: FBT001 - a parame
     assert frames_.encode_ack(3, 2**40, multiple=multiple) == expected
 
 
-def test_giving_back_is_one_requeueing_nack_per_delivery() -> None:
-    expected = b"".join(pika.frame.Method(3, pika.spec.Basic.Nack(tag, False, True)).marshal() for tag in (5, 9))  # noqa: FBT003 - pika's order
-    assert frames_.encode_requeue(3, [5, 9]) == expected
+def test_giving_back_is_one_requeueing_nack_per_delivery_or_a_reject_when_the_work_failed() -> None:
+    nacks = b"".join(pika.frame.Method(3, pika.spec.Basic.Nack(tag, False, True)).marshal() for tag in (5, 9))  # noqa: FBT003 - pika's order
+    rejects = b"".join(pika.frame.Method(3, pika.spec.Basic.Reject(tag, True)).marshal() for tag in (5, 9))  # noqa: FBT003 - likewise
+    assert frames_.encode_requeue(3, [5, 9], failed=False) == nacks
+    assert frames_.encode_requeue(3, [5, 9], failed=True) == rejects
+
+
+def test_a_cancel_that_wants_no_reply_is_pikas() -> None:
+    expected = pika.frame.Method(3, pika.spec.Basic.Cancel("cim-1a", nowait=True)).marshal()
+    assert frames_.encode_cancel(3, "cim-1a") == expected
 
 
 FIELDS: list[tuple[bytes, Any]] = [

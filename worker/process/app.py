@@ -153,12 +153,17 @@ class App:
             crash=crash,
         )
 
-    async def lifecycle_consumer(self, connection: Connection, publisher: Publisher) -> LifecycleConsumer:
-        """Return the consumer of conversation events."""
+    async def lifecycle_consumer(
+        self, consuming: Connection, publishing: Connection, publisher: Publisher
+    ) -> LifecycleConsumer:
+        """Return the consumer of conversation events.
+
+        Exchanges are declared where we publish: on *consuming* a reply may be behind deliveries that are not read yet.
+        """
         return LifecycleConsumer(
-            consumer=await Consumer.open(connection, contract.CONVERSATION_EVENTS, self.clock.monotonic),
+            consumer=await Consumer.open(consuming, contract.CONVERSATION_EVENTS, self.clock.monotonic),
             registry=Registry(self.store, self.unreadable),
-            exchanges=ConversationExchanges(connection),
+            exchanges=ConversationExchanges(publishing),
             publisher=publisher,
             gate=self.gates["lifecycle"],
             cache=self.cache,

@@ -87,6 +87,8 @@ class IngressSession:
                 await self._return_to_waiting_room()
             else:
                 await asyncio.sleep(_ROOM_CHECK_SECONDS)
+                if not taking:  # it was on its way when we stopped
+                    await self._return_to_waiting_room()
 
     async def drain(self, grace_seconds: float) -> tuple[int, int]:
         """Stop taking deliveries, finish those in hand within *grace_seconds*, hand the rest back.
@@ -96,21 +98,28 @@ class IngressSession:
         in_hand = self._unsettled
         await self._stop_consuming()
         self._storing.keep_nothing()
-        deadline = self._clock.monotonic() + grace_seconds
-        while self._ingress.is_open and self._unsettled and self._clock.monotonic() < deadline:
+        now = self._clock.monotonic()
+        deadline, silent_at = now + grace_seconds, now + _STOP_SECONDS
+        while self._ingress.is_open and (now := self._clock.monotonic()) < deadline:
+            if self._unsettled:
+                silent_at = now + _STOP_SECONDS
+            elif not (self._ingress.may_deliver or self._waiting_room.may_deliver) or now > silent_at:
+                break
             for consumer in (self._ingress, self._waiting_room):
                 if batch := self._take(consumer):
                     self._begin(batch)
             await asyncio.sleep(0.005)
-        back = await self.abandon()
+        back = await self.abandon(failed=False)
         return max(0, in_hand - back), back
 
-    async def abandon(self) -> int:
+    async def abandon(self, *, failed: bool = True) -> int:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
-        await self._stop_consuming()  # or what is handed back would come right back here
         await cancel_and_wait(self._batches)
         await self._pipeline.stop()
-        back = [*await self._ingress.hand_back(), *await self._waiting_room.hand_back()]
+        back = [
+            *await self._ingress.hand_back(failed=failed),
+            *await self._waiting_room.hand_back(failed=failed),
+        ]
         for delivery in back:
             self._settlement.handed_back(delivery)
         return len(back)

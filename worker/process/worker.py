@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import contract
-from worker.codes import Code, FailureClass, Stage
-from worker.failure import Dependency, Failure, classify
+from worker.codes import Code, FailureClass
+from worker.failure import Dependency, Failure
 from worker.flow.tasks import Crash, cancel_and_wait
 from worker.process.app import App
 from worker.process.preflight import check_may_publish, check_topology, ensure_indexes
@@ -29,8 +29,6 @@ _RECONNECT_SECONDS = (0.2, 3.0)
 """First and longest pause between two attempts to reach the broker, before jitter."""
 _STEADY_SECONDS = 5.0
 """A session that lived this long was a success: the next pause is the shortest again."""
-_INDEX_PAUSE_SECONDS = 30.0
-"""Pause before indexes are looked at again, after the store went away meanwhile."""
 _OPERATOR_PAUSE_SECONDS = 10.0
 """Pause after the broker refused us: only an operator can help, and hammering does not."""
 
@@ -82,18 +80,9 @@ class Worker:
         self._stopping.set()
 
     async def _prepare_store(self) -> None:
-        """Know the store to be there, which readiness waits for, and then make indexes, which nothing waits for."""
-        app = self._app
-        await app.gates["start"].until_done(app.store.ping)
+        """Create the indexes, when the store is there; lookups by session are slow without."""
+        await self._app.gates["start"].until_done(lambda: ensure_indexes(self._app.store))
         self._metrics.dependency_up["store"] = True
-        while True:
-            try:
-                return await ensure_indexes(app.store, app.reporter)
-            except Exception as error:  # noqa: BLE001 - whatever it is, messages do not wait for indexes
-                failure = classify(error, Stage.STORE)
-                if failure.failure_class is not FailureClass.OUTAGE:
-                    return app.reporter.warn("store_indexes_unknown", collection="", reason=failure.detail)
-            await asyncio.sleep(_INDEX_PAUSE_SECONDS)
 
     async def _session_and_pause(self) -> None:
         """Run one broker session; when it cannot be, or has ended, report it once and pause."""
@@ -115,7 +104,7 @@ class Worker:
     async def _session(self) -> None:
         """Connect, work until a connection ends or we are told to stop, and leave everything settled or given back."""
         async with contextlib.AsyncExitStack() as stack:
-            consuming = await self._connect(stack, "consume")
+            consuming = await self._connect(stack, "consume", max_bytes_in_hand=self._settings.max_bytes_in_flight)
             publishing = await self._connect(stack, "publish")
             publishing.on_blocked_change = self._publisher_blocked
             stack.callback(self._publisher_unblocked)
@@ -133,7 +122,7 @@ class Worker:
             session = self._app.session(publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_waiting_room()]
             if self._settings.conversation_events:
-                jobs.append((await self._app.lifecycle_consumer(consuming, publisher)).run())
+                jobs.append((await self._app.lifecycle_consumer(consuming, publishing, publisher)).run())
             if self._settings.record_dead_letters:
                 jobs.append((await self._app.recorder(consuming, publisher)).run())
             tasks = [asyncio.create_task(job) for job in jobs]
@@ -162,13 +151,16 @@ class Worker:
         version = ".".join(map(str, connection.server_version))
         self._log.info("consuming", queue=contract.INGRESS, broker_version=version)
 
-    async def _connect(self, stack: contextlib.AsyncExitStack, purpose: str) -> Connection:
+    async def _connect(
+        self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None
+    ) -> Connection:
         opening = asyncio.create_task(
             Connection.open(
                 self._settings.rabbitmq_url.get_secret_value(),
                 name=f"cim-worker {self._index} {purpose}",
                 heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
                 ca_file=self._settings.rabbitmq_ca_file,
+                max_bytes_in_hand=max_bytes_in_hand,
             )
         )
         stopping = asyncio.create_task(self._stopping.wait())
@@ -179,8 +171,11 @@ class Worker:
             msg = "told to stop while connecting"
             raise BrokerUnreachable(msg)
         connection = opening.result()
-        stack.push_async_callback(connection.close)
+        stack.push_async_callback(self._close, connection)
         return connection
+
+    async def _close(self, connection: Connection) -> None:
+        await connection.close(failed=not self._stopping.is_set())
 
     async def _leave(self, session: IngressSession, consumer: Consumer) -> None:
         """Drain when we were told to stop; otherwise the broker delivers again what was in hand."""

@@ -32,8 +32,14 @@ if TYPE_CHECKING:
 class Connection:
     """An open AMQP connection. Build it with `open`; it never reconnects by itself."""
 
-    def __init__(self, raw: FramingConnection) -> None:
+    def __init__(self, raw: FramingConnection, max_bytes_in_hand: int | None = None) -> None:
         self._raw = raw
+        self._max_bytes_in_hand = max_bytes_in_hand
+        self._bytes_in_hand = 0
+        self._largest_run = 0
+        self._paused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_closing: list[Callable[[bool], object]] = []
+        """Called before we close the connection, with whether the work on it failed."""
         self.closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
         """Done, with the reason as its result, once the connection has ended."""
         self.blocked_reason: str | None = None
@@ -51,6 +57,7 @@ class Connection:
         heartbeat_seconds: int = 20,
         ca_file: str | None = None,
         timeout_seconds: float = 10,
+        max_bytes_in_hand: int | None = None,
     ) -> Self:
         """Open a connection.
 
@@ -60,6 +67,8 @@ class Connection:
             heartbeat_seconds: heartbeat interval offered to the broker.
             ca_file: PEM file of trusted authorities; None means the system's.
             timeout_seconds: longest the whole opening may take.
+            max_bytes_in_hand: when deliveries hold this many bytes of bodies, the socket is not read until they hold
+                half of it; None means no bound.
 
         Raises:
             BrokerUnreachable: nobody answers, or TLS fails.
@@ -89,7 +98,7 @@ class Connection:
             if opened.cancelled() or not opened.done():
                 _abandon(raw)
             raise
-        self.append(cls(raw))
+        self.append(cls(raw, max_bytes_in_hand))
         return self[0]  # type: ignore[return-value]
 
     @property
@@ -108,6 +117,30 @@ class Connection:
         version = str((self._raw.server_properties or {}).get("version", "0"))
         return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) or (0,)
 
+    @property
+    def bytes_in_hand(self) -> int:
+        """Bytes of the bodies that this connection's consumers hold."""
+        return self._bytes_in_hand
+
+    def hold(self, size: int) -> None:
+        """Count *size* bytes of bodies that one read completed; at the bound, pause until enough is released."""
+        self._bytes_in_hand += size
+        self._largest_run = max(self._largest_run, size)
+        if self._max_bytes_in_hand is not None and self._bytes_in_hand >= self._max_bytes_in_hand:
+            self._raw.pause_reading(self._largest_run)
+            _resolve(self._paused, None)
+
+    def release(self, size: int) -> None:
+        """Count *size* bytes of bodies that are in hand no more; at half the bound, read again."""
+        self._bytes_in_hand -= size
+        if self._paused.done() and self._bytes_in_hand <= (self._max_bytes_in_hand or 0) // 2:
+            self._paused = asyncio.get_running_loop().create_future()
+            self._raw.resume_reading()
+
+    async def unless_paused(self, reply: asyncio.Future[None]) -> None:
+        """Wait for *reply*, but not while reading is paused: it may be behind deliveries that cannot be read."""
+        await asyncio.wait([reply, self._paused], return_when=asyncio.FIRST_COMPLETED)
+
     async def channel(self) -> Channel:
         """Open an AMQP channel. Raises `BrokerError` if the connection ends meanwhile."""
         if not self.is_open:
@@ -118,8 +151,13 @@ class Connection:
         await _first(opened, channel.closed)
         return channel
 
-    async def close(self) -> None:
-        """Close politely and wait for the end, at most five seconds; a dead peer does not keep us."""
+    async def close(self, *, failed: bool = False) -> None:
+        """Close politely and wait for the end, at most five seconds; a dead peer does not keep us.
+
+        Consumers hand back what they hold; *failed* as in `Consumer.hand_back`.
+        """
+        for call in self.on_closing:
+            call(failed)
         if self._raw.is_open:
             with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
                 self._raw.close()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
 
+from worker.flow.tasks import cancel_and_wait
 from worker.rabbit.acks import AckLedger
-from worker.rabbit.frames import encode_ack, encode_requeue
+from worker.rabbit.errors import BrokerError
+from worker.rabbit.frames import encode_ack, encode_cancel, encode_requeue
 from worker.rabbit.properties import decode_properties
 
 if TYPE_CHECKING:
@@ -50,11 +52,15 @@ class Delivery:
 
     @property
     def prior_deliveries(self) -> int:
-        """How often the broker says it handed this out before; a hint, for caution only."""
+        """How often the broker says it handed this out before; a hint, for caution only.
+
+        From RabbitMQ 4.3 on, x-delivery-count leaves out what came back with basic.nack; x-acquired-count has it.
+        """
         if not self.redelivered:
             return 0
-        count = self.properties.headers.get("x-delivery-count")
-        return max(1, count) if isinstance(count, int) else 1
+        headers = self.properties.headers
+        counts = (headers.get("x-acquired-count"), headers.get("x-delivery-count"))
+        return max(1, *(count for count in counts if isinstance(count, int)))
 
 
 class Consumer:
@@ -66,6 +72,10 @@ class Consumer:
         self._queue = queue
         self._clock = clock
         self._tag: str | None = None
+        self._prefetch = 0
+        self._resizing: asyncio.Task[None] | None = None
+        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ending.set_result(None)
         self._arrived: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._ledger = AckLedger()
@@ -75,7 +85,9 @@ class Consumer:
         self.on_received: Callable[[int], None] = lambda _count: None
         """Called with the number of deliveries of each run received."""
         self._received_in_run = 0
-        self._handed_back = False
+        self._bytes_in_run = 0
+        self._bytes_settled = 0
+        self._is_ended = False
         self.cancelled = asyncio.Event()
         """Set when the broker cancelled the consumer (queue deleted, leader lost, acknowledgement timeout on 4.3)."""
 
@@ -87,25 +99,61 @@ class Consumer:
         channel.raw.add_on_cancel_callback(lambda _: self._on_cancelled())
         channel.closed.add_done_callback(lambda _: self._on_cancelled())
         connection.raw.attach(channel.raw.channel_number, self)
+        connection.on_closing.append(self._give_back)
         return self
 
     async def start(self, prefetch: int) -> None:
         """Begin to take deliveries with at most *prefetch* unacknowledged."""
+        self._prefetch = prefetch
+        await self._begin(prefetch)
+
+    async def stop(self) -> None:
+        """Stop taking deliveries; those already here stay, and can still be settled.
+
+        Returns when the broker has confirmed it, or at once while the connection's bytes in hand are at their bound:
+        the reply is then behind deliveries that cannot be read yet. `may_deliver` tells whether some may still come.
+        """
+        await self._stop_resizing()
+        self._end()
+        await self._connection.unless_paused(self._ending)
+
+    async def resize(self, prefetch: int) -> None:
+        """Change the window, without waiting for the broker: its replies are behind deliveries, which may be bounded.
+
+        RabbitMQ applies a new prefetch to new consumers only, so this is a stop and a start.
+        """
+        self._prefetch = prefetch
+        if self._resizing is None or self._resizing.done():
+            self._resizing = asyncio.create_task(self._restart(), name="resize consumer")
+
+    async def _restart(self) -> None:
+        with contextlib.suppress(BrokerError):  # the channel has ended, which `cancelled` says
+            applied = None
+            while applied != self._prefetch:
+                applied = self._prefetch
+                self._end()
+                await asyncio.wait([self._ending])
+                await self._begin(applied)
+
+    async def _begin(self, prefetch: int) -> None:
         await self._channel.call("basic_qos", prefetch_count=prefetch)
         # Known before the reply: whoever is cancelled here must still be able to stop what the broker has begun.
         self._tag = f"cim-{secrets.token_hex(8)}"
         await self._channel.call("basic_consume", self._queue, lambda *_: None, consumer_tag=self._tag)
 
-    async def stop(self) -> None:
-        """Stop taking deliveries; those already here stay, and can still be settled."""
+    def _end(self) -> None:
+        """Ask the broker to stop, if it delivers to us; `_ending` is done with its reply."""
         tag, self._tag = self._tag, None
         if tag is not None and self.is_open and not self.cancelled.is_set():
+            self._ending = asyncio.create_task(self._cancel(tag), name="stop consumer")
+
+    async def _cancel(self, tag: str) -> None:
+        with contextlib.suppress(BrokerError):  # as above
             await self._channel.call("basic_cancel", tag)
 
-    async def resize(self, prefetch: int) -> None:
-        """Change the window. RabbitMQ applies a new prefetch to new consumers only, so this is a stop and a start."""
-        await self.stop()
-        await self.start(prefetch)
+    async def _stop_resizing(self) -> None:
+        if self._resizing is not None:
+            await cancel_and_wait([self._resizing])
 
     @property
     def is_open(self) -> bool:
@@ -115,7 +163,13 @@ class Consumer:
     @property
     def is_consuming(self) -> bool:
         """Whether the broker knows us as a consumer."""
-        return self.is_open and self._tag is not None and not self.cancelled.is_set()
+        is_resizing = self._resizing is not None and not self._resizing.done()
+        return self.is_open and (self._tag is not None or is_resizing) and not self.cancelled.is_set()
+
+    @property
+    def may_deliver(self) -> bool:
+        """Whether deliveries may still come: the broker knows us, or has not confirmed yet that it does not."""
+        return self.is_consuming or (self.is_open and not self._ending.done())
 
     @property
     def unsettled(self) -> int:
@@ -154,34 +208,49 @@ class Consumer:
 
     def settle(self, delivery: ports.Delivery) -> None:
         """Acknowledge *delivery* soon: its effect is proven. Of a dead channel this does nothing."""
-        if self._open.pop(delivery.tag, None) is None:
+        held = self._open.pop(delivery.tag, None)
+        if held is None:
             return
+        self._bytes_settled += len(held.body)
         self._ledger.settle(delivery.tag)
         if not self._ack_scheduled:
             self._ack_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_acks)
 
-    async def hand_back(self) -> list[Delivery]:
-        """Return everything unsettled to the queue, and tell the broker about the rest. Returns what was given back.
+    async def hand_back(self, *, failed: bool = False) -> list[Delivery]:
+        """End: return everything unsettled to the queue, and tell the broker about the rest. Returns what went back.
+
+        Args:
+            failed: whether the work on them failed. Only then the return counts towards the queue's delivery limit,
+                on RabbitMQ 4.3 and later; older versions count every one.
 
         What still arrives, because the broker was too slow to stop, is not taken: it goes back with the channel.
         """
-        self._handed_back = True
+        await self._stop_resizing()
+        return self._give_back(failed)
+
+    def _give_back(self, failed: bool) -> list[Delivery]:  # noqa: FBT001 - called by `Connection.close`
+        tag, self._tag = self._tag, None
+        if tag is not None:
+            # In order on the same channel: when it reads what comes back, the broker has stopped to deliver to us.
+            self._write([encode_cancel(self._number, tag)])
         self._send_acks(singles=True)
+        self._is_ended = True
         back = list(self._open.values())
         self._open.clear()
         self._arrived.clear()
+        self._connection.release(sum(len(delivery.body) for delivery in back))
         if back and self.is_open:
             for delivery in back:
                 self._ledger.give_back(delivery.tag)
-            self._write([encode_requeue(self._number, (delivery.tag for delivery in back))])
+            self._write([encode_requeue(self._number, (delivery.tag for delivery in back), failed=failed)])
         return back
 
     async def close(self) -> None:
-        """Close the channel after the acknowledgements have gone out."""
+        """Close the channel after the acknowledgements have gone out; what is unsettled is handed back."""
+        await self.hand_back()
         if self._single_ack_timer is not None:
             self._single_ack_timer.cancel()
-        self._send_acks(singles=True)
         await self._channel.close()
 
     @property
@@ -190,6 +259,8 @@ class Consumer:
 
     def _send_acks(self, *, singles: bool = False) -> None:
         self._ack_scheduled = False
+        self._connection.release(self._bytes_settled)
+        self._bytes_settled = 0
         prefix, alone = self._ledger.take(singles=singles)
         frames = [encode_ack(self._number, prefix, multiple=True)] if prefix is not None else []
         frames += [encode_ack(self._number, tag, multiple=False) for tag in alone]
@@ -222,17 +293,20 @@ class Consumer:
         body: bytes,
     ) -> None:
         """Keep a delivery until somebody takes it."""
-        if self._handed_back:
+        if self._is_ended:
             return
         delivery = Delivery(tag, redelivered, exchange, routing_key, self._queue, properties, body, self._clock())
         self._open[tag] = delivery
         self._arrived.append(delivery)
         self._received_in_run += 1
+        self._bytes_in_run += len(body)
 
     def on_read(self) -> None:
         """Wake whoever waits for deliveries, once for each run of received bytes."""
         if self._received_in_run:
             count, self._received_in_run = self._received_in_run, 0
+            size, self._bytes_in_run = self._bytes_in_run, 0
+            self._connection.hold(size)
             self.on_received(count)
             self._arrival.set()
 

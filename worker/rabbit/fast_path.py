@@ -5,15 +5,18 @@ buffer once per frame. Channels that register a sink here have their basic.deliv
 basic.nack read in place and written in runs; every other frame, and every other channel, stays with pika.
 
 What is leaned on in pika: `Connection._on_data_available`, `_frame_buffer`, `_process_frame`,
-`_output_marshaled_frames`, `bytes_received` and `frames_received` (the heartbeat checker counts bytes), and the
-transport's `_MAX_RECV_BYTES`.
-`tests/integration/test_framing.py` fails when one of them changes.
+`_output_marshaled_frames`, `bytes_received` and `frames_received` (the heartbeat checker counts bytes), the
+transport's `_MAX_RECV_BYTES`, and for pausing its `_sigint_safe_recv`, `_on_socket_readable` and the heartbeat
+checker's check timer.
+`tests/integration/test_fast_path.py` fails when one of them changes.
 """
 
 from __future__ import annotations
 
+import errno
+import ssl
 import struct
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pika import exceptions, frame
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -31,9 +34,12 @@ from worker.rabbit.frames import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
 _RECEIVE_BYTES = 128 * 1024
+_A_LITTLE_EVERY_SECONDS = 15.0
+"""RabbitMQ waits 30 seconds for a socket to take something."""
 _head = struct.Struct(">BHI")
 _OURS = frozenset({BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_RETURN})
 
@@ -79,6 +85,11 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     """pika's asyncio connection with the frames of registered channels taken over."""
 
     _frame_buffer: bytes
+    _heartbeat_checker: Any
+    _paused = False
+    _little_timer: Any
+    _readable_now: int
+    """Bytes that may be read although reading is paused."""
     bytes_received: int
     frames_received: int
 
@@ -109,6 +120,77 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     def frame_max(self) -> int:
         """The frame size agreed with the broker, in bytes."""
         return int(self._body_max_length) + FRAME_OVERHEAD
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the socket is read; False between `pause_reading` and `resume_reading`."""
+        return not self._paused
+
+    def pause_reading(self, largest_run: int) -> None:
+        """Leave what the broker sends in the socket, so that TCP makes it wait. Our heartbeats go on.
+
+        RabbitMQ drops a connection that takes nothing for 30 seconds, so a little is read all the same in between: as
+        much as the broker may be trying to send at once. *largest_run* is the most bytes of bodies that one read has
+        completed. pika takes a connection without received bytes for dead; its check is suspended with the reading.
+        """
+        if self._paused or not self.is_open:
+            return
+        self._paused = True
+        self._readable_now = 0
+        self._least_read = largest_run + _RECEIVE_BYTES
+        self._transport._sigint_safe_recv = self._receive_a_little  # noqa: SLF001
+        self._watch_socket(readable=False)
+        self._little_timer = self._adapter_call_later(_A_LITTLE_EVERY_SECONDS, self._read_a_little)
+        checker = self._heartbeat_checker
+        if checker is not None and checker._check_timer is not None:  # noqa: SLF001
+            self._adapter_remove_timeout(checker._check_timer)  # noqa: SLF001
+            checker._check_timer = None  # noqa: SLF001
+
+    def resume_reading(self) -> None:
+        """Read again; the check of received bytes begins anew."""
+        if not self._paused:
+            return
+        self._paused = False
+        self._adapter_remove_timeout(self._little_timer)
+        if not self._has_live_transport:
+            return
+        del self._transport._sigint_safe_recv  # noqa: SLF001
+        self._watch_socket(readable=True)
+        if self._heartbeat_checker is not None:
+            self._heartbeat_checker._start_check_timer()  # noqa: SLF001
+
+    @property
+    def _has_live_transport(self) -> bool:
+        transport = self._transport
+        return transport is not None and transport._state == transport._STATE_ACTIVE  # noqa: SLF001
+
+    def _watch_socket(self, *, readable: bool) -> None:
+        transport = self._transport
+        loop, descriptor = transport._nbio, transport._sock.fileno()  # noqa: SLF001
+        if not readable:
+            loop.remove_reader(descriptor)
+            return
+        loop.set_reader(descriptor, transport._on_socket_readable)  # noqa: SLF001
+        # TLS may hold bytes that it has taken from the socket already.
+        loop.add_callback_threadsafe(transport._on_socket_readable)  # noqa: SLF001
+
+    def _read_a_little(self) -> None:
+        if not self._has_live_transport:
+            return
+        self._readable_now = self._least_read + sum(content.missing for content in self._contents.values())
+        self._watch_socket(readable=True)
+        self._little_timer = self._adapter_call_later(_A_LITTLE_EVERY_SECONDS, self._read_a_little)
+
+    def _receive_a_little(self, sock: socket.socket, max_bytes: int) -> bytes:
+        """Stand in for pika's recv while reading is paused: nothing has come, but for a little now and then."""
+        if self._readable_now > 0:
+            data = sock.recv(max_bytes)
+            self._readable_now -= len(data)
+            return data
+        self._watch_socket(readable=False)
+        if isinstance(sock, ssl.SSLSocket):
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "reading is paused")
+        raise BlockingIOError(errno.EAGAIN, "reading is paused")
 
     def _on_data_available(self, data_in: bytes) -> None:
         if "_sinks" not in self.__dict__:

@@ -22,7 +22,9 @@ HEADER_FRAME_OVERHEAD = FRAME_OVERHEAD + 12
 BASIC_PUBLISH = 0x003C0028
 BASIC_RETURN = 0x003C0032
 BASIC_DELIVER = 0x003C003C
+BASIC_CANCEL = 0x003C001E
 BASIC_ACK = 0x003C0050
+BASIC_REJECT = 0x003C005A
 BASIC_NACK = 0x003C0078
 
 _PUBLISH = BASIC_PUBLISH.to_bytes(4, "big") + b"\0\0"
@@ -32,6 +34,8 @@ _header_frame = struct.Struct(">BHIHHQ")
 _ack_frame = struct.Struct(">BHIIQBB")
 _ACK_PAYLOAD = 13
 _NACK_REQUEUE = 2
+_REJECT_REQUEUE = 1
+_NO_WAIT = b"\x01"
 _END = b"\xce"
 
 
@@ -75,8 +79,18 @@ def encode_ack(channel: int, tag: int, *, multiple: bool) -> bytes:
     return _ack_frame.pack(FRAME_METHOD, channel, _ACK_PAYLOAD, BASIC_ACK, tag, int(multiple), FRAME_END)
 
 
-def encode_requeue(channel: int, tags: Iterable[int]) -> bytes:
-    """Write basic.nack frames that give deliveries back to their queue."""
-    return b"".join(
-        _ack_frame.pack(FRAME_METHOD, channel, _ACK_PAYLOAD, BASIC_NACK, tag, _NACK_REQUEUE, FRAME_END) for tag in tags
-    )
+def encode_requeue(channel: int, tags: Iterable[int], *, failed: bool) -> bytes:
+    """Write frames that give deliveries back to their queue.
+
+    basic.reject when the work on them *failed*, basic.nack when not: from RabbitMQ 4.3 on only the first counts towards
+    the queue's delivery limit. Older versions count both.
+    """
+    method, bits = (BASIC_REJECT, _REJECT_REQUEUE) if failed else (BASIC_NACK, _NACK_REQUEUE)
+    return b"".join(_ack_frame.pack(FRAME_METHOD, channel, _ACK_PAYLOAD, method, tag, bits, FRAME_END) for tag in tags)
+
+
+def encode_cancel(channel: int, consumer_tag: str) -> bytes:
+    """Write a basic.cancel frame that asks for no reply; *consumer_tag* is one of ours and fits a short string."""
+    tag = consumer_tag.encode()
+    payload = BASIC_CANCEL.to_bytes(4, "big") + OCTETS[len(tag)] + tag + _NO_WAIT
+    return _frame_head.pack(FRAME_METHOD, channel, len(payload)) + payload + _END
