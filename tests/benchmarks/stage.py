@@ -14,13 +14,11 @@ import pymongo
 from tests.benchmarks.messages import Kind, Prepared, places
 from worker import contract
 from worker.conversations.conversation import ConversationRecord, Fact
+from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
-from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import COLLECTION as LETTERS
-from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.registry import COLLECTION as REGISTRY
-from worker.mongo.registry import Registry
 from worker.pipeline.translate import payload_digest
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.connection import Connection
@@ -196,9 +194,8 @@ class Stage:
 
     async def _ensure_indexes(self) -> None:
         store = connect(self.store_uri, self.database)
-        await Registry(store).ensure_indexes()
-        await ActivityStore(store).ensure_indexes()
-        await DeadLetterStore(store).ensure_indexes()
+        for index in indexes.ALL:
+            await indexes.make(store, index)
         await store.close()
 
     async def _build(self) -> None:

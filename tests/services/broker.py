@@ -92,6 +92,7 @@ class LocalBroker:
         ssl: also listen for amqps with these files (`tls_url`).
         chroot: root file system that holds another RabbitMQ.
         folder: where to make the node's folder; the system's place for temporary files unless given.
+        configuration: further lines of rabbitmq.conf, such as "max_message_size = 100000".
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class LocalBroker:
         ssl: CertificateFiles | None = None,
         chroot: Path | None = None,
         folder: Path | None = None,
+        configuration: Sequence[str] = (),
     ) -> None:
         self._root = chroot.resolve() if chroot else None
         parent = folder or (self._root / "tmp" if self._root else None)
@@ -112,7 +114,7 @@ class LocalBroker:
         self._node: KeptProcess | None = None
         self.management_url = f"http://guest:guest@127.0.0.1:{self._ports.management}"
         self.management = ManagementApi(self.management_url)
-        self._write_files(("rabbitmq_management", *plugins), ssl)
+        self._write_files(("rabbitmq_management", *plugins), ssl, configuration)
 
     def __enter__(self) -> Self:
         """Start the node; clean up when that fails."""
@@ -300,7 +302,7 @@ class LocalBroker:
 
     # How it is made.
 
-    def _write_files(self, plugins: Sequence[str], ssl: CertificateFiles | None) -> None:
+    def _write_files(self, plugins: Sequence[str], ssl: CertificateFiles | None, configuration: Sequence[str]) -> None:
         for name in ("home", "log", "data", "tls"):
             (self.folder / name).mkdir()
         (self.folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
@@ -315,7 +317,7 @@ class LocalBroker:
             "log.console = false",
             "disk_free_limit.absolute = 50MB",
         ]
-        (self.folder / "rabbitmq.conf").write_text("\n".join(lines + self._tls_lines(ssl)) + "\n")
+        (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, *self._tls_lines(ssl), *configuration]) + "\n")
         if self._root and not (self._root / "etc/hosts").exists():
             (self._root / "etc/hosts").write_text("127.0.0.1 localhost\n")
 

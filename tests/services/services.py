@@ -106,6 +106,7 @@ def private_broker(
     plugins: Sequence[str] = (),
     chroot: Path | None = None,
     ssl: CertificateFiles | None = None,
+    configuration: Sequence[str] = (),
     say: Callable[[str], object] = print,
 ) -> Iterator[LocalBroker]:
     """Yield a node of our own that can be killed, frozen and restarted; install RabbitMQ first where that is possible.
@@ -117,7 +118,7 @@ def private_broker(
         _install_rabbitmq_if_missing(say)
     whose = f"of {chroot}" if chroot else "of this machine"
     say(f"broker: rabbitmq-server {whose} as a private node, for this run only")
-    with LocalBroker(plugins=plugins, chroot=chroot, ssl=ssl) as broker:
+    with LocalBroker(plugins=plugins, chroot=chroot, ssl=ssl, configuration=configuration) as broker:
         yield broker
 
 

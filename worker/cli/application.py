@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import conversations, demo, publish, run, settings, topology, validate
+from worker.cli import conversations, demo, publish, run, settings, store, topology, validate
 from worker.cli.output import help_end
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def _options(
 
 run.add_to(app)
 topology.add_to(app)
+store.add_to(app)
 conversations.add_to(app)
 validate.add_to(app)
 publish.add_to(app)

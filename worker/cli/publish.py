@@ -80,7 +80,9 @@ class _Account:
     @property
     def counts(self) -> dict[str, int]:
         """How many messages ended in which way; they add up to the total."""
-        counts = {name: self.confirmations[name] for name in ("confirmed", "returned", "nacked", "unknown")}
+        counts = {
+            name: self.confirmations[name] for name in ("confirmed", "returned", "nacked", "too_large", "unknown")
+        }
         return {**counts, "not_sent": self.total - sum(counts.values())}
 
     def problem(self) -> CommandError | None:
@@ -91,6 +93,9 @@ class _Account:
         if counts["returned"]:
             text = f"{counts['returned']} messages reached no queue; run `cim-worker topology apply` and publish again"
             return CommandError(ExitCode.CONFIGURATION, text)
+        if counts["too_large"]:
+            text = f"{counts['too_large']} messages are larger than the broker's max_message_size"
+            return CommandError(ExitCode.REJECTED, text)
         if counts["nacked"]:
             text = f"{counts['nacked']} messages were not accepted; publish again: the same message twice does no harm"
             return CommandError(ExitCode.BROKER_UNREACHABLE, text)

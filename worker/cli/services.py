@@ -58,15 +58,18 @@ async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """Yield the store, closed at the end. Raises `CommandError` for every failure of the store."""
+async def open_store(settings: Settings, *, timeout_ms: int | None = None) -> AsyncIterator[Store]:
+    """Yield the store, closed at the end; each operation may take *timeout_ms*, by default the configured time.
+
+    Raises `CommandError` for every failure of the store.
+    """
     from worker.mongo.client import connect
 
     with _store_failures_reported(settings):
         store = connect(
             settings.mongodb_uri.get_secret_value(),
             settings.mongodb_database,
-            timeout_ms=settings.mongodb_timeout_ms,
+            timeout_ms=timeout_ms or settings.mongodb_timeout_ms,
             ca_file=settings.mongodb_ca_file,
             app_name="cim-worker command line",
         )

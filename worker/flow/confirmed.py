@@ -16,6 +16,7 @@ _PAUSE_SECONDS = 0.5
 _WHY = {
     Confirmation.RETURNED: "the queue is missing: run `cim-worker topology apply`",
     Confirmation.NACKED: "the queue is full",
+    Confirmation.TOO_LARGE: "the broker's max_message_size was lowered below it: raise it",
 }
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
-from pymongo import ASCENDING
 
 from worker.failure import Failure
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
@@ -59,14 +58,6 @@ class ActivityStore:
             answers = await self._store_distinct([activities[index] for index in leaders.values()], now_ms)
             open_indexes = _settle(activities, open_indexes, leaders, dict(zip(leaders, answers, strict=True)), results)
         return [result for result in results if result is not None]
-
-    async def ensure_indexes(self) -> None:
-        """Create the one index we add to the platform's collection: the activities of a conversation, in time.
-
-        Raises `StoreUnavailable` or `OperatorFault`.
-        """
-        async with self._store.operation():
-            await self._collection.create_index([("conversationId", ASCENDING), ("timestamp", ASCENDING)])
 
     async def get(self, event_id: str) -> Document | None:
         """Return the stored document of an event, or None. Raises `StoreUnavailable` or `OperatorFault`."""

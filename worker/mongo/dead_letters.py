@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pymongo import ASCENDING
-
 from worker.codes import Code
 from worker.dead_letters.letter import LetterRecord, RecordResult
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 COLLECTION: Final = "dead_letters"
 _READ_BACK_IDS: Final = 500
-_INDEXED: Final = ("fingerprint", "code", "status", "failedAt")
 
 
 class DeadLetterStore:
@@ -54,12 +51,6 @@ class DeadLetterStore:
         async with self._store.operation():
             document = await self._collection.find_one({"_id": letter_id})
         return None if document is None else LetterRecord.from_document(document)
-
-    async def ensure_indexes(self) -> None:
-        """Create what the dead-letter commands search by. Raises `StoreUnavailable` or `OperatorFault`."""
-        async with self._store.operation():
-            for field in _INDEXED:
-                await self._collection.create_index([(field, ASCENDING)])
 
     async def _present(self, ids: Sequence[str]) -> set[str]:
         found: set[str] = set()

@@ -139,6 +139,18 @@ def is_listed(exc: OperationFailure) -> bool:
     return _has_away_label(exc) or exc.code in _STORES_OWN or exc.code in _CONTENT or _by_type(exc) is not None
 
 
+def index_refused(exc: OperationFailure) -> Failure | None:
+    """Return why the store will not make an index, or None when it is away.
+
+    That it has one by the same name or with other options (85, 86), or that we may not (13), is no outage: no message
+    waits for an index.
+    """
+    if _has_away_label(exc) or _by_type(exc) is _AWAY or _STORES_OWN.get(exc.code or 0) is _AWAY:
+        return None
+    cause = f"createIndexes {exc.code}{_code_name(exc)}"
+    return Failure.of(Code.STORE_ACCESS_REFUSED, cause, number=exc.code, dependency=Dependency.STORE)
+
+
 def failure_at_encode(exc: Exception) -> Failure:
     """Return what an exception means that was raised while one document was encoded alone.
 
@@ -161,10 +173,9 @@ def failure_of_write_error(number: int, text: str = "") -> Failure:
 
 def all_alike(failure: Failure) -> Failure:
     """Return the store's failure that is proven by several documents failing, of which *failure* is the first."""
-    cause = f"no document of several was taken; {failure.detail}"
-    return replace(
-        Failure.of(Code.STORE_UNAVAILABLE, cause, dependency=Dependency.STORE), fingerprint=failure.fingerprint
-    )
+    cause = failure.detail.removeprefix(failure.code.spec.meaning).strip(" ()")
+    store = Failure.of(Code.STORE_UNAVAILABLE, f"it takes no document: {cause}", dependency=Dependency.STORE)
+    return replace(store, fingerprint=failure.fingerprint)
 
 
 def not_on_a_majority() -> Failure:

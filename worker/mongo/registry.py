@@ -114,11 +114,6 @@ class Registry:
         async with self._store.operation():
             return await self._readable(self._collection.find(query).limit(_MAX_CLOSED))
 
-    async def ensure_indexes(self) -> None:
-        """Create the index that lookups by channel session need. Raises `StoreUnavailable` or `OperatorFault`."""
-        async with self._store.operation():
-            await self._collection.create_index([("channelSessionIds", ASCENDING)])
-
     async def _find(self, field: str, ids: Collection[str]) -> Sequence[ConversationRecord]:
         records: list[ConversationRecord] = []
         for some in _slices(ids):

@@ -122,6 +122,24 @@ EVENTS: Final = (
         ("name", "difference", "fix"),
     ),
     LogEvent(
+        "store_indexes_missing",
+        "warning",
+        "The platform's collection has none of these indexes, which searches by people need; seen at start.",
+        ("collection", "indexes", "fix"),
+    ),
+    LogEvent(
+        "store_index_refused",
+        "warning",
+        "The store did not create this index of a collection of ours; work goes on, lookups may be slow.",
+        ("collection", "index", "reason"),
+    ),
+    LogEvent(
+        "store_indexes_unknown",
+        "warning",
+        "The worker could not see which indexes a collection has, or all of them (empty); work goes on.",
+        ("collection", "reason"),
+    ),
+    LogEvent(
         "session_ended",
         "info",
         "A connection ended; the broker delivers again what was not acknowledged.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker import contract
-from worker.mongo.activities import ActivityStore
-from worker.mongo.dead_letters import DeadLetterStore
-from worker.mongo.registry import Registry
+from worker.failure import OperatorFault
+from worker.mongo import indexes
+from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.ports import Confirmation, Outgoing
 from worker.process.app import new_id
 from worker.rabbit.errors import TopologyMismatch
@@ -50,9 +50,23 @@ async def check_may_publish(publisher: Publisher) -> None:
         raise await publisher.closed
 
 
-async def ensure_indexes(store: Store) -> None:
-    """Create the indexes that lookups need. Raises `AdapterError`."""
-    await store.ping()
-    await Registry(store).ensure_indexes()
-    await ActivityStore(store).ensure_indexes()
-    await DeadLetterStore(store).ensure_indexes()
+async def ensure_indexes(store: Store, reporter: Reporter) -> None:
+    """Make the indexes of our own collections, and of the platform's while it is empty; report what is missing.
+
+    No message waits for an index: what the store refuses is said once. Raises `StoreUnavailable`.
+    """
+    for collection in dict.fromkeys(index.collection for index in indexes.ALL):
+        try:
+            absent = await indexes.missing(store, collection)
+            is_left = collection == ACTIVITIES and bool(absent) and not await indexes.is_empty(store, collection)
+        except OperatorFault as error:
+            reporter.warn("store_indexes_unknown", collection=collection, reason=error.failure.detail)
+            continue
+        if is_left:
+            names = ", ".join(index.name for index in absent)
+            reporter.warn("store_indexes_missing", collection=collection, indexes=names, fix="cim-worker store apply")
+            continue
+        for index in absent:
+            failure = await indexes.make(store, index)
+            if failure is not None:
+                reporter.warn("store_index_refused", collection=collection, index=index.name, reason=failure.detail)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker import contract
-from worker.codes import Code, FailureClass
-from worker.failure import Dependency, Failure
+from worker.codes import Code, FailureClass, Stage
+from worker.failure import Dependency, Failure, classify
 from worker.flow.tasks import Crash, cancel_and_wait
 from worker.process.app import App
 from worker.process.preflight import check_may_publish, check_topology, ensure_indexes
@@ -29,6 +29,8 @@ _RECONNECT_SECONDS = (0.2, 3.0)
 """First and longest pause between two attempts to reach the broker, before jitter."""
 _STEADY_SECONDS = 5.0
 """A session that lived this long was a success: the next pause is the shortest again."""
+_INDEX_PAUSE_SECONDS = 30.0
+"""Pause before indexes are looked at again, after the store went away meanwhile."""
 _OPERATOR_PAUSE_SECONDS = 10.0
 """Pause after the broker refused us: only an operator can help, and hammering does not."""
 
@@ -80,9 +82,18 @@ class Worker:
         self._stopping.set()
 
     async def _prepare_store(self) -> None:
-        """Create the indexes, when the store is there; lookups by session are slow without."""
-        await self._app.gates["start"].until_done(lambda: ensure_indexes(self._app.store))
+        """Know the store to be there, which readiness waits for, and then make indexes, which nothing waits for."""
+        app = self._app
+        await app.gates["start"].until_done(app.store.ping)
         self._metrics.dependency_up["store"] = True
+        while True:
+            try:
+                return await ensure_indexes(app.store, app.reporter)
+            except Exception as error:  # noqa: BLE001 - whatever it is, messages do not wait for indexes
+                failure = classify(error, Stage.STORE)
+                if failure.failure_class is not FailureClass.OUTAGE:
+                    return app.reporter.warn("store_indexes_unknown", collection="", reason=failure.detail)
+            await asyncio.sleep(_INDEX_PAUSE_SECONDS)
 
     async def _session_and_pause(self) -> None:
         """Run one broker session; when it cannot be, or has ended, report it once and pause."""

@@ -13,6 +13,7 @@ from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import BrokerError, ConfirmTimeout
 from worker.rabbit.fitting import fit
 from worker.rabbit.frames import HEADER_FRAME_OVERHEAD, encode_publish
+from worker.rabbit.probing import SizeLimit
 from worker.rabbit.properties import cut, decode_properties, encode_properties
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Publisher:
         self._returned: set[int] = set()
         self._progress = asyncio.Event()
         self._lost = False
+        self._sizes = SizeLimit(connection)
         self._refused_at: float | None = None
         self._usable = asyncio.Event()
         self._usable.set()
@@ -114,6 +116,7 @@ class Publisher:
         `cim-publish`, by which their returns are told apart. A confirm that does not come in time ends the connection
         and leaves every outstanding publish `UNKNOWN`; while the broker blocks publishers it keeps waiting.
 
+        A body larger than the broker takes is not sent, and is `TOO_LARGE`; what it takes is asked on a channel apart.
         Headers too large for one frame of this connection are cut: fewer problems first, then shorter texts.
         Raises ValueError, OverflowError or AttributeError for a message that no frame can hold: a bug of the caller.
         """
@@ -136,6 +139,12 @@ class Publisher:
         await self._usable.wait()
         try:
             for index, message in enumerate(messages):
+                if len(message.body) > self._sizes.proven:
+                    self._flush(run)  # what came before goes out before it, and need not wait
+                    run, run_bytes = [], 0
+                    if not await self._admits(message):
+                        window.settle(index, Confirmation.TOO_LARGE)
+                        continue
                 if self._lost:
                     window.settle(index, Confirmation.UNKNOWN)
                     continue
@@ -148,8 +157,21 @@ class Publisher:
                     await self._wait_for_room()
                     await self._usable.wait()
         finally:  # also when a message cannot be written: what has its tag must go out, or all later tags are wrong
-            if run:
-                self._flush(run)
+            self._flush(run)
+
+    async def _admits(self, message: Outgoing) -> bool:
+        """Return whether the broker takes a body as large as this one; true also when the connection has ended."""
+        answer = asyncio.ensure_future(self._sizes.admits(message.exchange, len(message.body)))
+        answered = asyncio.Event()
+        answer.add_done_callback(lambda _: answered.set())
+        try:
+            await self._wait(answered, lambda: self._connection.raw.unsent_bytes)
+            await self._usable.wait()
+            return answer.result()
+        except BrokerError:
+            return True
+        finally:
+            answer.cancel()
 
     def _adopt(self, channel: Channel) -> None:
         """Publish on *channel* from now on. Nothing may be outstanding: tags begin again."""
@@ -229,7 +251,8 @@ class Publisher:
 
     def _flush(self, run: list[bytes]) -> None:
         try:
-            self._connection.raw.send(run)
+            if run:
+                self._connection.raw.send(run)
         except pika.exceptions.AMQPError:
             self._lose_all()
 

@@ -9,17 +9,17 @@ platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events]
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, WAITING, retry_queue
 from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, ChannelClosed
+from worker.rabbit.probing import fresh_channel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
-    from worker.rabbit.connection import Channel, Connection
+    from worker.rabbit.connection import Connection
 
 _MISSING = "missing"
 _MAY_NOT_LOOK = "this user may not look at it"
@@ -154,7 +154,7 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
 
 async def _missing(connection: Connection, kind: str, name: str) -> Finding | None:
     try:
-        async with _fresh_channel(connection) as channel:
+        async with fresh_channel(connection) as channel:
             await channel.call(f"{kind}_declare", name, passive=True)
     except ChannelClosed as error:
         if error.reply_code == NOT_FOUND:
@@ -191,7 +191,7 @@ async def _try(
     **kwargs: Any,
 ) -> Finding:
     try:
-        async with _fresh_channel(connection) as channel:
+        async with fresh_channel(connection) as channel:
             await channel.call(method, *args, **kwargs)
     except ChannelClosed as error:
         if error.reply_code != PRECONDITION_FAILED:
@@ -215,16 +215,6 @@ def _fix(kind: str, name: str) -> str:
     if kind == "queue":
         return f"set the setting to what it has, or let {name} run empty, delete it and run `cim-worker topology apply`"
     return f"delete {name} while nobody publishes, and run `cim-worker topology apply`"
-
-
-@asynccontextmanager
-async def _fresh_channel(connection: Connection) -> AsyncIterator[Channel]:
-    """Yield one channel and close it: a refused declaration costs the channel it was made on."""
-    channel = await connection.channel()
-    try:
-        yield channel
-    finally:
-        await channel.close()
 
 
 def problems(findings: list[Finding]) -> Iterator[Finding]:

@@ -272,12 +272,3 @@ async def test_two_workers_that_store_the_same_activities_at_once_agree(open_sto
 
     for mine, theirs in zip(first, second[::-1], strict=True):
         assert {mine, theirs} == {STORED, DUPLICATE}
-
-
-async def test_the_index_can_be_ensured_again_and_again(open_store: OpenStore) -> None:
-    async with open_store() as store:
-        await ActivityStore(store).ensure_indexes()
-        await ActivityStore(store).ensure_indexes()
-
-        indexes = await store.collection(COLLECTION).index_information()
-    assert [("conversationId", 1), ("timestamp", 1)] in [list(index["key"]) for index in indexes.values()]

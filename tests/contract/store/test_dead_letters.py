@@ -80,12 +80,3 @@ async def test_letters_can_be_counted_by_a_single_field(open_store: OpenStore) -
         groups = [document async for document in cursor]
 
     assert groups == [{"_id": "invalid_utf8", "n": 1}, {"_id": "malformed_json", "n": 2}]
-
-
-async def test_the_indexes_can_be_ensured_again_and_again(open_store: OpenStore) -> None:
-    async with open_store() as store:
-        await DeadLetterStore(store).ensure_indexes()
-        await DeadLetterStore(store).ensure_indexes()
-
-        indexes = await store.collection(COLLECTION).index_information()
-    assert len(indexes) == 5

@@ -13,6 +13,7 @@ from tests.contract.store.examples import NOW, activity, change, letter
 from tests.services.processes import free_ports
 from worker.codes import Code
 from worker.failure import OperatorFault, StoreUnavailable
+from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION, ActivityStore
 from worker.mongo.client import Store, connect
 from worker.mongo.dead_letters import DeadLetterStore
@@ -67,7 +68,8 @@ async def test_everything_that_needs_the_store_says_so_while_it_is_killed(breaka
             store.ping(),
             ActivityStore(store).store([activity("m-1")], NOW),
             ActivityStore(store).get(activity("m-1").event_id),
-            ActivityStore(store).ensure_indexes(),
+            indexes.missing(store, COLLECTION),
+            indexes.make(store, indexes.OWN[0]),
             Registry(store).apply(change("c-1", NOW, state="ACTIVE")),
             Registry(store).lookup(["c-1"], []),
             Registry(store).lookup([], ["s-1"]),

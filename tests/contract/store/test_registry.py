@@ -169,15 +169,6 @@ async def test_a_change_that_cannot_be_encoded_is_refused(open_store: OpenStore)
         assert await Registry(store).get("c-1") is None
 
 
-async def test_the_index_can_be_ensured_again_and_again(open_store: OpenStore) -> None:
-    async with open_store() as store:
-        await Registry(store).ensure_indexes()
-        await Registry(store).ensure_indexes()
-
-        indexes = await store.collection(COLLECTION).index_information()
-    assert [("channelSessionIds", 1)] in [list(index["key"]) for index in indexes.values()]
-
-
 async def test_a_record_nobody_can_read_is_unknown_and_its_neighbours_are_found(open_store: OpenStore) -> None:
     """Somebody wrote a date where a number belongs, a number as the id, a number where an array belongs."""
     met: list[UnreadableRecord] = []
