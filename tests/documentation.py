@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,32 @@ def written(file: Path) -> str:
     return text
 
 
-def snippet(name: str) -> str:
-    """Return the Python code of README.md that follows `<!-- snippet: NAME -->`."""
-    found = re.search(rf"<!-- snippet: {name} -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+@dataclass(frozen=True)
+class Snippet:
+    """Code of README.md that a test runs."""
+
+    code: str
+    user: str | None
+    """The broker user of deploy/README.md it runs as."""
+
+
+def snippet(name: str) -> Snippet:
+    """Return the code that follows `<!-- snippet: NAME as USER -->`; a snippet that needs no broker names no user."""
+    found = re.search(rf"<!-- snippet: {name}(?: as (.+?))? -->\n```\w+\n(.*?)```", README.read_text(), re.DOTALL)
     assert found, f"README.md has no snippet {name}"
-    return found[1]
+    return Snippet(found[2], found[1])
+
+
+def snippet_names() -> list[str]:
+    """Return the names of all snippets of README.md."""
+    return re.findall(r"<!-- snippet: (\w+)", README.read_text())
+
+
+def rights(user: str) -> dict[str, str]:
+    """Return the rights of a broker user as the table in deploy/README.md gives them."""
+    row = re.search(rf"^\| {re.escape(user)} \| `(.*?)` \| `(.*?)` \| `(.*?)` \|$", DEPLOY.read_text(), re.MULTILINE)
+    assert row, f"deploy/README.md has no rights of {user}"
+    return dict(zip(("configure", "write", "read"), (cell.replace("\\|", "|") for cell in row.groups()), strict=True))
 
 
 def command_names() -> list[str]:

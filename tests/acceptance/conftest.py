@@ -9,6 +9,8 @@ from urllib.parse import quote, urlsplit
 import pymongo
 import pytest
 
+from tests.documentation import rights
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -42,3 +44,9 @@ def url_with_rights(broker: Broker, vhost_url: str) -> Iterator[Callable[..., st
     yield make
     for name in made:
         broker.management.request("DELETE", f"/users/{quote(name)}", missing_is_fine=True)
+
+
+@pytest.fixture
+def url_of(url_with_rights: Callable[..., str]) -> Callable[[str], str]:
+    """Give a new broker user the rights that deploy/README.md documents for it, and return the URL to connect with."""
+    return lambda user: url_with_rights(**rights(user))

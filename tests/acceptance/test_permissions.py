@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING
 
 import pika
@@ -11,7 +10,6 @@ import pika.exceptions
 import pytest
 
 from tests.acceptance.test_cli_offline import INVALID, VALID
-from tests.documentation import DEPLOY
 from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
@@ -28,19 +26,6 @@ OPENED = {
     "timestamp": 1760000000000,
     "data": {"id": "c-1", "state": "ACTIVE", "customer": {"_id": "u-1"}},
 }
-
-
-def documented(user: str) -> dict[str, str]:
-    """Return the rights of a user as the table in deploy/README.md gives them."""
-    row = re.search(rf"^\| {re.escape(user)} \| `(.*?)` \| `(.*?)` \| `(.*?)` \|$", DEPLOY.read_text(), re.MULTILINE)
-    assert row, user
-    return dict(zip(("configure", "write", "read"), (cell.replace("\\|", "|") for cell in row.groups()), strict=True))
-
-
-@pytest.fixture
-def url_of(url_with_rights: Callable[..., str]) -> Callable[[str], str]:
-    """Give a new broker user the documented rights and return the URL to connect with."""
-    return lambda user: url_with_rights(**documented(user))
 
 
 def test_every_user_can_do_its_job(
@@ -82,11 +67,21 @@ def test_the_hot_path_configures_nothing(
         wait_until(lambda: documents["ConversationActivities"].find_one({"conversationId": "c-1"}))
 
 
-def publish(url: str, exchange: str, document: object) -> None:
+def test_a_publisher_that_knows_only_the_default_exchange_needs_the_right_to_it(
+    url_of: Callable[[str], str], vhost_url: str
+) -> None:
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url).returncode == ExitCode.OK
+
+    publish(url_of("publisher through the default exchange"), "", VALID, "cim.ingress")
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
+        publish(url_of("publisher"), "", VALID, "cim.ingress")
+
+
+def publish(url: str, exchange: str, document: object, routing_key: str = "any") -> None:
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
-        channel.basic_publish(exchange, "any", json.dumps(document).encode(), mandatory=True)
+        channel.basic_publish(exchange, routing_key, json.dumps(document).encode(), mandatory=True)
 
 
 def conversation_is_open(url: str) -> bool:

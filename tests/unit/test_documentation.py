@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,4 +84,11 @@ def test_everything_on_the_broker_and_in_the_store_is_explained_to_operators(nam
 
 @pytest.mark.parametrize("name", ["publish", "subscribe"])
 def test_the_code_of_the_readme_is_python(name: str) -> None:
-    ast.parse(snippet(name))
+    ast.parse(snippet(name).code)
+
+
+@pytest.mark.parametrize("file", [README, DEPLOY, SCHEMAS], ids=lambda file: str(file.relative_to(ROOT)))
+def test_code_is_run_by_a_test_or_says_why_not(file: Path) -> None:
+    blocks = re.findall(r"^(.*)\n```(?:sh|python)\n", file.read_text(), re.MULTILINE)
+
+    assert [line for line in blocks if not re.fullmatch(r"<!-- (snippet|not run): .+ -->", line)] == []
