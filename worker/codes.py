@@ -38,8 +38,6 @@ class FailureClass(StrEnum):
 
     INVALID = "invalid"
     """The bytes are wrong and do not improve with age: dead at once."""
-    CONFLICT = "conflict"
-    """Same id, other payload: dead at once, nothing is overwritten."""
     PERMANENT = "permanent"
     """The store or the broker says never: dead at once."""
     TRANSIENT = "transient"
@@ -59,7 +57,6 @@ class FailureClass(StrEnum):
 
 _DISPOSITIONS = {
     FailureClass.INVALID: Disposition.DEAD,
-    FailureClass.CONFLICT: Disposition.DEAD,
     FailureClass.PERMANENT: Disposition.DEAD,
     FailureClass.TRANSIENT: Disposition.RETRIED,
     FailureClass.UNKNOWN: Disposition.RETRIED,
@@ -98,7 +95,6 @@ class Code(StrEnum):
     SENDER_NOT_ALLOWED = "sender_not_allowed"
 
     # What happened to it on the way.
-    PAYLOAD_CONFLICT = "payload_conflict"
     STORE_REJECTED = "store_rejected"
     DOCUMENT_TOO_LARGE = "document_too_large"
     NOT_ENCODABLE = "not_encodable"
@@ -188,11 +184,6 @@ _SPECS: dict[Code, CodeSpec] = {
     ),
     Code.SENDER_NOT_ALLOWED: _invalid(
         Stage.VALIDATE, "The broker user that published this message is not allowed to send as this sender."
-    ),
-    Code.PAYLOAD_CONFLICT: CodeSpec(
-        FailureClass.CONFLICT,
-        Stage.STORE,
-        "Another payload is stored under this sender id and message id. Use a new message id for new content.",
     ),
     Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document permanently."),
     Code.DOCUMENT_TOO_LARGE: CodeSpec(

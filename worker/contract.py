@@ -41,6 +41,8 @@ USER_ID = "cim-user-id"
 """The broker user that published, when the broker has checked it; kept for diagnostics."""
 PUBLISH = "cim-publish"
 """Tells publishes in flight with one message id apart when the broker returns one; means nothing to anybody else."""
+IDEMPOTENCY_KEY = "cim-idempotency-key"
+"""From a publisher that rebuilds its message for a resend: it is known by sender id and this, not by its content."""
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 

@@ -13,7 +13,7 @@ class Outcome(StrEnum):
     STORED = "stored"
     """Written and acknowledged by a majority of the store."""
     DUPLICATE = "duplicate"
-    """The store already holds the same event with the same digest."""
+    """The store holds this event already."""
     WAITING = "waiting"
     """Needs the store, which is away or behind: a confirmed copy is in the waiting room, its attempt unspent."""
     RETRY = "retry"

@@ -20,8 +20,8 @@ from tests.services.store import embedded_store
 from tests.support.amqp import plain
 from tests.support.command import cim_worker
 from tests.support.eventually import eventually
+from tests.support.identity import event_id_of
 from tests.support.worker_pool import OUTPUTS, Pool, World
-from worker.pipeline.translate import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,11 +49,12 @@ def customers(message_id: str, text: str = "hello") -> bytes:
 
 
 def ids(bodies: list[tuple[Any, Any, bytes]]) -> set[str]:
-    return {json.loads(body)["id"] for *_, body in bodies}
+    """Return the message ids of events."""
+    return {json.loads(body)["data"]["id"] for *_, body in bodies}
 
 
 def expected(*message_ids: str) -> set[str]:
-    return {event_id("app-1", one) for one in message_ids}
+    return set(message_ids)
 
 
 def with_user(broker: Broker, url: str) -> str:
@@ -90,11 +91,12 @@ def shared(broker: Broker, store: Store, tmp_path_factory: pytest.TempPathFactor
 def test_a_live_conversations_event_reaches_its_subscribers(shared: tuple[World, Pool]) -> None:
     world, _ = shared
     desk = world.open("live", roomInfo={"id": "room-1"})
-    world.publish(message("live-1", conversationId="live"), correlation_id="c-1", headers={"traceparent": "00-trace"})
+    sent = message("live-1", conversationId="live")
+    world.publish(sent, correlation_id="c-1", headers={"traceparent": "00-trace"})
     ((method, properties, body),) = eventually(lambda: world.received(desk))
     event = json.loads(body)
     assert (event["name"], event["type"]) == ("THIRD_PARTY_ACTIVITY", "ACTIVITY")
-    assert event["id"] == properties.message_id == event_id("app-1", "live-1")
+    assert event["id"] == properties.message_id == event_id_of(sent)
     assert (event["data"]["id"], event["roomInfo"]) == ("live-1", {"id": "room-1"})
     assert (method.routing_key, properties.correlation_id, properties.delivery_mode) == ("live", "c-1", 2)
     assert properties.headers["traceparent"] == "00-trace"
@@ -124,18 +126,33 @@ def test_a_conversation_nobody_listens_to_is_stored(shared: tuple[World, Pool]) 
     eventually(lambda: world.stored("u-1"))
 
 
-def test_the_same_id_with_other_content_is_dead_and_what_is_stored_stays(shared: tuple[World, Pool]) -> None:
+def test_the_same_message_written_another_way_is_one_activity_and_other_content_another(
+    shared: tuple[World, Pool],
+) -> None:
     world, _ = shared
-    world.publish(customers("c-1", "first"))
-    eventually(lambda: world.stored("c-1"))
-    second = customers("c-1", "second")
-    world.publish(second, message_id="conflict")
-    properties, body = world.letter("conflict")
-    assert (properties.headers["cim-code"], properties.headers["cim-class"]) == ("payload_conflict", "conflict")
-    assert body == second
-    document = world.stored("c-1")
-    assert document is not None
-    assert document["activity"]["data"]["body"]["markdownText"] == "first"
+    first, second = customers("c-1", "café"), customers("c-1", "thé")
+    reordered = json.dumps(dict(reversed(json.loads(first).items())), indent=1, ensure_ascii=False).encode()
+    world.publish(first, reordered, second, first)
+    wanted = {event_id_of(first), event_id_of(second)}
+
+    def stored() -> list[str]:
+        return [str(one["_id"]) for one in world.collection("ConversationActivities") if one["messageId"] == "c-1"]
+
+    eventually(lambda: wanted <= set(stored()))
+    world.publish(customers("c-2"))
+    eventually(lambda: world.stored("c-2"))
+    assert sorted(stored()) == sorted(wanted)
+
+
+def test_a_rebuilt_message_is_known_by_its_idempotency_key(shared: tuple[World, Pool]) -> None:
+    world, pool = shared
+    duplicates = 'cim_outcomes_total{code="",outcome="duplicate"}'
+    before = pool.metrics().get(duplicates, 0)
+    world.publish(customers("k-1", "first"), headers={"cim-idempotency-key": "key-1"})
+    eventually(lambda: world.stored("k-1"))
+    world.publish(customers("k-2", "rebuilt"), headers={"cim-idempotency-key": "key-1"})
+    eventually(lambda: pool.metrics().get(duplicates, 0) == before + 1)
+    assert world.stored("k-2") is None
 
 
 def test_an_invalid_message_is_dead_with_code_pointer_trace_and_its_bytes(shared: tuple[World, Pool]) -> None:

@@ -9,8 +9,8 @@ from hashlib import sha256
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+from worker.cim.canonical import event_id, write_canonical
 from worker.cli.demo.activities import Mix, Place, Sample, generate
-from worker.pipeline.translate import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,9 @@ def prepare(
     for number, kind in zip(range(first, first + count), cycle(order), strict=False):
         head, tail, sender_id = next(makers[kind])
         message_id = _ID.format(number)
-        yield Prepared(head + message_id.encode() + tail, kind, message_id, event_id(sender_id, message_id))
+        body = head + message_id.encode() + tail
+        identity = event_id(sender_id, message_id, write_canonical(json.loads(body)))
+        yield Prepared(body, kind, message_id, identity)
 
 
 _Shape = tuple[bytes, bytes, str]
@@ -94,7 +96,7 @@ def _shapes(where: Sequence[Place], size: int) -> list[_Shape]:
         invalid=0,
         duplicate=0,
         repeated_live=0,
-        conflict=0,
+        corrected=0,
     )
     count = max(_SHAPES, len(where))
     samples = generate(3, count, live=where, closed=(), mix=mix)

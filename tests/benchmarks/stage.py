@@ -13,13 +13,13 @@ import pymongo
 
 from tests.benchmarks.messages import Kind, Prepared, places
 from worker import contract
+from worker.cim import derived_id
 from worker.conversations.conversation import ConversationRecord, Fact
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import COLLECTION as LETTERS
 from worker.mongo.registry import COLLECTION as REGISTRY
-from worker.pipeline.translate import payload_digest
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
@@ -250,7 +250,7 @@ class Stage:
             while len(ids) < left:
                 await consumer.wait_for_arrival()
                 for delivery in consumer.take(_DRAIN_PREFETCH, 1 << 30):
-                    ids.append(delivery.properties.message_id or payload_digest(delivery.body))
+                    ids.append(delivery.properties.message_id or derived_id(delivery.body))
                     consumer.settle(delivery)
         await connection.close()
         return ids

@@ -46,8 +46,6 @@ class Ledger:
         self._digests = bytearray()
         self.places: list[str | None] = []
         self.codes: dict[int, str] = {}
-        self.conflict_of: dict[int, int] = {}
-        """Number of a conflict by the number it contradicts."""
         self.by_digest: dict[bytes, int] = {}
         """Those that may die, by digest: nothing else can be read from their bytes."""
         self.trapped = 0
@@ -71,9 +69,6 @@ class Ledger:
         if sample.kind >= Kind.INVALID:
             self.codes[sample.number] = sample.code
             self.by_digest[sample.digest] = sample.number
-        if sample.original is not None:
-            self.conflict_of[sample.original] = sample.number
-            self.by_digest[self.digest(sample.original)] = sample.original
 
     def handed_over(self, sample: Sample) -> None:
         """Note that the broker may have the message now."""
@@ -117,10 +112,11 @@ class Ledger:
         self._compare(number, event, properties)
 
     def _compare(self, number: int, event: dict[str, Any], properties: Any) -> None:
-        wanted = event_id_of(self.run, number)
+        body = canonical(event["data"])
+        wanted = event_id_of(self.run, number, body)
         if event["id"] != wanted or properties.message_id != wanted:
             self.findings.add("another event id", f"{number}: {event['id']} / {properties.message_id}, not {wanted}")
-        if digest_of(canonical(event["data"])) != self.digest(number):
+        if digest_of(body) != self.digest(number):
             self.findings.add("another payload", f"{number} ({self.kind(number).name}) at a subscriber")
         if event["conversationId"] != self.places[number]:
             self.findings.add("another conversation", f"{number}: {event['conversationId']}, not {self.places[number]}")

@@ -46,8 +46,6 @@ class Kind(IntEnum):
     """For a conversation whose queue is full now and then: retried, in the end at a subscriber."""
     INVALID = 20
     """Dead with its code and the same bytes, like everything from here on."""
-    CONFLICT = 21
-    """Another payload under the id of a stored one: one of the two is stored, the other dead."""
     REJECTED = 22
     """For a conversation whose only queue is full for ever: all attempts, then dead."""
     KILLER = 23
@@ -103,7 +101,6 @@ class Mix:
     narrow: float = 2
     repeated: float = 3
     invalid: float = 4
-    conflict: float = 1
     rejected: float = 0.1
     foreign: float = 0.5
     oversized: float = 0.1
@@ -120,7 +117,6 @@ LONG_MIX: Final = Mix(
     narrow=2,
     repeated=10,
     invalid=10,
-    conflict=3,
     rejected=0.05,
     foreign=0.5,
     oversized=0.02,
@@ -141,8 +137,6 @@ class Sample:
     code: str = ""
     """The reason code of one that has to die."""
     headers: dict[str, Any] = field(default_factory=dict)
-    original: int | None = None
-    """The number of the message a conflict contradicts."""
     place: str | None = None
     """Its conversation, where it names one or its session does."""
 
@@ -162,9 +156,9 @@ def sender_of(number: int) -> str:
     return f"chaos-app-{number % _SENDERS}"
 
 
-def event_id_of(run: str, number: int) -> str:
+def event_id_of(run: str, number: int, body: bytes) -> str:
     """Return the event id the contract promises for message *number*; computed here on purpose, not by the worker."""
-    return sha256(f"{sender_of(number)}\0{run}-{number}".encode()).hexdigest()[:24]
+    return sha256(f"{sender_of(number)}\0{run}-{number}\0".encode() + body).hexdigest()[:24]
 
 
 class MillisecondTimestamp(datetime):
@@ -187,7 +181,6 @@ class Traffic:
         self._now_ms = now_ms
         self._next = 0
         self._recent: deque[Sample] = deque(maxlen=_REMEMBERED)
-        self._stored: deque[Sample] = deque(maxlen=_REMEMBERED)
         sorts: dict[str, Callable[[], Sample | None]] = {
             "live": lambda: self._conversation(Kind.LIVE, places.live),
             "session_live": lambda: self._session(Kind.SESSION_LIVE, places.live),
@@ -199,7 +192,6 @@ class Traffic:
             "narrow": lambda: self._conversation(Kind.NARROW, places.narrow),
             "repeated": self._repeated,
             "invalid": self._invalid,
-            "conflict": self._conflict,
             "rejected": self._rejected,
             "foreign": self._foreign,
             "oversized": lambda: self._blob(Kind.INVALID, 1_100_000),
@@ -249,29 +241,6 @@ class Traffic:
     def _repeated(self) -> Sample | None:
         return self._rng.choice(self._recent) if self._recent else None
 
-    def _conflict(self) -> Sample | None:
-        """Contradict a message that goes to the store; each at most once, so that what is right stays clear."""
-        if not self._stored:
-            return None
-        index = self._rng.randrange(len(self._stored))
-        original = self._stored[index]
-        del self._stored[index]
-        message = json.loads(original.body)
-        message["body"]["markdownText"] = "another payload under the same id"
-        number = self._number()
-        body = canonical(message)
-        return Sample(
-            number,
-            Kind.CONFLICT,
-            body,
-            digest_of(body),
-            original.routing_key,
-            original.exchange,
-            "payload_conflict",
-            original=original.number,
-            place=original.place,
-        )
-
     def _foreign(self) -> Sample:
         number = self._number()
         body = b"a letter of a stranger %d" % number
@@ -299,8 +268,6 @@ class Traffic:
         sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place)
         if kind < Kind.INVALID:
             self._recent.append(sample)
-        if kind in IN_STORE:
-            self._stored.append(sample)
         return sample
 
     def _message(self, number: int, anchor: dict[str, Any], text: str) -> dict[str, Any]:
@@ -327,7 +294,7 @@ _HOSTILE_HEADERS: Final[tuple[dict[str, Any], ...]] = (
     {"when": MillisecondTimestamp(2025, 1, 1, tzinfo=UTC)},
     {"CC": [TRAP]},
     {"x-death": [{"reason": "rejected", "queue": "elsewhere", "count": 99, "exchange": "", "routing-keys": ["a"]}]},
-    {"cim-attempt": "many", "cim-code": "payload_conflict", "x-delivery-count": "none"},
+    {"cim-attempt": "many", "cim-code": "store_rejected", "x-delivery-count": "none"},
 )
 
 

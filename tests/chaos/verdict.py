@@ -33,20 +33,9 @@ def _has_arrived(number: int, ledger: Ledger, evidence: Evidence) -> bool:
         return ledger.live[number] > 0 or evidence.stored[number] > 0
     if kind is Kind.PARKED:
         return number in evidence.letters and evidence.parked[number] > 0
-    if kind in IN_STORE or kind is Kind.CONFLICT:
-        return evidence.stored[number] > 0 or _lost_a_conflict(number, ledger, evidence)
+    if kind in IN_STORE:
+        return evidence.stored[number] > 0
     return number in evidence.letters
-
-
-def _lost_a_conflict(number: int, ledger: Ledger, evidence: Evidence) -> bool:
-    """Tell whether another payload under the same id is stored, and this one is dead for that reason."""
-    letters = evidence.letters.get(number, ())
-    return _other_is_stored(number, ledger, evidence) and any(one.code == "payload_conflict" for one in letters)
-
-
-def _other_is_stored(number: int, ledger: Ledger, evidence: Evidence) -> bool:
-    others = [ledger.conflict_of.get(number), *(a for a, b in ledger.conflict_of.items() if b == number)]
-    return any(other is not None and evidence.stored[other] for other in others)
 
 
 def judge(ledger: Ledger, evidence: Evidence, findings: Findings, *, max_attempts: int) -> None:
@@ -60,9 +49,9 @@ def judge(ledger: Ledger, evidence: Evidence, findings: Findings, *, max_attempt
     for example in evidence.strangers:
         findings.add("a letter nobody published", example)
     for number, count in evidence.stored.items():
-        _judge_stored(number, count, ledger, evidence, findings)
+        _judge_stored(number, count, ledger, findings)
     for number, letters in evidence.letters.items():
-        _judge_letters(number, letters, ledger, evidence, findings, max_attempts)
+        _judge_letters(number, letters, ledger, findings, max_attempts)
     for number, count in enumerate(ledger.live):
         if count and ledger.kind(number) not in AT_SUBSCRIBER and ledger.kind(number) is not Kind.MOVING:
             findings.add("at a subscriber though it must not", f"{number} ({ledger.kind(number).name}), {count} times")
@@ -70,29 +59,23 @@ def judge(ledger: Ledger, evidence: Evidence, findings: Findings, *, max_attempt
         findings.add("a CC header travelled on", f"{evidence.trapped} in the trap, at most {ledger.trapped} sent there")
 
 
-def _judge_stored(number: int, count: int, ledger: Ledger, evidence: Evidence, findings: Findings) -> None:
+def _judge_stored(number: int, count: int, ledger: Ledger, findings: Findings) -> None:
     kind = ledger.kind(number)
     if count > 1:
         findings.add("a document twice", f"{number} ({kind.name}), {count} documents")
     if kind in AT_SUBSCRIBER:
         findings.add("in the store though its conversation is live", f"{number} ({kind.name})")
-    if kind >= Kind.INVALID and kind is not Kind.CONFLICT:
+    if kind >= Kind.INVALID:
         findings.add("stored though it must die", f"{number} ({kind.name})")
-    if kind is Kind.CONFLICT and _other_is_stored(number, ledger, evidence):
-        findings.add("a document twice", f"{number} and the one it contradicts")
 
 
 def _judge_letters(
-    number: int, letters: Sequence[Letter], ledger: Ledger, evidence: Evidence, findings: Findings, max_attempts: int
+    number: int, letters: Sequence[Letter], ledger: Ledger, findings: Findings, max_attempts: int
 ) -> None:
     kind = ledger.kind(number)
-    may_die_in_conflict = kind is Kind.CONFLICT or number in ledger.conflict_of
     for letter in letters:
         example = f"{number} ({kind.name}): {letter.code}, attempt {letter.attempt}"
-        if may_die_in_conflict:
-            if letter.code != "payload_conflict" or not _other_is_stored(number, ledger, evidence):
-                findings.add("a valid message dead-lettered", example)
-        elif kind < Kind.INVALID:
+        if kind < Kind.INVALID:
             findings.add("a valid message dead-lettered", example)
         elif letter.code != ledger.codes[number]:
             findings.add("another code", f"{example}, not {ledger.codes[number]}")

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from tests.fuzz.amqp import Field, encode, plain
 from tests.fuzz.shapes import CANARY
+from tests.support.identity import event_id_of
 from worker.cim import CimMessage, Rejected, parse
 from worker.codes import Code, FailureClass
 from worker.conversations.conversation import ChannelSession, Conversation, ConversationRecord, Room
@@ -22,7 +23,7 @@ from worker.dead_letters.provenance import attempt_of
 from worker.dead_letters.reading import read_letter
 from worker.failure import Failure, classify
 from worker.mongo.bulk import Encoded, encode_alone
-from worker.pipeline.translate import Activity, event_id, place, translate
+from worker.pipeline.translate import Activity, place, translate
 from worker.rabbit.consumer import Delivery
 from worker.rabbit.frames import encode_publish
 from worker.rabbit.properties import decode_properties, encode_properties, encode_table
@@ -70,7 +71,7 @@ def _activity(body: bytes, conversation: Conversation | None) -> Activity:
     parsed = parse(body, received_at=RECEIVED_AT)
     assert isinstance(parsed, CimMessage)
     place(parsed, conversation)
-    return translate(parsed, conversation, now=NOW, body=body)
+    return translate(parsed, conversation, now=NOW)
 
 
 def _check_rejection(result: Rejected) -> None:
@@ -86,7 +87,7 @@ def _check_rejection(result: Rejected) -> None:
 def _check_event(body: bytes, accepted: CimMessage, activity: Activity) -> None:
     raw = activity.event_bytes()
     event = json.loads(raw)
-    assert event["id"] == event_id(accepted.sender_id, accepted.id)
+    assert event["id"] == event_id_of(body)
     assert re.fullmatch("[0-9a-f]{24}", event["id"])
     assert (event["name"], event["type"], event["timestamp"]) == ("THIRD_PARTY_ACTIVITY", "ACTIVITY", NOW)
     _check_data(json.loads(body), event["data"], accepted)

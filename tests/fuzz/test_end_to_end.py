@@ -20,7 +20,6 @@ from tests.services.processes import free_ports
 from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker import contract
 from worker.cim import CimMessage, parse
-from worker.pipeline.translate import event_id
 from worker.rabbit.connection import Connection
 from worker.rabbit.errors import BrokerError
 from worker.rabbit.frames import encode_publish
@@ -125,7 +124,7 @@ def check_places(settings: dict[str, str], taken: Sequence[Message], counted: Co
     for _, body in taken:
         message = parse(body, received_at=0)
         if isinstance(message, CimMessage):
-            assert event_id(message.sender_id, message.id) in {*events, *stored} or letters[body]
+            assert message.event_id in {*events, *stored} or letters[body]
         else:
             assert letters[body]
             letters[body] -= 1

@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pika.exceptions
 import pymongo
-from bson import ObjectId
 
 from tests.services.processes import free_ports
 from tests.support.amqp import connected, depth, drained, plain
 from tests.support.command import COMMAND, environment
 from tests.support.eventually import eventually
-from worker.pipeline.translate import event_id
 from worker.rabbit.topology import apply, problems, wanted
 
 if TYPE_CHECKING:
@@ -107,11 +105,11 @@ class World:
             return list(client[self.database][name].find())
 
     def stored_ids(self) -> set[str]:
-        return {str(one["_id"]) for one in self.collection("ConversationActivities")}
+        """Return the message ids in the store."""
+        return {one["messageId"] for one in self.collection("ConversationActivities")}
 
-    def stored(self, message_id: str, sender: str = "app-1") -> dict[str, Any] | None:
-        identity = ObjectId(event_id(sender, message_id))
-        found = [one for one in self.collection("ConversationActivities") if one["_id"] == identity]
+    def stored(self, message_id: str) -> dict[str, Any] | None:
+        found = [one for one in self.collection("ConversationActivities") if one["messageId"] == message_id]
         return found[0] if found else None
 
     def depth(self, queue: str) -> int:

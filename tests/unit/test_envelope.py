@@ -16,7 +16,7 @@ from worker import __version__, contract
 from worker.cim import Identity
 from worker.codes import Code, Problem, Stage
 from worker.dead_letters.envelope import carried_headers, dead_letter, parked_copy, retry_copy, waiting_copy
-from worker.dead_letters.provenance import attempt_of, published_by
+from worker.dead_letters.provenance import attempt_of, published_by, strip_reserved_headers
 from worker.failure import Failure
 from worker.ports import Outgoing, Properties
 from worker.rabbit.fitting import fit
@@ -149,6 +149,20 @@ def test_only_harmless_properties_are_copied(kind: str) -> None:
 def test_a_delivery_without_an_id_gets_one_because_returns_are_matched_by_it() -> None:
     assert letter(delivery()).message_id == "made-up"
     assert letter(delivery(message_id="")).message_id == "made-up"
+
+
+@pytest.mark.parametrize("kind", ["dead", "retry", "waiting", "parked"])
+def test_every_copy_keeps_the_idempotency_key_without_which_it_would_be_another_message(kind: str) -> None:
+    of = delivery(b"{}", {contract.IDEMPOTENCY_KEY: "call-77"})
+    copies = {"dead": letter(of), "retry": retried(of), "waiting": waiting(of)}
+    copy = copies.get(kind) or parked_copy(of, copy_id="made-up")
+    assert headers(copy)[contract.IDEMPOTENCY_KEY] == "call-77"
+
+
+def test_a_strangers_idempotency_key_is_not_stripped() -> None:
+    of = delivery(b"{}", {contract.IDEMPOTENCY_KEY: "call-77"})
+    strip_reserved_headers(of, "worker")
+    assert of.properties.headers == {contract.IDEMPOTENCY_KEY: "call-77"}
 
 
 def test_a_retry_counts_names_its_tier_and_says_why() -> None:

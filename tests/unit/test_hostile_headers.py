@@ -26,7 +26,7 @@ PRETENCE = {contract.FAILED_AT: 1, contract.ORIGIN_QUEUE: "q", contract.USER_ID:
 @pytest.mark.parametrize("state", [[], {"name": []}, {"name": {}}, 1])
 def test_a_session_state_that_is_no_text_does_not_kill_the_messages_of_its_conversation(state: object) -> None:
     conversation = Conversation("c-1", "ACTIVE", None, None, (ChannelSession.of({"id": "s-1", "state": state}),), 1)
-    activity = translate(accepted(_MESSAGE), conversation, now=NOW, body=b"")
+    activity = translate(accepted(_MESSAGE), conversation, now=NOW)
     assert activity.event["channelSession"] == {"id": "s-1", "state": state}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.deliveries import FakeDelivery, delivery
 from tests.support.eventually import eventually_async
+from tests.support.identity import event_id_of
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
 from worker.codes import Code, Stage
@@ -18,7 +19,6 @@ from worker.failure import Failure, store_silent
 from worker.flow import confirmed
 from worker.pipeline import reading
 from worker.pipeline.ports import Written
-from worker.pipeline.translate import event_id
 from worker.ports import Confirmation, Outgoing, Properties
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def test_a_message_of_a_live_conversation_is_published_and_settled() -> No
     await harness.process(one)
     (event,) = harness.at(LIVE)
     body = json.loads(event.body)
-    assert event.message_id == body["id"] == event_id("app-1", "m-7")
+    assert event.message_id == body["id"] == event_id_of(one.body)
     assert (body["name"], body["type"], body["conversationId"]) == ("THIRD_PARTY_ACTIVITY", "ACTIVITY", LIVE)
     assert body["roomInfo"]["id"] == f"room of {LIVE}"
     assert (event.type, event.app_id, event.content_type) == ("THIRD_PARTY_ACTIVITY", "cim-worker", "application/json")
@@ -117,7 +117,7 @@ async def test_a_session_leads_to_its_conversation() -> None:
     harness = pipeline_harness()
     await harness.process(of_session("live-session", 1), of_session("closed-session", 2))
     assert json.loads(harness.at(LIVE)[0].body)["channelSession"] == {"id": "live-session"}
-    assert event_id("app-1", "m-2") in harness.store.digests
+    assert len(harness.store.held) == 1
     assert harness.outcomes == {"published": 1, "stored": 1}
 
 
@@ -148,7 +148,7 @@ async def test_what_the_hub_returns_is_stored_and_the_cache_forgets_the_conversa
     harness.publisher.unbound.add(LIVE)
     await harness.process(live(2))
     assert harness.cache.by_conversation(LIVE, harness.clock.monotonic()) is None
-    assert event_id("app-1", "m-2") in harness.store.digests
+    assert len(harness.store.held) == 1
     assert harness.outcomes == {"published": 1, "stored": 1}
 
 
@@ -193,12 +193,38 @@ async def test_the_same_again_is_a_duplicate_within_a_batch_and_later() -> None:
     harness.assert_settled(*batch, again)
 
 
-async def test_the_same_id_with_another_payload_is_a_conflict_and_dead() -> None:
+async def test_the_same_id_with_other_content_is_another_activity() -> None:
     harness = pipeline_harness()
     await harness.process(closed(1, "first"), closed(1, "second"))
-    assert harness.outcomes == {"stored": 1, "dead": 1}
-    assert harness.codes == ["payload_conflict"]
-    assert b"second" in harness.letters[0].body
+    assert harness.outcomes == {"stored": 2}
+
+
+async def test_with_an_idempotency_key_other_content_is_the_same_activity() -> None:
+    harness = pipeline_harness()
+    first, rebuilt, other = closed(1, "first"), closed(2, "rebuilt"), closed(1, "first")
+    for one, key in ((first, "k-1"), (rebuilt, "k-1"), (other, "k-2")):
+        one.properties = Properties(headers={"cim-idempotency-key": key})
+    await harness.process(first, rebuilt, other)
+    assert harness.outcomes == {"stored": 2, "duplicate": 1}
+
+
+async def test_a_live_event_is_known_by_its_idempotency_key_also_when_it_comes_back() -> None:
+    harness = pipeline_harness()
+    harness.publisher.unbound.add(LIVE)
+    for text in ("first", "rebuilt"):
+        one = delivery(message(1, text, conversationId=LIVE))
+        one.properties = Properties(headers={"cim-idempotency-key": "k-1"})
+        await harness.process(one)
+    assert harness.outcomes == {"stored": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize("key", [7, b"bytes", ["k"], "line\nend", "k" * 243])
+async def test_an_idempotency_key_that_is_none_is_no_reason_to_guess(key: object) -> None:
+    harness = pipeline_harness()
+    one = closed(1)
+    one.properties = Properties(headers={"cim-idempotency-key": key})
+    await harness.process(one)
+    assert harness.codes == ["id_too_long" if key == "k" * 243 else "invalid_id"]
 
 
 async def test_what_the_store_refuses_for_good_is_dead_and_its_neighbours_are_stored() -> None:
@@ -574,7 +600,7 @@ async def test_a_message_that_waits_with_many_others_is_parsed_again_and_stored_
     large = [delivery(message(number, "x" * 900_000, customer={"_id": "c"})) for number in range(4)]
     await harness.process(*large)
     await eventually_async(lambda: harness.outcomes == {"stored": 4}, seconds=5)
-    assert len(harness.store.digests) == 4
+    assert len(harness.store.held) == 4
 
 
 # -- subscribers ------------------------------------------------------------------------------------------------------

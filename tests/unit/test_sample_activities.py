@@ -26,7 +26,7 @@ def test_there_are_as_many_as_asked_for_and_some_of_every_kind() -> None:
 
     assert len(samples) == 2000
     assert {sample.outcome for sample in samples} == {"published", "stored", "duplicate", "dead"}
-    assert {"recording link", "survey", "IVR summary", "scheduled activity", "custom type", "conflict"} <= {
+    assert {"recording link", "survey", "IVR summary", "scheduled activity", "custom type", "corrected"} <= {
         sample.kind for sample in samples
     }
 
@@ -35,7 +35,7 @@ def test_the_invalid_ones_are_rejected_for_the_reason_they_are_meant_to_be_and_n
     for sample in some():
         verdict = parse(sample.body, received_at=0)
         code = verdict.first.code if isinstance(verdict, Rejected) else None
-        assert code == (None if sample.code == Code.PAYLOAD_CONFLICT else sample.code), sample.kind
+        assert code == sample.code, sample.kind
 
 
 def test_every_reason_is_one_of_the_catalogue() -> None:
@@ -45,8 +45,8 @@ def test_every_reason_is_one_of_the_catalogue() -> None:
     assert codes <= {code.value for code in Code}
 
 
-def test_each_message_is_repeated_or_contradicted_at_most_once() -> None:
-    sent = Counter((s.sender_id, s.message_id) for s in some() if s.outcome != "dead" or s.code == "payload_conflict")
+def test_each_message_is_repeated_or_corrected_at_most_once() -> None:
+    sent = Counter((s.sender_id, s.message_id) for s in some() if s.outcome != "dead")
 
     assert set(sent.values()) == {1, 2}
 

@@ -1,7 +1,8 @@
 """Bytes to a JSON object, strictly: one accepted reading of a body, or the reasons why there is none.
 
-Three paths that agree, each run when the one before did not say yes: `_canonical` for bodies as most serialisers write
-them, the standard library's parser with our hooks for any other JSON, and `flaws.py`, which finds out where and why.
+Paths that agree, each run when the one before did not say yes: `_compact` for bodies as most serialisers write them,
+the standard library's parser with our hooks for any other JSON, the same with numbers kept as they are spelled, and
+`flaws.py`, which finds out what is wrong and where.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from json import JSONDecodeError, JSONDecoder
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from worker.cim.canonical import write_canonical
 from worker.cim.flaws import INT64_DIGITS, INT64_MAX, INT64_MIN, find_flaws
 from worker.codes import Code, Problem
 
@@ -41,13 +43,29 @@ class Undecodable:
     """What could be read nevertheless, for naming the sender of a dead letter; flawed values are null."""
 
 
+class Decoded(NamedTuple):
+    """A JSON object, as it was sent."""
+
+    document: dict[str, Any]
+    respelled: bytes | None = None
+    """The canonical content, if writing `document` would spell a number otherwise than it was sent."""
+
+    def content(self) -> bytes:
+        """Return the canonical content. Call it before the document is changed."""
+        return self.respelled or write_canonical(self.document)
+
+
 class _SuspicionError(Exception):
-    """Breaks off the fast path; never leaves this module."""
+    """Breaks off a fast path; never leaves this module."""
+
+
+class _SpellingError(Exception):
+    """Breaks off a fast path at a number that the serialiser would spell otherwise; never leaves this module."""
 
 
 def decode(
     body: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = DEFAULT_MAX_DEPTH
-) -> dict[str, Any] | Undecodable:
+) -> Decoded | Undecodable:
     """Return the JSON object in `body`, or why it cannot be taken. Raises nothing, whatever the bytes.
 
     `max_bytes` limits the body, `max_depth` how deep objects and arrays may be nested (the outermost counts as one;
@@ -57,8 +75,8 @@ def decode(
     if len(body) > max_bytes:
         return _undecodable(Code.MESSAGE_TOO_LARGE, f"At most {max_bytes} bytes; send a link instead of the content.")
     too_deep = body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth
-    if not too_deep and (document := _canonical(body)) is not None:
-        return document
+    if not too_deep and (document := _compact(body)) is not None:
+        return Decoded(document)
     try:
         text = body.decode()
         return _too_deep(max_depth) if too_deep else _decode_text(text, body)
@@ -70,7 +88,7 @@ def decode(
         return _too_deep(max_depth)
 
 
-def _canonical(body: bytes) -> dict[str, Any] | None:
+def _compact(body: bytes) -> dict[str, Any] | None:
     """Return the object in `body` if writing it again gives the same bytes, or None: another path has to look.
 
     A faster parser than the standard library's keeps silent about names that stand twice and numbers it changes; but
@@ -95,18 +113,29 @@ def depth(body: bytes) -> int:
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
-def _decode_text(text: str, body: bytes) -> dict[str, Any] | Undecodable:
+def _decode_text(text: str, body: bytes) -> Decoded | Undecodable:
     if text.startswith("\ufeff"):
         return _undecodable(Code.INVALID_UTF8)
     try:
         document = _DECODER.decode(text)
+    except _SpellingError:
+        return _decode_spelled(text)
     except _SuspicionError:
         return _flawed(text)
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(document):
         return _flawed(text)
-    if type(document) is not dict:
-        return _undecodable(Code.NOT_AN_OBJECT)
-    return document
+    return Decoded(document) if type(document) is dict else _undecodable(Code.NOT_AN_OBJECT)
+
+
+def _decode_spelled(text: str) -> Decoded | Undecodable:
+    """Decode what has numbers such as 1.50 or 1E3, which come back as 1.5 and 1000.0 when they are written."""
+    try:
+        spelled = _SPELLED_DECODER.decode(text)
+        if type(spelled) is not dict:
+            return _undecodable(Code.NOT_AN_OBJECT)
+        return Decoded(orjson.loads(orjson.dumps(spelled)), write_canonical(spelled))
+    except (_SuspicionError, orjson.JSONEncodeError):  # the latter: half a surrogate pair
+        return _flawed(text)
 
 
 def _flawed(text: str) -> Undecodable:
@@ -143,17 +172,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _int64(digits: str) -> int:
     # Short ones first; int() refuses thousands of digits with an error of its own, so length comes before value.
     if len(digits) < INT64_DIGITS:
-        return int(digits)
+        return int(digits) or _zero(digits)
     if len(digits) > INT64_DIGITS + 1 or not INT64_MIN <= int(digits) <= INT64_MAX:
         raise _SuspicionError
     return int(digits)
+
+
+def _zero(digits: str) -> int:
+    if digits != "0":
+        raise _SpellingError
+    return 0
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not isfinite(number):
         raise _SuspicionError
+    if orjson.dumps(number) != digits.encode():
+        raise _SpellingError
     return number
+
+
+def _spelled_int64(digits: str) -> orjson.Fragment:
+    if len(digits) > INT64_DIGITS + 1 or not INT64_MIN <= int(digits) <= INT64_MAX:
+        raise _SuspicionError
+    return orjson.Fragment(digits)
+
+
+def _spelled_finite(digits: str) -> orjson.Fragment:
+    if not isfinite(float(digits)):
+        raise _SuspicionError
+    return orjson.Fragment(digits)
 
 
 def _constant(_name: str) -> None:
@@ -161,3 +210,6 @@ def _constant(_name: str) -> None:
 
 
 _DECODER = JSONDecoder(object_pairs_hook=_unique, parse_int=_int64, parse_float=_finite, parse_constant=_constant)
+_SPELLED_DECODER = JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_spelled_int64, parse_float=_spelled_finite, parse_constant=_constant
+)

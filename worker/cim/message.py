@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Undecodable, decode
+from worker import contract
+from worker.cim.canonical import derived_id, event_id, keyed_event_id
+from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Decoded, Undecodable, decode
+from worker.cim.ids import MAX_ID_BYTES, has_control_character, is_too_long
 from worker.cim.problems import find_problems, text_at
 from worker.cim.timestamps import to_epoch_ms
-
-if TYPE_CHECKING:
-    from worker.codes import Problem
+from worker.codes import Code, Problem
 
 MAX_PROBLEMS = 20
+_KEY = contract.IDEMPOTENCY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class CimMessage(NamedTuple):
     """A valid CIM message: what the worker needs to know of it, and what travels on."""
 
     id: str
-    """The publisher's id, or 24 hex digits derived from the bytes when it gave none."""
+    """The publisher's id, or 24 hex digits derived from the canonical content when it gave none."""
+    event_id: str
+    """24 hex digits: who sent it, under which id, with which content; see `canonical`."""
     sender: dict[str, Any]
     sender_id: str
     sender_name: str | None
@@ -72,38 +75,50 @@ def parse(
     received_at: int,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_depth: int = DEFAULT_MAX_DEPTH,
+    idempotency_key: object = None,
 ) -> CimMessage | Rejected:
     """Return the CIM message in `body`, or why it is none. Raises nothing, whatever the bytes.
 
     `received_at` (epoch ms) stands in for a missing `header.timestamp`; `max_bytes` and `max_depth` bound the body.
+    `idempotency_key` is what the publisher's header of that name holds, whatever it is; null and blank count as absent.
     """
-    document = decode(body, max_bytes=max_bytes, max_depth=max_depth)
-    if isinstance(document, Undecodable):
-        return _reject_undecodable(document)
-    problems = find_problems(document)
+    decoded = decode(body, max_bytes=max_bytes, max_depth=max_depth)
+    if isinstance(decoded, Undecodable):
+        return _reject_undecodable(decoded)
+    problems = find_problems(decoded.document)
+    if idempotency_key is not None:
+        problems += _key_problems(idempotency_key)
     if problems:
-        return _reject(tuple(problems), document)
-    return _accept(document, body, received_at)
+        return _reject(tuple(problems), decoded.document)
+    return _accept(decoded, received_at, str(idempotency_key or ""))
 
 
-def derived_id(body: bytes) -> str:
-    """Return the id of a message that brings none: 24 hex digits that depend on its bytes alone."""
-    return sha256(body).hexdigest()[:24]
+def _key_problems(key: object) -> list[Problem]:
+    if type(key) is not str or has_control_character(key):
+        return [Problem(Code.INVALID_ID, "", f"In the AMQP header {_KEY}: a text without control characters.")]
+    if is_too_long(key):
+        expected = f"In the AMQP header {_KEY}: at most {MAX_ID_BYTES} bytes of UTF-8."
+        return [Problem(Code.ID_TOO_LONG, "", expected)]
+    return []
 
 
-def _accept(document: dict[str, Any], body: bytes, received_at: int) -> CimMessage:
+def _accept(decoded: Decoded, received_at: int, key: str) -> CimMessage:
+    document, content = decoded.document, decoded.content()
     message_id = document.get("id")
     if not message_id or not message_id.strip():
-        message_id = derived_id(body)
+        message_id = derived_id(content)
         document = {"id": message_id, **document, "id": message_id}  # noqa: F601 - first for the place, last for the value
     header = document["header"]
     sender = header["sender"]
+    sender_id = sender["id"]
+    identity = keyed_event_id(sender_id, key) if key.strip() else event_id(sender_id, message_id, content)
     timestamp = _normalise_timestamp(header, received_at)
     _normalise_channel_data(header)
     return CimMessage(
         message_id,
+        identity,
         sender,
-        sender["id"],
+        sender_id,
         sender.get("senderName") or None,
         _present(header.get("conversationId")),
         _present(header.get("channelSessionId")),

@@ -104,13 +104,21 @@ class _Account:
 
 def outgoing(body: bytes) -> Outgoing:
     """Return the publish of one message: its id as AMQP message id, its first anchor as routing key."""
-    from worker.cim import derived_id
     from worker.contract import INGRESS
     from worker.ports import Outgoing
 
     document = _readable(body)
-    message_id = _short(_text(document.get("id"))) or derived_id(body)
+    message_id = _short(_text(document.get("id"))) or _derived_id(body)
     return Outgoing(INGRESS, _routing_key(document.get("header")), message_id, body)
+
+
+def _derived_id(body: bytes) -> str:
+    """Return the id the workers give a message that brings none."""
+    from worker.cim import derived_id
+    from worker.cim.decode import Decoded, decode
+
+    decoded = decode(body)
+    return derived_id(decoded.content() if isinstance(decoded, Decoded) else body)
 
 
 async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> _Account:

@@ -69,9 +69,10 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
 
     `received_at` (epoch ms) is the time of an event that carries none. Raises nothing, whatever the bytes.
     """
-    document = decode(body, max_bytes=MAX_LIFECYCLE_BYTES)
-    if isinstance(document, Undecodable):
-        return Rejected(document.problems[:MAX_PROBLEMS])
+    decoded = decode(body, max_bytes=MAX_LIFECYCLE_BYTES)
+    if isinstance(decoded, Undecodable):
+        return Rejected(decoded.problems[:MAX_PROBLEMS])
+    document = decoded.document
     name = text_at(document, ("name",))
     if name is None:
         return _rejected(Code.MISSING_FIELD, ("name",), "The name of the event.")

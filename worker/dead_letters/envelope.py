@@ -135,8 +135,14 @@ def _copy(delivery: Delivery, exchange: str, routing_key: str, headers: Mapping[
         timestamp=properties.timestamp,
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
-        headers={**carried_headers(delivery), **_bounded_headers(headers)},
+        headers={**carried_headers(delivery), **_bounded_headers({**_idempotency_key(delivery), **headers})},
     )
+
+
+def _idempotency_key(delivery: Delivery) -> dict[str, object]:
+    # Part of what the message is: without it the copy would be another one when it comes back.
+    key = delivery.properties.headers.get(contract.IDEMPOTENCY_KEY)
+    return {} if key is None else {contract.IDEMPOTENCY_KEY: key}
 
 
 def carried_headers(delivery: Delivery) -> dict[str, str | int]:

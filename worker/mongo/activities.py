@@ -14,16 +14,13 @@ from worker.mongo.evidence import Inserted, is_own
 from worker.pipeline.ports import Refused, StoreResult, Unproven, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.mongo.client import Document, Store
     from worker.pipeline.translate import Activity
 
 COLLECTION: Final = "ConversationActivities"
 _READ_BACK_IDS: Final = 500
-
-_Held = str | Failure | None
-"""The digest the store held under an event id before us, or why it holds none."""
 
 
 class ActivityStore:
@@ -38,7 +35,7 @@ class ActivityStore:
         """Store *activities* and return what became of each, in the same order.
 
         A result is given only for what is known to be on a majority. The same event twice in one call is stored once;
-        the second is a duplicate, or a conflict if its payload differs.
+        the second is a duplicate.
 
         Args:
             activities: any number of them; the calls to the server are kept bounded in count and bytes.
@@ -49,40 +46,40 @@ class ActivityStore:
                 later.
             OperatorFault: credentials, permissions or configuration.
         """
-        results: list[StoreResult | None] = [None] * len(activities)
-        open_indexes: Collection[int] = range(len(activities))
-        while open_indexes:
+        results: dict[int, StoreResult] = {}
+        while len(results) < len(activities):
             leaders: dict[str, int] = {}
-            for index in open_indexes:
-                leaders.setdefault(activities[index].event_id, index)
+            for index in range(len(activities)):
+                if index not in results:
+                    leaders.setdefault(activities[index].event_id, index)
             answers = await self._store_distinct([activities[index] for index in leaders.values()], now_ms)
-            open_indexes = _settle(activities, open_indexes, leaders, dict(zip(leaders, answers, strict=True)), results)
-        return [result for result in results if result is not None]
+            _settle(activities, leaders, dict(zip(leaders, answers, strict=True)), results)
+        return [results[index] for index in range(len(activities))]
 
     async def get(self, event_id: str) -> Document | None:
         """Return the stored document of an event, or None. Raises `StoreUnavailable` or `OperatorFault`."""
         async with self._store.operation():
             return await self._collection.find_one({"_id": ObjectId(event_id)})
 
-    async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[tuple[StoreResult, _Held]]:
-        """Store activities of different event ids; return each result and what the store held before."""
+    async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
+        """Store activities of different event ids; return what became of each."""
         created = DatetimeMS(now_ms)
         encoded = [encode_alone(activity_document(activity, created)) for activity in activities]
         good = [item for item in encoded if isinstance(item, Encoded)]
         answers = iter(await insert_each(self._store, self._collection, good))
         inserted = [next(answers) if isinstance(item, Encoded) else item for item in encoded]
         taken = [a.event_id for a, answer in zip(activities, inserted, strict=True) if answer is Inserted.KEY_TAKEN]
-        held = await self._digests(taken)
-        return [_result(a, answer, held) for a, answer in zip(activities, inserted, strict=True)]
+        held = await self._held(taken)
+        return [_result(answer, is_held=a.event_id in held) for a, answer in zip(activities, inserted, strict=True)]
 
-    async def _digests(self, event_ids: Sequence[str]) -> dict[str, str | None]:
-        """Return the digest stored under each of *event_ids* that is there; None if it was stored without one."""
-        found: dict[str, str | None] = {}
+    async def _held(self, event_ids: Sequence[str]) -> set[str]:
+        """Return those of *event_ids* that are in the store."""
+        found: set[str] = set()
         for start in range(0, len(event_ids), _READ_BACK_IDS):
             ids = [ObjectId(event_id) for event_id in event_ids[start : start + _READ_BACK_IDS]]
             async with self._store.operation():
-                async for document in self._collection.find({"_id": {"$in": ids}}, {"payloadDigest": 1}):
-                    found[str(document["_id"])] = document.get("payloadDigest")
+                async for document in self._collection.find({"_id": {"$in": ids}}, {"_id": 1}):
+                    found.add(str(document["_id"]))
         return found
 
 
@@ -111,7 +108,8 @@ def activity_document(activity: Activity, created: DatetimeMS) -> Document:
         "activity": nested,
         "timestamp": timestamp,
         "recordCreationTime": created,
-        "payloadDigest": activity.digest,
+        "messageId": activity.message.id,
+        "storedBecause": activity.stored_because,
     }
 
 
@@ -121,40 +119,30 @@ def _id_as_underscore_id(value: Mapping[str, Any]) -> Document:
 
 def _settle(
     activities: Sequence[Activity],
-    open_indexes: Collection[int],
     leaders: Mapping[str, int],
-    answers: Mapping[str, tuple[StoreResult, _Held]],
-    results: list[StoreResult | None],
-) -> list[int]:
-    """Write down all results that are known now; return the indexes to try again, because their leader was refused."""
-    again: list[int] = []
-    for index in open_indexes:
-        activity = activities[index]
-        result, held = answers[activity.event_id]
-        if leaders[activity.event_id] == index or isinstance(result, Unproven):
-            results[index] = result
-        elif isinstance(result, Refused):
-            again.append(index)
-        elif result is Written.STORED:
-            results[index] = _compare(activity, activities[leaders[activity.event_id]].digest)
-        else:
-            results[index] = _compare(activity, held)
-    return again
+    answers: Mapping[str, StoreResult],
+    results: dict[int, StoreResult],
+) -> None:
+    """Write down all results that are known now; whatever else there is of a refused event is tried itself.
+
+    Two of one event may differ when they came with an idempotency key, and the fault may lie in the difference.
+    """
+    for index, activity in enumerate(activities):
+        if index in results:
+            continue
+        answer = answers[activity.event_id]
+        if leaders[activity.event_id] == index:
+            results[index] = answer
+        elif not isinstance(answer, Refused):
+            results[index] = Written.DUPLICATE if answer is Written.STORED else answer
 
 
-def _result(
-    activity: Activity, answer: Inserted | Failure, held: Mapping[str, str | None]
-) -> tuple[StoreResult, _Held]:
+def _result(answer: Inserted | Failure, *, is_held: bool) -> StoreResult:
     if isinstance(answer, Failure):
-        return Refused(answer) if is_own(answer) else Unproven(answer), answer
+        return Refused(answer) if is_own(answer) else Unproven(answer)
     if answer is Inserted.NEW:
-        return Written.STORED, None
-    if activity.event_id not in held:
-        # The key that is taken is not the _id, so it is an index of somebody else's that says no.
-        return Refused(failure_of_write_error(DUPLICATE_KEYS[0])), None
-    digest = held[activity.event_id]
-    return _compare(activity, digest), digest
-
-
-def _compare(activity: Activity, held: _Held) -> Written:
-    return Written.DUPLICATE if held == activity.digest else Written.CONFLICT
+        return Written.STORED
+    if is_held:
+        return Written.DUPLICATE
+    # The key that is taken is not the _id, so it is an index of somebody else's that says no.
+    return Refused(failure_of_write_error(DUPLICATE_KEYS[0]))

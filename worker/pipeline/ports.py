@@ -19,9 +19,7 @@ class Written(StrEnum):
     STORED = "stored"
     """A new document, acknowledged by a majority."""
     DUPLICATE = "duplicate"
-    """The store already holds this event with the same digest."""
-    CONFLICT = "conflict"
-    """The store holds another payload under this event id; it was not overwritten."""
+    """The store holds this event already; it was not overwritten."""
 
 
 class StoredBecause(StrEnum):

@@ -37,7 +37,7 @@ class Reading:
     def read(self, delivery: Delivery, now: int) -> Inbound | Rejection:
         """Return the delivery with its message, or why there is none. *now* in epoch ms."""
         strip_reserved_headers(delivery, self._senders.own_user)
-        message = parse(delivery.body, received_at=now, max_bytes=self._max_message_bytes)
+        message = self._parse(delivery, now)
         if isinstance(message, Rejected):
             return Rejection(Failure.of_problems(message.problems), message.identity)
         problem = self._senders.problem(message, delivery)
@@ -73,12 +73,20 @@ class Reading:
         return identity
 
     def _translate(self, inbound: Inbound, message: CimMessage) -> Activity:
-        return translate(message, inbound.conversation, now=inbound.translated_at, body=inbound.delivery.body)
+        return translate(message, inbound.conversation, now=inbound.translated_at)
+
+    def _parse(self, delivery: Delivery, received_at: int) -> CimMessage | Rejected:
+        return parse(
+            delivery.body,
+            received_at=received_at,
+            max_bytes=self._max_message_bytes,
+            idempotency_key=delivery.properties.headers.get(contract.IDEMPOTENCY_KEY),
+        )
 
     def _message_of(self, inbound: Inbound) -> CimMessage:
         if inbound.message is not None:
             return inbound.message
-        message = parse(inbound.delivery.body, received_at=inbound.read_at, max_bytes=self._max_message_bytes)
+        message = self._parse(inbound.delivery, inbound.read_at)
         if isinstance(message, Rejected):
             msg = "a message that was valid is not any more"
             raise AssertionError(msg)  # noqa: TRY004 - a bug of ours

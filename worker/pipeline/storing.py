@@ -185,9 +185,6 @@ class Storing:
         match result:
             case Written.STORED:
                 self._settlement.settle(inbound.delivery, Outcome.STORED)
-            case Written.CONFLICT:
-                failure = Failure.of(Code.PAYLOAD_CONFLICT)
-                self._copies.dead_letter(inbound.delivery, self._reading.identity_of(inbound), failure)
             case Written.DUPLICATE:
                 self._settlement.settle(inbound.delivery, Outcome.DUPLICATE)
             case Refused(failure):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -30,7 +29,6 @@ class Destination(StrEnum):
 class Activity(NamedTuple):
     """A message on its way, with its place: what its event and its document are made of."""
 
-    event_id: str
     timestamp: int
     """Epoch milliseconds: the event's own time."""
     message: CimMessage
@@ -38,10 +36,13 @@ class Activity(NamedTuple):
     customer_id: str | None
     channel_session: ChannelSession | None
     room: Room | None
-    body: bytes
-    """The delivery's bytes, as they came."""
     stored_because: StoredBecause | None = None
     """Why it is stored, when it is."""
+
+    @property
+    def event_id(self) -> str:
+        """What the event and its document are known by."""
+        return self.message.event_id
 
     @property
     def added_bytes(self) -> int:
@@ -58,11 +59,6 @@ class Activity(NamedTuple):
     def room_id(self) -> str | None:
         """The room the message names, else the one the registry knows."""
         return self.message.room_id or (self.room.id if self.room else None)
-
-    @property
-    def digest(self) -> str:
-        """What tells a repetition from a conflict; computed again each time, for the store only."""
-        return payload_digest(self.body)
 
     @property
     def event(self) -> dict[str, Any]:
@@ -94,34 +90,20 @@ class Activity(NamedTuple):
         }
 
 
-def event_id(sender_id: str, message_id: str) -> str:
-    """Return the event id of a message: 24 hex digits, always the same for the same sender and message."""
-    return sha256(b"%b\0%b" % (sender_id.encode(), message_id.encode())).hexdigest()[:24]
-
-
-def payload_digest(body: bytes) -> str:
-    """Return the SHA-256 of a delivery's bytes as 64 hex digits."""
-    return sha256(body).hexdigest()
-
-
-def translate(message: CimMessage, conversation: Conversation | None, *, now: int, body: bytes) -> Activity:
+def translate(message: CimMessage, conversation: Conversation | None, *, now: int) -> Activity:
     """Return the activity a message becomes at `now` (epoch ms).
 
     `conversation` is what the registry knows (None: nothing); it fills the channel session and the room.
-    `body` is the bytes the message was parsed from.
     """
-    identity = event_id(message.sender_id, message.id)
     if conversation is None:
-        return Activity(identity, now, message, message.conversation_id, message.customer_id, None, None, body)
+        return Activity(now, message, message.conversation_id, message.customer_id, None, None)
     return Activity(
-        identity,
         now,
         message,
         message.conversation_id or conversation.id,
         message.customer_id or conversation.customer_id,
         _session_of(message, conversation),
         conversation.room,
-        body,
     )
 
 

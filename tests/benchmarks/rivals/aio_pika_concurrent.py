@@ -39,7 +39,7 @@ async def main() -> None:
                 "",
             )
         else:
-            decided = handling.decide(message, delivery.body, await registry.conversation(message))
+            decided = handling.decide(message, await registry.conversation(message))
             if isinstance(decided, Live):
                 event = aio_pika.Message(decided.body, **handling.properties(decided))
                 await hub.publish(event, decided.conversation_id, mandatory=True)

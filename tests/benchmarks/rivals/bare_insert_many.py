@@ -43,7 +43,7 @@ def _document(body: bytes) -> dict[str, Any]:
     """Return the document of a message, without what the registry would add (the session and the room)."""
     message = handling.read(body)
     assert isinstance(message, CimMessage)
-    return handling.stored(translate(message, None, now=0, body=body)).document
+    return handling.stored(translate(message, None, now=0)).document
 
 
 if __name__ == "__main__":

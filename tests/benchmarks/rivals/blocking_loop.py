@@ -34,7 +34,7 @@ def main() -> None:
             found = (
                 database.conversations.find_one({"_id": message.conversation_id}) if message.conversation_id else None
             )
-            decided = handling.decide(message, body, handling.conversation_of(found))
+            decided = handling.decide(message, handling.conversation_of(found))
             if isinstance(decided, Live):
                 properties = pika.BasicProperties(**handling.properties(decided))
                 channel.basic_publish(contract.HUB, decided.conversation_id, decided.body, properties, mandatory=True)

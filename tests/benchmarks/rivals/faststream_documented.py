@@ -43,7 +43,7 @@ async def handle(delivery: RabbitMessage) -> None:
         )
         return
     found = await database.conversations.find_one({"_id": message.conversation_id}) if message.conversation_id else None
-    decided = handling.decide(message, delivery.body, handling.conversation_of(found))
+    decided = handling.decide(message, handling.conversation_of(found))
     if isinstance(decided, Live):
         await broker.publish(
             decided.body,

@@ -54,7 +54,7 @@ async def handle(delivery: RabbitMessage) -> None:
         )
         await broker.publish(letter, exchange=dead_letters)
     else:
-        decided = handling.decide(message, delivery.body, await handler.registry.conversation(message))
+        decided = handling.decide(message, await handler.registry.conversation(message))
         if isinstance(decided, Live):
             event = aio_pika.Message(decided.body, **handling.properties(decided))
             await broker.publish(event, exchange=hub, routing_key=decided.conversation_id, mandatory=True)

@@ -64,9 +64,9 @@ def read(body: bytes) -> CimMessage | Invalid:
     )
 
 
-def decide(message: CimMessage, body: bytes, conversation: Conversation | None) -> Live | Stored:
+def decide(message: CimMessage, conversation: Conversation | None) -> Live | Stored:
     """Return what has to be done with a valid message."""
-    activity = translate(message, conversation, now=_now(), body=body)
+    activity = translate(message, conversation, now=_now())
     if place(message, conversation)[0] is Destination.HUB:
         return Live(activity.conversation_id or "", activity.event_id, activity.event_bytes())
     return stored(activity)

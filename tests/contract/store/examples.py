@@ -7,19 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from worker.cim import CimMessage
+from worker.cim.canonical import event_id
 from worker.conversations.conversation import ChannelSession, Fact, Room
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
-from worker.pipeline.translate import Activity, event_id
+from worker.pipeline.translate import Activity
 
 NOW = 1_760_000_001_456
 
 
 def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | None = None) -> Activity:
-    """Return an activity of a closed conversation; same message id and text: same event, same digest."""
+    """Return an activity of a closed conversation; same message id and text: same event."""
     wire = data or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}}
     message = CimMessage(
         id=message_id,
+        event_id=event_id("app-1", message_id, text.encode("utf-8", "surrogatepass")),
         sender={"id": "app-1", "type": "APP"},
         sender_id="app-1",
         sender_name=None,
@@ -32,14 +34,12 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
         wire=wire,
     )
     return Activity(
-        event_id("app-1", message_id),
         NOW,
         message,
         "conversation-1",
         "customer-1",
         ChannelSession.of({"id": "session-1", "channel": {"id": "channel-1"}, "isActive": False}),
         Room.of({"id": "room-1", "mode": "CONTACT_CENTER"}),
-        text.encode("utf-8", "surrogatepass"),
     )
 
 

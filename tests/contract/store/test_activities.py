@@ -12,12 +12,12 @@ from bson.objectid import ObjectId
 from tests.contract.store.examples import NOW, activity
 from worker.codes import Code, FailureClass
 from worker.mongo.activities import COLLECTION, ActivityStore
-from worker.pipeline.ports import Refused, Written
+from worker.pipeline.ports import Refused, StoredBecause, Written
 
 if TYPE_CHECKING:
     from tests.contract.store.conftest import OpenStore
 
-STORED, DUPLICATE, CONFLICT = Written.STORED, Written.DUPLICATE, Written.CONFLICT
+STORED, DUPLICATE = Written.STORED, Written.DUPLICATE
 MIB = 1024 * 1024
 
 
@@ -49,7 +49,8 @@ async def test_a_new_activity_is_stored_in_the_shape_the_platform_reads(open_sto
         },
         "timestamp": time,
         "recordCreationTime": datetime.fromtimestamp((NOW + 7) / 1000, UTC).replace(tzinfo=None),
-        "payloadDigest": one.digest,
+        "messageId": "m-1",
+        "storedBecause": None,
     }
 
 
@@ -88,31 +89,30 @@ async def test_the_same_activity_again_is_a_duplicate_and_stays_one_document(ope
         assert await store.collection(COLLECTION).count_documents({}) == 5
 
 
-async def test_another_payload_under_the_same_id_is_a_conflict_and_overwrites_nothing(open_store: OpenStore) -> None:
+async def test_the_document_says_why_it_was_stored_when_that_is_known(open_store: OpenStore) -> None:
+    one = activity("m-1")._replace(stored_because=StoredBecause.STAND_ALONE)
     async with open_store() as store:
         activities = ActivityStore(store)
-        await activities.store([activity("m-1", "first")], NOW)
+        await activities.store([one], NOW)
+        document = await activities.get(one.event_id)
 
-        assert await activities.store([activity("m-1", "second")], NOW) == [CONFLICT]
-
-        document = await activities.get(activity("m-1").event_id)
     assert document is not None
-    assert document["activity"]["data"]["body"]["markdownText"] == "first"
+    assert (document["messageId"], document["storedBecause"]) == ("m-1", "stand_alone")
 
 
 async def test_each_of_a_mixed_batch_gets_its_own_answer_in_order(open_store: OpenStore) -> None:
     async with open_store() as store:
         activities = ActivityStore(store)
-        await activities.store([activity("old"), activity("contested", "first")], NOW)
+        await activities.store([activity("old"), activity("corrected", "first")], NOW)
 
         results = await activities.store(
-            [activity("new-1"), activity("contested", "second"), activity("old"), activity("new-2")], NOW
+            [activity("new-1"), activity("corrected", "second"), activity("old"), activity("new-2")], NOW
         )
 
-    assert results == [STORED, CONFLICT, DUPLICATE, STORED]
+    assert results == [STORED, STORED, DUPLICATE, STORED]
 
 
-async def test_an_id_that_occurs_twice_in_one_batch_is_stored_once(open_store: OpenStore) -> None:
+async def test_an_event_that_occurs_twice_in_one_batch_is_stored_once(open_store: OpenStore) -> None:
     async with open_store() as store:
         activities = ActivityStore(store)
 
@@ -120,17 +120,21 @@ async def test_an_id_that_occurs_twice_in_one_batch_is_stored_once(open_store: O
             [activity("m", "a"), activity("x"), activity("m", "a"), activity("m", "b"), activity("m", "a")], NOW
         )
 
-        assert results == [STORED, STORED, DUPLICATE, CONFLICT, DUPLICATE]
-        assert await store.collection(COLLECTION).count_documents({}) == 2
+        assert results == [STORED, STORED, DUPLICATE, STORED, DUPLICATE]
+        assert await store.collection(COLLECTION).count_documents({}) == 3
 
 
-async def test_repetitions_in_a_batch_are_compared_with_what_the_store_holds(open_store: OpenStore) -> None:
-    """The first of the batch loses against the stored one, and the second equals the stored one."""
+async def test_of_two_that_are_one_event_the_second_is_stored_when_only_the_first_cannot_be(
+    open_store: OpenStore,
+) -> None:
+    """With an idempotency key their content may differ, and the fault may lie in the difference."""
+    good = activity("m")
+    bad = good._replace(message=good.message._replace(wire={"a\0b": 1}))
     async with open_store() as store:
-        activities = ActivityStore(store)
-        await activities.store([activity("m", "a")], NOW)
+        results = await ActivityStore(store).store([bad, good, bad, good], NOW)
 
-        assert await activities.store([activity("m", "b"), activity("m", "a")], NOW) == [CONFLICT, DUPLICATE]
+    assert isinstance(results[0], Refused)
+    assert results[1:] == [STORED, DUPLICATE, DUPLICATE]
 
 
 async def test_an_empty_batch_has_no_results(open_store: OpenStore) -> None:

@@ -2,7 +2,7 @@
 
 For the demo, benchmarks and chaos: `generate` yields messages as publishers would send them: recordings, surveys, IVR
 summaries, scheduled activities, wrap-ups, forms and custom types; stand-alone, for conversations that are live, closed
-or unknown; now and then invalid, repeated, or in conflict with an earlier one.
+or unknown; now and then invalid, repeated, or with other content under the id of an earlier one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIRST_TIMESTAMP: Final = 1_760_000_000_000
 _BETWEEN_MESSAGES_MS: Final = 250
 _REMEMBERED: Final = 500
-"""How many messages back a repetition or a conflict can reach."""
+"""How many messages back a repetition or a correction can reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Mix:
     invalid: int = 5
     duplicate: int = 4
     repeated_live: int = 1
-    conflict: int = 1
+    corrected: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Sample:
     kind: str
     """What it is, for people."""
     outcome: str
-    """published, stored, duplicate or dead. Of two that conflict, whichever comes first is stored."""
+    """published, stored, duplicate or dead."""
     sender_id: str
     message_id: str
     routing_key: str
@@ -86,7 +86,7 @@ class _Generator:
         self._live = live
         self._closed = closed
         self._number = 0
-        # Each message is repeated or contradicted at most once: otherwise the outcome would depend on who comes first.
+        # Each message is repeated or corrected at most once.
         self._stored: deque[Sample] = deque(maxlen=_REMEMBERED)
         self._published: deque[Sample] = deque(maxlen=_REMEMBERED)
         self._sorts: dict[Callable[[], Sample | None], int] = {
@@ -97,7 +97,7 @@ class _Generator:
             self._invalid: mix.invalid,
             self._duplicate: mix.duplicate,
             self._repeated_live: mix.repeated_live,
-            self._conflict: mix.conflict,
+            self._corrected: mix.corrected,
         }
 
     def run(self, count: int) -> Iterator[Sample]:
@@ -142,13 +142,13 @@ class _Generator:
         original = self._forgotten(self._published)
         return original and replace(original, kind="repeated")
 
-    def _conflict(self) -> Sample | None:
+    def _corrected(self) -> Sample | None:
         original = self._forgotten(self._stored)
         if original is None:
             return None
         message = json.loads(original.body)
-        message["body"]["markdownText"] = "something else under the same id"
-        return replace(original, body=_bytes(message), kind="conflict", outcome="dead", code="payload_conflict")
+        message["body"]["markdownText"] = "other content under the same id: another activity"
+        return replace(original, body=_bytes(message), kind="corrected")
 
     def _sample(self, place: Place, outcome: str) -> Sample:
         kind, make, is_of_channel = self._rng.choice(_OF_CONVERSATION)

@@ -22,7 +22,6 @@ from worker.cli.services import open_broker, open_store
 from worker.cli.topology import wanted_topology
 from worker.contract import CODE, DEAD_LETTERS, INGRESS, conversation_exchange, retry_queue
 from worker.mongo.stored_activities import StoredActivities
-from worker.pipeline.translate import event_id
 from worker.ports import Outgoing
 from worker.rabbit import topology
 from worker.rabbit.publisher import Publisher
@@ -194,7 +193,7 @@ async def _publish_and_wait(
 
 def _outgoing(sample: Sample) -> Outgoing:
     # As many publishers do: an id of their own for the AMQP message, the same when they send it again.
-    return Outgoing(INGRESS, sample.routing_key, event_id(sample.sender_id, sample.message_id), sample.body)
+    return Outgoing(INGRESS, sample.routing_key, sample.message_id, sample.body)
 
 
 async def _depths(settings: Settings, connection: Connection) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.pipeline.translate import event_id
+from worker.cim import CimMessage, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,10 +99,9 @@ def _lines(samples: Sequence[Sample], found: Found) -> list[Line]:
 def _identity_complaints(samples: Sequence[Sample], found: Found) -> list[str]:
     published = Counter((s.conversation_id, _id(s)) for s in samples if s.outcome == "published")
     stored = Counter(_id(sample) for sample in samples if sample.outcome == "stored")
-    # Of two that conflict whichever came first is stored, so the other one's bytes are not known beforehand.
-    dead = Counter(s.body for s in samples if s.outcome == "dead" and s.code != "payload_conflict")
+    dead = Counter(sample.body for sample in samples if sample.outcome == "dead")
     received = Counter((event.conversation_id, event.event_id) for event in found.events)
-    letters = Counter(body for code, body in found.letters if code != "payload_conflict")
+    letters = Counter(body for _, body in found.letters)
     pairs = (
         ("subscribers received other events than were sent to them", published, received),
         ("the store holds other events than were sent to it", stored, Counter(found.stored)),
@@ -119,4 +118,5 @@ def _end_complaints(found: Found) -> list[str]:
 
 
 def _id(sample: Sample) -> str:
-    return event_id(sample.sender_id, sample.message_id)
+    message = parse(sample.body, received_at=0)
+    return message.event_id if isinstance(message, CimMessage) else "rejected"
