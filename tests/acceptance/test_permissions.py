@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pika
 import pika.exceptions
 import pytest
 
 from tests.acceptance.test_cli_offline import INVALID, VALID
+from tests.documentation import rights
 from tests.support.command import COMMAND, cim_worker, running, wait_until
 from worker.cli.exit_codes import ExitCode
 
@@ -75,6 +77,26 @@ def test_a_publisher_that_knows_only_the_default_exchange_needs_the_right_to_it(
     publish(url_of("publisher through the default exchange"), "", VALID, "cim.ingress")
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
         publish(url_of("publisher"), "", VALID, "cim.ingress")
+
+
+def test_a_worker_without_a_right_says_which_and_takes_nothing(
+    url_with_rights: Callable[..., str], vhost_url: str, store: Store, tmp_path: Path
+) -> None:
+    """Found out later, at the first dead letter, it would hand everything back again and again."""
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url).returncode == ExitCode.OK
+    given = rights("worker")
+    worker = url_with_rights(**given | {"write": given["write"].replace(r"|cim\.dead-letters", "")})
+    user = urlsplit(worker).username
+    publish(vhost_url, "cim.ingress", INVALID)
+    log = tmp_path / "worker.log"
+
+    with running(COMMAND, "run", log=log, CIM_RABBITMQ_URL=worker, CIM_MONGODB_URI=store.uri):
+        wait_until(lambda: f"the user {user} may not write to the exchange cim.dead-letters" in log.read_text())
+    assert log.read_text().count("may not") == 1
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        method, *_ = connection.channel().basic_get("cim.ingress")
+        assert method is not None
+        assert not method.redelivered
 
 
 def publish(url: str, exchange: str, document: object, routing_key: str = "any") -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from worker import contract
 from worker.failure import OperatorFault
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
-from worker.ports import Confirmation, Outgoing
 from worker.process.app import new_id
-from worker.rabbit.errors import TopologyMismatch
+from worker.rabbit.errors import AccessRefused, TopologyMismatch
+from worker.rabbit.probing import try_bind, try_configure, try_consume, try_publish
 from worker.rabbit.topology import check, problems, wanted
-from worker.settings import delay_seconds
+from worker.settings import delay_seconds, user_name
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from worker.mongo.client import Store
     from worker.ports import Reporter
     from worker.rabbit.connection import Connection
-    from worker.rabbit.publisher import Publisher
     from worker.settings import Settings
 
 
@@ -39,15 +41,46 @@ async def check_topology(connection: Connection, settings: Settings, reporter: R
             reporter.warn("topology_differs", name=one.name, difference=one.problem, fix=one.fix)
 
 
-async def check_may_publish(publisher: Publisher) -> None:
-    """Find out whether we may publish; both probes are returned, for nothing is bound there.
+async def check_rights(consuming: Connection, publishing: Connection, settings: Settings) -> None:
+    """Find out whether we have every right the work needs; nothing is left behind by asking.
 
     A refusal later would hand deliveries back with every new session, and each return counts towards their limit.
-    Raises what the broker says.
+    Raises `AccessRefused` with all that is refused.
     """
-    probes = [Outgoing(contract.HUB, "", new_id(), b""), Outgoing("", f"{contract.INGRESS}.probe", new_id(), b"")]
-    if Confirmation.UNKNOWN in await publisher.publish(probes):
-        raise await publisher.closed
+    probes = _rights(consuming, publishing, settings)
+    answers = await asyncio.gather(*probes.values(), return_exceptions=True)
+    refused = []
+    for right, answer in zip(probes, answers, strict=True):
+        if isinstance(answer, AccessRefused):
+            refused.append(right)
+        elif isinstance(answer, BaseException):
+            raise answer
+    if refused:
+        user = user_name(settings.rabbitmq_url)
+        msg = f"the user {user} may not {', nor '.join(refused)}: deploy/README.md lists the rights of each user"
+        raise AccessRefused(msg)
+
+
+def _rights(
+    consuming: Connection, publishing: Connection, settings: Settings
+) -> dict[str, Coroutine[None, None, None]]:
+    """Return each right we need, as an operator would say it, with what finds out whether we have it."""
+    rights = {
+        f"write to the exchange {name or 'amq.default'}": try_publish(publishing, name)
+        for name in ("", contract.HUB, contract.DEAD_LETTERS)
+    }
+    queues = [contract.INGRESS, contract.WAITING]
+    if settings.record_dead_letters:
+        queues.append(contract.DEAD_LETTERS)
+    if settings.conversation_events:
+        queues.append(contract.CONVERSATION_EVENTS)
+        exchange = contract.conversation_exchange(new_id())
+        every = contract.conversation_exchange("…")
+        rights[f"configure the exchanges {every}"] = try_configure(consuming, exchange)
+        rights[f"write to the exchanges {every} or read from {contract.HUB} (to bind one to the other)"] = try_bind(
+            consuming, exchange, contract.HUB
+        )
+    return rights | {f"read from the queue {name}": try_consume(consuming, name) for name in queues}
 
 
 async def ensure_indexes(store: Store, reporter: Reporter) -> None:

@@ -13,7 +13,7 @@ from worker.codes import Code, FailureClass, Stage
 from worker.failure import Dependency, Failure, classify
 from worker.flow.tasks import Crash, cancel_and_wait
 from worker.process.app import App
-from worker.process.preflight import check_may_publish, check_topology, ensure_indexes
+from worker.process.preflight import check_rights, check_topology, ensure_indexes
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import NOT_FOUND, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
@@ -120,13 +120,13 @@ class Worker:
             publishing.on_blocked_change = self._publisher_blocked
             stack.callback(self._publisher_unblocked)
             await check_topology(consuming, self._settings, self._app.reporter)
+            await check_rights(consuming, publishing, self._settings)
             publisher = await Publisher.open(
                 publishing,
                 confirm_timeout_ms=self._settings.confirm_timeout_ms,
                 max_unsent_bytes=self._settings.max_bytes_in_flight,
                 user_id=self._app.own_user,
             )
-            await check_may_publish(publisher)
             consumer = await self._consumer_of(consuming, contract.INGRESS)
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()

@@ -43,6 +43,35 @@ async def try_publish(connection: Connection, exchange: str, *, size: int = 0) -
         await channel.call("tx_rollback")
 
 
+async def try_consume(connection: Connection, queue: str) -> None:
+    """Have the broker check our right to read *queue*, without taking anything from it.
+
+    It checks the right first and the arguments next, and refuses ours. Raises `AccessRefused` without the right.
+    """
+    try:
+        async with fresh_channel(connection) as channel:
+            await channel.call("basic_consume", queue, _ignored, arguments={"x-priority": "rights are checked first"})
+    except ChannelClosed as error:
+        if error.reply_code != PRECONDITION_FAILED:
+            raise
+
+
+async def try_configure(connection: Connection, exchange: str) -> None:
+    """Have the broker check our right to create and delete *exchange*, which must not exist: it deletes nothing."""
+    async with fresh_channel(connection) as channel:
+        await channel.call("exchange_delete", exchange)
+
+
+async def try_bind(connection: Connection, exchange: str, to: str) -> None:
+    """Have the broker check our rights to bind *exchange*, which must not exist, to another: it unbinds nothing."""
+    async with fresh_channel(connection) as channel:
+        await channel.call("exchange_unbind", exchange, to)
+
+
+def _ignored(*_: object) -> None:
+    """Never called: nothing is consumed."""
+
+
 class SizeLimit:
     """Learns how large a message this connection's broker takes, before a larger one costs a channel its confirms."""
 
