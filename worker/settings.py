@@ -24,6 +24,17 @@ _QUOTE = re.compile("[\"'`\\x00-\\x1f\\x7f]")
 """What a shell or a YAML file left in the value, and control characters, which no sender id can hold."""
 _ANOTHER_ENTRY = re.compile("=[^=]")
 """Inside a list of senders: the next entry after a wrong separator. At the end of an id it is padding."""
+_URL = re.compile(r"(?P<scheme>[a-z+]+)://(?P<authority>[^/?#\s\x00-\x20\x7f]*)(?P<rest>[^\s\x00-\x20\x7f]*)")
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+_SOCKET = re.compile(r"%2[Ff][\w.%-]+\.sock")
+"""The percent-encoded path of a socket, which MongoDB's addresses may hold."""
+_NOT_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|[\[\]@]|[^\x21-\x7e]")
+"""In user and password: what URL readers take for something else, each in its own way."""
+_MAX_PORT = 65_535
+_RESERVED = """/ \\ . " $ * < > : | ?"""
+_NOT_IN_DATABASE = re.compile(r"""[\s\x00-\x1f\x7f/\\."$*<>:|?\ud800-\udfff]""")
+_MAX_DATABASE_BYTES = 63
+_OF_THE_SERVER = frozenset({"admin", "config", "local"})
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
@@ -52,7 +63,10 @@ class Settings(BaseSettings):
     mongodb_uri: SecretStr = Field(
         default=SecretStr("mongodb://localhost:27017/"), description="Store address, mongodb:// or mongodb+srv://."
     )
-    mongodb_database: str = Field(default="conversation-manager_db", min_length=1, description="Database name.")
+    mongodb_database: str = Field(
+        default="conversation-manager_db",
+        description="Database name: at most 63 bytes, without blanks, dots and the like.",
+    )
     mongodb_ca_file: str | None = Field(
         default=None, description="PEM file with the authorities to trust for MongoDB over TLS (default: the system's)."
     )
@@ -181,6 +195,11 @@ class Settings(BaseSettings):
     def _mongodb_uri(cls, value: SecretStr) -> SecretStr:
         return _checked_url(value, ("mongodb", "mongodb+srv"))
 
+    @field_validator("mongodb_database")
+    @classmethod
+    def _database_name(cls, value: str) -> str:
+        return _checked_database(value)
+
     @field_validator("rabbitmq_ca_file", "mongodb_ca_file")
     @classmethod
     def _authorities(cls, value: str | None) -> str | None:
@@ -285,20 +304,41 @@ def _problem_lines(error: ValidationError) -> list[str]:
 
 
 def _checked_url(value: SecretStr, schemes: tuple[str, ...]) -> SecretStr:
-    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-    try:
-        parts = urlsplit(value.get_secret_value())
-        host, _ = parts.hostname, None if "mongodb" in schemes else parts.port
-    except ValueError:
-        host, parts = None, urlsplit("")
-    if parts.scheme not in schemes or not host:
-        msg = f"must be a URL that starts with {wanted} and names a host"
+    """Return *value* if it can be read in one way only, so that no part of a password is ever taken for the host.
+
+    Raises ValueError, which repeats nothing of it.
+    """
+    url = _URL.fullmatch(value.get_secret_value())
+    is_mongodb = "mongodb" in schemes
+    if url is None or url["scheme"] not in schemes or not url["authority"].rpartition("@")[2]:
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+        msg = f"must be a URL that starts with {wanted} and names a host, without blanks and line ends"
         raise ValueError(msg)
-    if "@" in parts.path + parts.fragment or ("@" in parts.query and "@" not in parts.netloc):
-        # Taken as it stands, a part of the password would count as the host, and be logged as that.
-        msg = "user and password must be percent-encoded: / as %2F, ? as %3F, # as %23, @ as %40"
+    credentials, _, hosts = url["authority"].rpartition("@")
+    many_colons = is_mongodb and credentials.count(":") > 1  # AMQP reads them one way, the store's driver none
+    if "@" in url["rest"] or "#" in url["rest"] or many_colons or _NOT_ENCODED.search(credentials):
+        msg = "user and password must be percent-encoded: / as %2F, ? as %3F, # as %23, @ as %40, : as %3A, % as %25"
+        raise ValueError(msg)
+    listed = hosts.split(",") if is_mongodb else [hosts]
+    if not all(_is_host(host) or (is_mongodb and _SOCKET.fullmatch(host)) for host in listed):
+        msg = "must name its host as name or name:port; user and password before it end with @ and are percent-encoded"
         raise ValueError(msg)
     return value
+
+
+def _is_host(text: str) -> bool:
+    host = _HOST.fullmatch(text)
+    return host is not None and int(host["port"] or 1) in range(1, _MAX_PORT + 1)
+
+
+def _checked_database(name: str) -> str:
+    if not name or _NOT_IN_DATABASE.search(name) or len(name.encode("utf-8", "surrogatepass")) > _MAX_DATABASE_BYTES:
+        msg = f"must be a name of 1 to {_MAX_DATABASE_BYTES} bytes without blanks, control characters and " + _RESERVED
+        raise ValueError(msg)
+    if name in _OF_THE_SERVER:
+        msg = "is a database of the server itself; name another one"
+        raise ValueError(msg)
+    return name
 
 
 def _checked_authorities(file: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ Document = dict[str, Any]
 
 _CERTIFICATE_REFUSED: Final = "CERTIFICATE_VERIFY_FAILED"
 """How OpenSSL says it. The driver hides it in the text of a server that cannot be found, which looks like an outage."""
+_AUTHORITY_END: Final = re.compile("[/?#]")
+_HOST: Final = re.compile(r"([\w.%-]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]{1,5})?")
 # Said aloud, because the server's default is w:1 in a set with an arbiter.
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 
@@ -124,6 +127,8 @@ def connect(
 
 
 def redacted(uri: str) -> str:
-    """Return `host:port` of every server in *uri*, and nothing else of it."""
-    hosts = uri.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
-    return hosts or "an address that cannot be read"
+    """Return `host:port` of every server in *uri*, and nothing else of it; nothing at all of an ambiguous one."""
+    authority, rest = _AUTHORITY_END.split(uri.partition("://")[2] + "/", maxsplit=1)
+    hosts = authority.rpartition("@")[2]
+    is_clear = "@" not in rest and all(_HOST.fullmatch(host) for host in hosts.split(","))
+    return hosts if is_clear else "an address that cannot be read"
