@@ -85,24 +85,24 @@ class Pipeline:
         """
         started = self._clock.monotonic()
         now = self._clock.now_ms()
+        routed = _Routed()
         to_look_up: list[Inbound] = []
-        known: list[Inbound] = []
-        for delivery in batch:
+        for delivery in batch:  # each to its end while it is in the processor's cache, and its message gone then
             inbound = self._read(delivery, now)
             if inbound is None:
                 continue
-            if self._finder.remembers(inbound):
-                known.append(inbound)
-            else:
+            if not self._finder.remembers(inbound):
                 to_look_up.append(inbound)
+            elif routed.add(inbound, self._route(inbound, now)):
+                await self._publish(routed.take_live())
         self._lookups.add(to_look_up)
-        live, stored = await self._send(known)
+        await self._send(routed)
         self._reporter.batch(
             "ingress",
             len(batch),
             self._clock.monotonic() - started,
-            hub=live,
-            store=stored,
+            hub=routed.published,
+            store=len(routed.for_store),
             lookup=len(to_look_up),
         )
 
@@ -135,35 +135,21 @@ class Pipeline:
             for inbound in inbounds:
                 self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
             return
-        if not answered:
-            for inbound in inbounds:
-                if not self._finder.can_go_on(inbound):
-                    self._storing.wait_for_registry(inbound)
-            inbounds = [inbound for inbound in inbounds if self._finder.can_go_on(inbound)]
-        await self._send(inbounds)
+        now = self._clock.now_ms()
+        routed = _Routed()
+        for inbound in inbounds:
+            if not answered and not self._finder.can_go_on(inbound):
+                self._storing.wait_for_registry(inbound)
+            elif routed.add(inbound, self._route(inbound, now)):
+                await self._publish(routed.take_live())
+        await self._send(routed)
 
     # -- route and publish ----------------------------------------------------------------------------------------
 
-    async def _send(self, inbounds: Sequence[Inbound]) -> tuple[int, int]:
-        """Publish or store each; return how many went to the hub and how many to the store."""
-        now = self._clock.now_ms()
-        live: list[Inbound] = []
-        for_store: list[Inbound] = []
-        published = size = 0
-        for inbound in inbounds:  # each to its end while it is in the processor's cache, and its message gone then
-            destination = self._route(inbound, now)
-            if destination is Destination.STORE:
-                for_store.append(inbound)
-            elif destination is Destination.HUB:
-                live.append(inbound)
-                size += inbound.size
-                if size > _PUBLISH_BYTES:
-                    await self._publish(live)
-                    published += len(live)
-                    live, size = [], 0
-        self._storing.add(for_store)
-        await self._publish(live)
-        return published + len(live), len(for_store)
+    async def _send(self, routed: _Routed) -> None:
+        """Store and publish; what goes to the store does not wait for the confirms of what goes to the hub."""
+        self._storing.add(routed.for_store)
+        await self._publish(routed.take_live())
 
     def _route(self, inbound: Inbound, now: int) -> Destination | None:
         try:
@@ -206,6 +192,35 @@ class Pipeline:
             inbound.stored_because = StoredBecause.REFUSED_BY_SUBSCRIBER
         inbound.outgoing = None
         return True
+
+
+class _Routed:
+    """Where the messages of one batch go."""
+
+    __slots__ = ("_live", "_size", "for_store", "published")
+
+    def __init__(self) -> None:
+        self.for_store: list[Inbound] = []
+        self.published = 0
+        """How many were taken to be published."""
+        self._live: list[Inbound] = []
+        self._size = 0
+
+    def add(self, inbound: Inbound, destination: Destination | None) -> bool:
+        """Add a message, unless it failed (None); return whether it is time to publish the written events."""
+        if destination is Destination.HUB:
+            self._live.append(inbound)
+            self._size += inbound.size
+            return self._size > _PUBLISH_BYTES
+        if destination is Destination.STORE:
+            self.for_store.append(inbound)
+        return False
+
+    def take_live(self) -> list[Inbound]:
+        """Take what is to be published."""
+        live, self._live, self._size = self._live, [], 0
+        self.published += len(live)
+        return live
 
 
 def _written(inbound: Inbound) -> Outgoing:

@@ -1,0 +1,205 @@
+"""What live traffic feels while something else fails: latency of live messages, undisturbed and in each trouble.
+
+    python -m tests.benchmarks.isolation                          # every trouble, half a minute each
+    python -m tests.benchmarks.isolation --only store_away --seconds 600
+
+Live and store-bound messages arrive at 300 a second each. The store is reached through the tests' wire proxy, which
+plays the trouble; everything else is real. After a trouble with the store the backlog is timed until all is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import quantiles
+from typing import TYPE_CHECKING, Final
+
+import pika
+
+from tests.benchmarks.contenders import OURS
+from tests.benchmarks.messages import Kind
+from tests.benchmarks.stage import ARRIVALS, Stage
+from tests.benchmarks.throughput import numbered
+from tests.services.services import private_broker
+from tests.services.store import embedded_store
+from tests.support.wire_proxy import WireProxy, cut, silence, slower, wire_proxy
+from worker import contract
+from worker.ports import Outgoing
+from worker.rabbit.connection import Connection
+from worker.rabbit.consumer import Consumer
+from worker.rabbit.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from tests.benchmarks.messages import Prepared
+
+_TICK_SECONDS: Final = 0.005
+_WARM_SECONDS: Final = 5.0
+_COMMANDS: Final = ("insert", "find", "update", "ping", "hello", "createIndexes", "count")
+_FULL: Final = "bench.full"
+
+
+class Flow:
+    """Publishes some kinds of messages at given rates, and times the live ones to the subscriber."""
+
+    def __init__(self, stage: Stage, rates: dict[Kind, int]) -> None:
+        self._stage = stage
+        self._rates = rates
+        self._sent: dict[str, float] = {}
+        self.milliseconds: list[float] = []
+
+    async def run(self, seconds: float) -> None:
+        """Publish for *seconds*, then wait until every live message has arrived."""
+        out = await Connection.open(self._stage.url, name="bench publisher")
+        back = await Connection.open(self._stage.url, name="bench subscriber")
+        publisher = await Publisher.open(out)
+        consumer = await Consumer.open(back, ARRIVALS, asyncio.get_running_loop().time)
+        await consumer.start(2000)
+        listening = asyncio.create_task(self._listen(consumer))
+        await asyncio.gather(*(self._paced(publisher, kind, rate, seconds) for kind, rate in self._rates.items()))
+        deadline = time.monotonic() + 60
+        while self._sent and time.monotonic() < deadline:  # noqa: ASYNC110 - polled: arrivals come one by one
+            await asyncio.sleep(0.05)
+        listening.cancel()
+        await back.close()
+        await out.close()
+        if self._sent:
+            raise RuntimeError(f"{len(self._sent)} live messages did not arrive within a minute")
+
+    async def _listen(self, consumer: Consumer) -> None:
+        while True:
+            await consumer.wait_for_arrival()
+            for delivery in consumer.take(2000, 1 << 30):
+                sent = self._sent.pop(delivery.properties.message_id or "", None)
+                if sent is not None:
+                    self.milliseconds.append((delivery.received_at - sent) * 1000)
+                consumer.settle(delivery)
+
+    async def _paced(self, publisher: Publisher, kind: Kind, rate: int, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        messages = list(numbered(self._stage, int(rate * seconds), [kind]))
+        started, sent = loop.time(), 0
+        while sent < len(messages):
+            due = min(int((loop.time() - started) * rate) + 1, len(messages))
+            self._note(messages[sent:due])
+            await publisher.publish(
+                [Outgoing("", contract.INGRESS, one.message_id, one.body) for one in messages[sent:due]]
+            )
+            sent = due
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def _note(self, messages: Sequence[Prepared]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._sent.update((one.event_id, now) for one in messages if one.kind is Kind.LIVE)
+
+
+Trouble = tuple[dict[Kind, int], "Callable[[Stage, WireProxy], AbstractContextManager[None]]"]
+_BOTH: Final = {Kind.LIVE: 300, Kind.STORED: 300}
+
+
+@contextmanager
+def _nothing(_stage: Stage, _proxy: WireProxy) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _store_away(_stage: Stage, proxy: WireProxy) -> Iterator[None]:
+    proxy.on(*_COMMANDS, answer=cut)
+    proxy.cut_all()
+    yield
+    proxy.heal()
+
+
+@contextmanager
+def _store_silent(_stage: Stage, proxy: WireProxy) -> Iterator[None]:
+    proxy.on(*_COMMANDS, answer=silence)
+    yield
+    proxy.heal()
+    proxy.cut_all()
+
+
+@contextmanager
+def _store_slow(_stage: Stage, proxy: WireProxy) -> Iterator[None]:
+    proxy.on(*_COMMANDS, answer=slower(10))
+    yield
+    proxy.heal()
+
+
+@contextmanager
+def _subscriber_full(stage: Stage, _proxy: WireProxy) -> Iterator[None]:
+    """Bind to one conversation of many a queue that is full and refuses; the others must not feel it."""
+    exchange = contract.conversation_exchange(stage.live[0].conversation_id)
+    with pika.BlockingConnection(pika.URLParameters(stage.url)) as connection:
+        channel = connection.channel()
+        arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(_FULL, durable=True, arguments=arguments)
+        channel.basic_publish("", _FULL, b"full")
+        channel.queue_bind(_FULL, exchange)
+    yield
+    with pika.BlockingConnection(pika.URLParameters(stage.url)) as connection:
+        connection.channel().queue_delete(_FULL)
+
+
+TROUBLES: Final[dict[str, Trouble]] = {
+    "undisturbed": (_BOTH, _nothing),
+    "store_away": (_BOTH, _store_away),
+    "store_silent": (_BOTH, _store_silent),
+    "store_slow_10x": (_BOTH, _store_slow),
+    "subscriber_full": ({Kind.LIVE: 800}, _subscriber_full),
+    "rubbish": ({Kind.LIVE: 300, Kind.INVALID: 300}, _nothing),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long each trouble lasts")
+    parser.add_argument("--only", action="append", choices=[*TROUBLES], help="one trouble; may be repeated")
+    parser.add_argument("--keep", type=Path, help="a folder for the worker's log")
+    arguments = parser.parse_args()
+    names = ["undisturbed", *(arguments.only or [name for name in TROUBLES if name != "undisturbed"])]
+    with tempfile.TemporaryDirectory() as folder, private_broker(say=print) as broker:
+        store = embedded_store(Path(folder))
+        store.start()
+        with wire_proxy(store.uri) as proxy, Stage(broker, store.uri, conversations=50) as stage:
+            for name in names:
+                print(_measured(name, stage, proxy, arguments.seconds), flush=True)
+        store.stop()
+
+
+def _measured(name: str, stage: Stage, proxy: WireProxy, seconds: float) -> str:
+    rates, trouble = TROUBLES[name]
+    stage.reset()
+    ours = replace(OURS, environment={**OURS.environment, "CIM_MONGODB_URI": proxy.uri})
+    with ours.running(stage):
+        asyncio.run(Flow(stage, rates).run(_WARM_SECONDS))
+        flow = Flow(stage, rates)
+        with trouble(stage, proxy):
+            asyncio.run(flow.run(seconds))
+        cuts = quantiles(flow.milliseconds, n=100)
+        facts = {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(flow.milliseconds), 1)}
+        expected = int(rates.get(Kind.STORED, 0) * seconds) + int(rates.get(Kind.STORED, 0) * _WARM_SECONDS)
+        return f"{name:16} {json.dumps(facts)} {_backlog(stage, expected)}"
+
+
+def _backlog(stage: Stage, expected: int) -> str:
+    """Wait until all that needs the store is there; return how fast that was."""
+    if not expected:
+        return ""
+    before, started = stage.stored(), time.monotonic()
+    while stage.stored() < expected and time.monotonic() < started + 300:
+        time.sleep(0.05)
+    seconds = time.monotonic() - started
+    left = expected - stage.stored()
+    return f"backlog {expected - before} stored in {seconds:.1f} s" + (f", {left} MISSING" if left else "")
+
+
+if __name__ == "__main__":
+    main()
