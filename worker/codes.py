@@ -99,6 +99,7 @@ class Code(StrEnum):
     DOCUMENT_TOO_LARGE = "document_too_large"
     NOT_ENCODABLE = "not_encodable"
     UNREADABLE_RECORD = "unreadable_record"
+    EXCHANGE_TAKEN = "exchange_taken"
     PUBLISH_REJECTED = "publish_rejected"
     STORE_WRITE_UNCERTAIN = "store_write_uncertain"
     UNEXPECTED_ERROR = "unexpected_error"
@@ -198,6 +199,11 @@ _SPECS: dict[Code, CodeSpec] = {
         FailureClass.PERMANENT,
         Stage.STORE,
         "The registry's record of this conversation cannot be read; correct or delete it, then replay.",
+    ),
+    Code.EXCHANGE_TAKEN: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.BROKER,
+        "Another exchange has the name of this conversation's exchange; its activities are stored.",
     ),
     Code.PUBLISH_REJECTED: CodeSpec(
         FailureClass.TRANSIENT,

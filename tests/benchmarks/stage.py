@@ -14,7 +14,7 @@ import pymongo
 from tests.benchmarks.messages import Kind, Prepared, places
 from worker import contract
 from worker.cim import derived_id
-from worker.conversations.conversation import ConversationRecord, Fact
+from worker.conversations.conversation import ConversationRecord, Fact, SessionFact
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.mongo.client import connect
@@ -277,5 +277,5 @@ def _record(place: Place, state: str, session: dict[str, Any]) -> ConversationRe
     own = {**session, "id": place.session_id}
     room = {"id": f"room-{place.conversation_id}", "mode": "CONTACT_CENTER"}
     return ConversationRecord(
-        place.conversation_id, Fact(state, at), Fact(place.customer_id, at), Fact(room, at), (Fact(own, at),)
+        place.conversation_id, Fact(state, at), Fact(place.customer_id, at), Fact(room, at), (SessionFact(own, at),)
     )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.contract.store.examples import activity
 from tests.support.fakes import FakeRegistry, FakeStore
-from worker.conversations.conversation import ConversationRecord, Fact
+from worker.conversations.conversation import ConversationRecord, Fact, SessionFact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
@@ -112,8 +112,14 @@ async def test_a_lookup_answers_by_conversation_and_by_session_and_leaves_out_wh
     open_registry: OpenRegistry,
 ) -> None:
     changes = [
-        LifecycleChange("a", "E", 5, state=Fact("ACTIVE", 5), sessions=(Fact({"id": "s1"}, 5), Fact({"id": "s2"}, 6))),
-        LifecycleChange("b", "E", 5, state=Fact("CLOSED", 5), sessions=(Fact({"id": "s3"}, 5),)),
+        LifecycleChange(
+            "a",
+            "E",
+            5,
+            state=Fact("ACTIVE", 5),
+            sessions=(SessionFact({"id": "s1"}, 5), SessionFact({"id": "s2"}, 6)),
+        ),
+        LifecycleChange("b", "E", 5, state=Fact("CLOSED", 5), sessions=(SessionFact({"id": "s3"}, 5),)),
     ]
     async with open_registry(changes) as registry:
         found = await registry.lookup({"a", "unknown"}, {"s2", "s3", "unknown"})

@@ -34,6 +34,7 @@ CONVERSATION = "65f0c0ffee0000000000abcd"
 CUSTOMER = "65f0c0ffee00000000001234"
 WEB, SMS = "66aa00000000000000000010", "66aa00000000000000000011"
 T = 1_760_000_000_000
+RECEIVED = T + 10_000
 
 
 def example(name: str, **envelope: Any) -> LifecycleChange:
@@ -42,7 +43,7 @@ def example(name: str, **envelope: Any) -> LifecycleChange:
 
 
 def read(event: Any) -> LifecycleChange:
-    result = parse_lifecycle(json.dumps(event).encode(), received_at=T + 9)
+    result = parse_lifecycle(json.dumps(event).encode(), received_at=RECEIVED)
     assert isinstance(result, LifecycleChange), result
     return result
 
@@ -126,7 +127,9 @@ def test_a_late_start_does_not_bring_an_ended_session_back() -> None:
 
 def test_a_closed_conversation_is_opened_again_only_by_newer_news() -> None:
     closed = told(state_event("CLOSED", T))
-    assert merge(closed, state_event("ACTIVE", T - 1)) is None
+    old_news = merge(closed, state_event("ACTIVE", T - 1))
+    assert old_news is not None
+    assert old_news.state == closed.state
     reopened = merge(closed, state_event("ACTIVE", T + 1))
     assert reopened is not None
     assert reopened.to_conversation().active
@@ -154,7 +157,7 @@ def test_a_new_customer_is_found_in_every_shape(data: Any, envelope: Any) -> Non
 
 @pytest.mark.parametrize(
     ("timestamp", "expected"),
-    [(T, T), (T // 1000, T), ("2025-10-09T08:53:20.000+00:00", T), (None, T + 9), (-5, 1)],
+    [(T, T), (T // 1000, T), ("2025-10-09T08:53:20.000+00:00", T), (None, RECEIVED), (-5, 1)],
 )
 def test_event_times_come_in_every_form_and_default_to_receipt(timestamp: Any, expected: int) -> None:
     assert example("channel_session_started", timestamp=timestamp).at == expected
@@ -258,6 +261,46 @@ def test_numbers_written_by_a_shell_are_doubles_and_taken() -> None:
     record = ConversationRecord.from_document({"_id": "c-1", "state": "ACTIVE", "stateUpdatedAt": float(T)})
     assert isinstance(record, ConversationRecord)
     assert record.state == Fact("ACTIVE", T)
+
+
+def test_an_event_of_the_future_counts_from_its_receipt_and_blocks_nothing_that_follows() -> None:
+    two_hours = 7_200_000
+    ahead = state_event("ACTIVE", RECEIVED + two_hours)
+    assert (ahead.at, ahead.told_ahead) == (RECEIVED, RECEIVED + two_hours)
+    record = told(ahead)
+    assert record.state == Fact("ACTIVE", RECEIVED)
+    closed = merge(record, later("CLOSED", RECEIVED + 1))
+    assert closed is not None
+    assert closed.state == Fact("CLOSED", RECEIVED + 1)
+
+
+def test_an_event_of_the_future_that_comes_again_does_not_undo_what_followed_it() -> None:
+    ahead = {"name": "TOPIC_STATE_CHANGED", "timestamp": RECEIVED + 7_200_000, "data": {"id": "c-1", "state": "ACTIVE"}}
+    record = told(read(ahead), later("CLOSED", RECEIVED + 1))
+    again = parse_lifecycle(json.dumps(ahead).encode(), received_at=RECEIVED + 5_000)
+    assert isinstance(again, LifecycleChange)
+    assert told_after(record, again).state.value == "CLOSED"
+
+
+def later(state: str, at: int) -> LifecycleChange:
+    body = {"name": "TOPIC_STATE_CHANGED", "timestamp": at, "data": {"id": "c-1", "state": state}}
+    change = parse_lifecycle(json.dumps(body).encode(), received_at=at)
+    assert isinstance(change, LifecycleChange)
+    return change
+
+
+def told_after(record: ConversationRecord, change: LifecycleChange) -> ConversationRecord:
+    return merge(record, change) or record
+
+
+def test_a_session_is_claimed_by_its_start_and_by_being_seen_while_active_but_not_by_an_end() -> None:
+    seen = state_event("ACTIVE", T + 1, channelSession={"id": "s-1"})
+    assert told(seen).sessions[0].since == T + 1
+    assert told(seen, state_event("WRAP_UP", T + 5, channelSession={"id": "s-1"})).sessions[0].since == T + 1
+    assert told(state_event("CLOSED", T + 1, channelSession={"id": "s-1"})).sessions[0].since == UNHEARD_OF
+    assert told(session_event("CHANNEL_SESSION_ENDED", T + 1)).sessions[0].since == UNHEARD_OF
+    started = (session_event("CHANNEL_SESSION_STARTED", T + 3), session_event("CHANNEL_SESSION_STARTED", T + 7))
+    assert told(seen, *started, session_event("CHANNEL_SESSION_ENDED", T + 9)).sessions[0].since == T + 7
 
 
 DOCUMENT_FIELDS = (*told(state_event("ACTIVE", T)).to_document(), "revision")

@@ -14,7 +14,7 @@ from tests.support.identity import event_id_of
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
 from worker.codes import Code, Stage
-from worker.conversations.conversation import ConversationRecord, ConversationState, Fact
+from worker.conversations.conversation import ConversationRecord, ConversationState, Fact, SessionFact
 from worker.failure import Failure, store_silent
 from worker.flow import confirmed
 from worker.pipeline import reading
@@ -34,7 +34,7 @@ PERHAPS = Failure(Code.UNEXPECTED_ERROR, Stage.STORE, "perhaps", "f2")
 
 def record(name: str, state: str, *sessions: str) -> ConversationRecord:
     room = {"id": f"room of {name}", "mode": "CONTACT_CENTER"}
-    facts = tuple(Fact({"id": session}, 5) for session in sessions)
+    facts = tuple(SessionFact({"id": session}, 5) for session in sessions)
     return ConversationRecord(name, Fact(state, 5), Fact(f"customer of {name}", 5), Fact(room, 5), facts)
 
 
@@ -654,7 +654,7 @@ async def test_events_of_a_conversation_with_a_large_session_are_published_a_few
     harness = pipeline_harness()
     session = {"id": "large", "notes": "x" * 400_000}
     harness.registry.records["big"] = ConversationRecord(
-        "big", Fact("ACTIVE", 5), Fact("c", 5), Fact(None, 5), (Fact(session, 5),)
+        "big", Fact("ACTIVE", 5), Fact("c", 5), Fact(None, 5), (SessionFact(session, 5),)
     )
     calls: list[int] = []
     real: Callable[[Sequence[Outgoing]], Awaitable[list[Confirmation]]] = harness.publisher.publish

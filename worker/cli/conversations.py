@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from worker.conversations.conversation import ConversationRecord, UnreadableRecord
     from worker.conversations.lifecycle import LifecycleChange
+    from worker.failure import Failure
     from worker.settings import Settings
 
 _BOTH = ("CIM_RABBITMQ_URL", "CIM_MONGODB_URI", "CIM_MONGODB_DATABASE")
@@ -130,7 +131,7 @@ def opening(
     sessions: Sequence[str],
 ) -> LifecycleChange:
     """Return the change that makes a conversation active at *at* (epoch ms)."""
-    from worker.conversations.conversation import ConversationState, Fact
+    from worker.conversations.conversation import ConversationState, Fact, SessionFact
     from worker.conversations.lifecycle import LifecycleChange
 
     return LifecycleChange(
@@ -140,7 +141,7 @@ def opening(
         state=Fact(str(ConversationState.ACTIVE), at),
         customer_id=None if customer is None else Fact(customer, at),
         room_info=None if room is None else Fact(room, at),
-        sessions=tuple(Fact(_session(session, conversation_id), at) for session in sessions),
+        sessions=tuple(SessionFact(_session(session, conversation_id), at, started_at=at) for session in sessions),
     )
 
 
@@ -160,18 +161,28 @@ async def change_conversation(
 
     Returns the record as it is afterwards. Raises `CommandError`.
     """
-    from worker.conversations.lifecycle_consumer import converge
+    from worker.conversations.convergence import Convergence
     from worker.mongo.registry import Registry
     from worker.rabbit.exchanges import ConversationExchanges
 
     async with open_store(settings) as store, open_broker(settings) as connection:
-        registry, exchanges = Registry(store), ConversationExchanges(connection)
+        registry = Registry(store)
         if (known := await registry.get(change.conversation_id)) is not None:
             _readable(known)
-        record = await converge(await registry.apply(change), registry, exchanges)
-        if delete_exchange and not record.active:
-            await exchanges.delete(record.id)
-        return record
+        convergence = Convergence(registry, ConversationExchanges(connection))
+        applied = await registry.apply(change)
+        converged = await convergence.converge([applied.record])
+        failures = {**converged.failures}
+        if delete_exchange:
+            failures |= await convergence.delete_closed([applied.record.id])
+        for failure in failures.values():
+            raise _exchange_refused(applied.record.id, failure)
+        return converged.records[applied.record.id]
+
+
+def _exchange_refused(conversation_id: str, failure: Failure) -> CommandError:
+    text = f"the registry has the change to {conversation_id!r}, but the broker refused its exchange: {failure.detail}"
+    return CommandError(ExitCode.CONFIGURATION, text)
 
 
 async def _get(settings: Settings, conversation_id: str) -> ConversationRecord | UnreadableRecord | None:
@@ -264,7 +275,7 @@ def _row(record: ConversationRecord | UnreadableRecord) -> tuple[object, ...]:
 
     if isinstance(record, UnreadableRecord):
         return record.id, f"unreadable: {record.problem}", None, None, None, None
-    sessions = ", ".join(fact.value["id"] for fact in record.sessions)
+    sessions = ", ".join(fact.id for fact in record.sessions)
     state, customer = record.state.value, record.customer_id.value
     return record.id, state, _is_active(record), customer, sessions, _time(record.updated_at)
 

@@ -33,6 +33,7 @@ class ConversationState(StrEnum):
     CLOSED = "CLOSED"
 
 
+KNOWN_STATES = frozenset(map(str, ConversationState))
 NOT_ACTIVE = frozenset({ConversationState.CLOSING, ConversationState.CLOSED})
 ENDED_SESSION_STATES = frozenset({"ENDED", "CLOSED"})
 
@@ -133,6 +134,27 @@ class Fact(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionFact(Fact[JsonObject]):
+    """A channel session of a conversation: as last heard of, and since when it is there. 0: nobody said."""
+
+    started_at: int = UNHEARD_OF
+    """Epoch milliseconds of the last event that said it started."""
+    first_seen_at: int = UNHEARD_OF
+    """Epoch milliseconds of the first event that showed it in the conversation while that was active."""
+
+    @property
+    def id(self) -> str:
+        """The id of the session."""
+        session_id: str = self.value["id"]
+        return session_id
+
+    @property
+    def since(self) -> int:
+        """When it started in this conversation, as far as anybody said; its end, or the conversation's, is no claim."""
+        return self.started_at or self.first_seen_at
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableRecord:
     """A document of the registry that is no conversation; it counts as unknown, and its neighbours are unaffected."""
 
@@ -150,8 +172,12 @@ class ConversationRecord:
     state: Fact[str]
     customer_id: Fact[str | None]
     room_info: Fact[JsonObject | None]
-    sessions: tuple[Fact[JsonObject], ...]
+    sessions: tuple[SessionFact, ...]
     """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
+    told_ahead: int = 0
+    """Latest time, in epoch ms, that an event about the state gave itself while it was still in the future; 0: none."""
+    has_exchange: bool = False
+    """Whether an exchange may have been made for it and was not deleted yet."""
 
     @property
     def active(self) -> bool:
@@ -164,20 +190,33 @@ class ConversationRecord:
         told = (self.state.at, self.customer_id.at, self.room_info.at)
         return max(*told, *(fact.at for fact in self.sessions))
 
+    @property
+    def wants_exchange(self) -> bool:
+        """Whether its exchange has to exist: not while nobody has told its state yet."""
+        return self.active and self.state.value != UNKNOWN_STATE
+
+    def session(self, session_id: str) -> SessionFact | None:
+        """Return what is known of a channel session here, or None."""
+        return next((fact for fact in self.sessions if fact.id == session_id), None)
+
     def to_document(self) -> JsonObject:
         """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
+        rare = {"toldAhead": self.told_ahead, "exchange": int(self.has_exchange)}
         return {
             "_id": self.id,
             "state": self.state.value,
             "customerId": self.customer_id.value,
             "roomInfo": self.room_info.value,
             "channelSessions": [fact.value for fact in self.sessions],
-            "channelSessionIds": [fact.value["id"] for fact in self.sessions],
+            "channelSessionIds": [fact.id for fact in self.sessions],
             "updatedAt": self.updated_at,
             "stateUpdatedAt": self.state.at,
             "customerUpdatedAt": self.customer_id.at,
             "roomUpdatedAt": self.room_info.at,
             "channelSessionUpdatedAt": [fact.at for fact in self.sessions],
+            "channelSessionStartedAt": [fact.started_at for fact in self.sessions],
+            "channelSessionFirstSeenAt": [fact.first_seen_at for fact in self.sessions],
+            **{name: value for name, value in rare.items() if value},
         }
 
     @classmethod
@@ -210,14 +249,15 @@ class _Unreadable(Exception):  # noqa: N818 - never leaves this file
 
 def _read_record(document: JsonObject) -> ConversationRecord:
     state = _text(document, "state")
-    sessions = _sessions(document)
-    _whole_number(document.get("revision"), "revision")
+    _time(document, "revision")
     return ConversationRecord(
         _id(document),
         Fact(UNKNOWN_STATE if state is None else state, _time(document, "stateUpdatedAt")),
         Fact(_text(document, "customerId"), _time(document, "customerUpdatedAt")),
         Fact(_object_field(document.get("roomInfo"), "roomInfo"), _time(document, "roomUpdatedAt")),
-        tuple(map(Fact, sessions, _session_times(document, len(sessions)))),
+        _session_facts(document),
+        _time(document, "toldAhead"),
+        bool(_time(document, "exchange")),
     )
 
 
@@ -260,8 +300,14 @@ def _sessions(document: JsonObject) -> list[JsonObject]:
     return sessions
 
 
-def _session_times(document: JsonObject, count: int) -> list[int]:
-    name = "channelSessionUpdatedAt"
+def _session_facts(document: JsonObject) -> tuple[SessionFact, ...]:
+    sessions = _sessions(document)
+    names = ("channelSessionUpdatedAt", "channelSessionStartedAt", "channelSessionFirstSeenAt")
+    columns = [_times(document, name, len(sessions)) for name in names]
+    return tuple(map(SessionFact, sessions, *columns))
+
+
+def _times(document: JsonObject, name: str, count: int) -> list[int]:
     times = [_whole_number(value, name) for value in _list(document, name)]
     return (times + [UNHEARD_OF] * count)[:count]
 

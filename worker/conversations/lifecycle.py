@@ -8,7 +8,7 @@ of the same events leads to the same record.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import to_json
 
@@ -25,6 +25,8 @@ from worker.conversations.conversation import (
     ConversationRecord,
     ConversationState,
     Fact,
+    SessionFact,
+    is_active,
     session_ended,
 )
 
@@ -40,6 +42,7 @@ SESSION_OVER_EVENTS = frozenset({"CHANNEL_SESSION_ENDED", "CHANNEL_SESSION_EXPIR
 CUSTOMER_EVENT = "ASSOCIATED_CUSTOMER_CHANGED"
 
 JsonObject = dict[str, Any]
+F = TypeVar("F", bound=Fact[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,9 @@ class LifecycleChange:
     state: Fact[str] | None = None
     customer_id: Fact[str] | None = None
     room_info: Fact[JsonObject] | None = None
-    sessions: tuple[Fact[JsonObject], ...] = ()
+    sessions: tuple[SessionFact, ...] = ()
+    told_ahead: int = 0
+    """The event's own time, in epoch ms, when that was still in the future; `at` is then the time of its receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Ignored:
 def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignored | Rejected:
     """Return what the CIM event in `body` says about a conversation, Ignored when nothing, Rejected when unreadable.
 
-    `received_at` (epoch ms) is the time of an event that carries none. Raises nothing, whatever the bytes.
+    `received_at` (epoch ms) is the time of an event that carries none, or one of the future: clocks of other services
+    are wrong by hours, and one such event would win over everything until then. Raises nothing, whatever the bytes.
     """
     decoded = decode(body, max_bytes=MAX_LIFECYCLE_BYTES)
     if isinstance(decoded, Undecodable):
@@ -79,14 +85,17 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
     read = _READERS.get(name.upper())
     if read is None:
         return Ignored(name)
-    at = _event_time(document, received_at)
-    if at is None:
+    told_at = _event_time(document, received_at)
+    if told_at is None:
         return _rejected(Code.INVALID_TIMESTAMP, ("timestamp",), Code.INVALID_TIMESTAMP.spec.meaning)
     data = document.get("data")
     if not isinstance(data, dict):
         code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
         return _rejected(code, ("data",), "An object: what the event is about.")
-    return _usable(read(document, data, name.upper(), at), data)
+    change = _usable(read(document, data, name.upper(), min(told_at, received_at)), data)
+    if isinstance(change, LifecycleChange) and told_at > received_at:
+        change = replace(change, told_ahead=told_at)
+    return change
 
 
 def merge(record: ConversationRecord | None, change: LifecycleChange) -> ConversationRecord | None:
@@ -96,14 +105,21 @@ def merge(record: ConversationRecord | None, change: LifecycleChange) -> Convers
     millisecond the later state of a conversation's life wins, and for a session the ended one.
     """
     before = record or _blank(change.conversation_id)
+    told_before = 0 < change.told_ahead <= before.told_ahead
     after = replace(
         before,
-        state=_newer(before.state, change.state, _state_rank),
+        state=before.state if told_before else _newer(before.state, change.state, _state_rank),
         customer_id=_newer(before.customer_id, change.customer_id, _text_rank),
         room_info=_newer(before.room_info, change.room_info, _object_rank),
         sessions=_merge_sessions(before.sessions, change.sessions),
+        told_ahead=max(before.told_ahead, change.told_ahead if change.state else 0),
+        has_exchange=before.has_exchange or before.wants_exchange or _opens(change),
     )
     return None if after == record else after
+
+
+def _opens(change: LifecycleChange) -> bool:
+    return change.state is not None and is_active(change.state.value)
 
 
 def _blank(conversation_id: str) -> ConversationRecord:
@@ -111,7 +127,7 @@ def _blank(conversation_id: str) -> ConversationRecord:
     return ConversationRecord(conversation_id, Fact(UNKNOWN_STATE, UNHEARD_OF), nothing, nothing, ())
 
 
-def _newer(old: Fact[Any], new: Fact[Any] | None, rank: Callable[[Any], Any]) -> Fact[Any]:
+def _newer(old: F, new: F | None, rank: Callable[[Any], Any]) -> F:
     if new is None or new.at < old.at:
         return old
     if new.at > old.at or rank(new.value) > rank(old.value):
@@ -119,13 +135,21 @@ def _newer(old: Fact[Any], new: Fact[Any] | None, rank: Callable[[Any], Any]) ->
     return old
 
 
-def _merge_sessions(old: Iterable[Fact[JsonObject]], new: Iterable[Fact[JsonObject]]) -> tuple[Fact[JsonObject], ...]:
-    sessions = {fact.value["id"]: fact for fact in old}
+def _merge_sessions(old: Iterable[SessionFact], new: Iterable[SessionFact]) -> tuple[SessionFact, ...]:
+    sessions = {fact.id: fact for fact in old}
     for fact in new:
-        session_id = fact.value["id"]
-        known = sessions.get(session_id)
-        sessions[session_id] = fact if known is None else _newer(known, fact, _session_rank)
-    return tuple(sorted(sessions.values(), key=lambda fact: (fact.at, fact.value["id"])))
+        known = sessions.get(fact.id)
+        sessions[fact.id] = fact if known is None else _merge_session(known, fact)
+    return tuple(sorted(sessions.values(), key=lambda fact: (fact.at, fact.id)))
+
+
+def _merge_session(old: SessionFact, new: SessionFact) -> SessionFact:
+    seen = [at for at in (old.first_seen_at, new.first_seen_at) if at]
+    return replace(
+        _newer(old, new, _session_rank),
+        started_at=max(old.started_at, new.started_at),
+        first_seen_at=min(seen, default=UNHEARD_OF),
+    )
 
 
 _STATE_RANKS = {str(state): rank for rank, state in enumerate(ConversationState, start=1)}
@@ -168,7 +192,10 @@ def _read_state(document: JsonObject, data: JsonObject, name: str, at: int) -> L
         state=Fact(state, at),
         customer_id=_fact(text_at(data, ("customer", "_id")), at),
         room_info=_room(data, at),
-        sessions=tuple(Fact(session, at) for session in _sessions_of(data)),
+        sessions=tuple(
+            SessionFact(session, at, first_seen_at=at if is_active(state) else UNHEARD_OF)
+            for session in _sessions_of(data)
+        ),
     )
 
 
@@ -186,7 +213,7 @@ def _read_session(document: JsonObject, data: JsonObject, name: str, at: int) ->
         state=Fact(str(ConversationState.CREATED), UNHEARD_OF) if name == SESSION_STARTED else None,
         customer_id=_fact(text_at(data, ("customer", "_id")), UNHEARD_OF),
         room_info=_room(data, UNHEARD_OF),
-        sessions=(Fact(_ended(data) if name in SESSION_OVER_EVENTS else data, at),),
+        sessions=(SessionFact(data, at, started_at=at) if name == SESSION_STARTED else SessionFact(_ended(data), at),),
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from worker.ports import Consumer
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from worker.conversations.conversation import ConversationRecord, UnreadableRecord
     from worker.conversations.lifecycle import LifecycleChange
+    from worker.failure import Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +30,64 @@ class ConversationLookup(Protocol):
         """Return what is known about these conversations and channel sessions."""
 
 
-class ConversationExchangePort(Protocol):
-    """The exchange of each conversation. Every method is idempotent and raises what the broker says."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A change that is in the registry."""
 
-    async def open(self, conversation_id: str) -> None:
-        """Make it exist and bind it to the hub."""
-
-    async def unbind(self, conversation_id: str) -> None:
-        """Take it off the hub."""
-
-    async def delete(self, conversation_id: str) -> None:
-        """Delete it."""
+    record: ConversationRecord
+    """The conversation as it is afterwards."""
+    written: bool
+    """Whether it had to be written; False when the registry knew as much or more already."""
 
 
 class RegistryPort(Protocol):
-    """The registry, for changing it. Raises `AdapterError`."""
+    """The registry, for changing it. Raises `StoreUnavailable` or `OperatorFault`."""
 
-    async def apply(self, change: LifecycleChange) -> ConversationRecord:
-        """Merge a change and return the record as it is afterwards."""
+    async def apply_each(self, changes: Sequence[LifecycleChange]) -> list[Applied | Failure]:
+        """Merge changes; return for each what became of its conversation."""
 
-    async def get(self, conversation_id: str) -> ConversationRecord | UnreadableRecord | None:
-        """Return one record."""
+    async def read(self, conversation_ids: Collection[str]) -> Mapping[str, ConversationRecord]:
+        """Return the records of these conversations by id."""
 
-    async def closed_since(self, since_ms: int) -> Sequence[ConversationRecord]:
-        """Return conversations closed at *since_ms* or later."""
+    async def list(
+        self, *, active: bool, limit: int, after: str | None
+    ) -> Sequence[ConversationRecord | UnreadableRecord]:
+        """Return a page of active or closed conversations in the order of their ids."""
+
+    async def with_exchange(
+        self, *, active: bool, limit: int, after: str | None
+    ) -> Sequence[ConversationRecord | UnreadableRecord]:
+        """Return a page of those for which an exchange may have been made and not deleted."""
+
+    async def exchanges_deleted(self, conversation_ids: Collection[str]) -> None:
+        """Note that the exchanges of these conversations are gone, unless they are active again."""
+
+
+class ConversationExchangePort(Protocol):
+    """The exchange of each conversation. Idempotent; returns what went wrong for each, in order, and raises nothing."""
+
+    async def open(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Make the exchanges exist and bind them to the hub."""
+
+    async def unbind(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Take the exchanges off the hub."""
+
+    async def delete(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Delete the exchanges that are ours."""
+
+
+class RetryDecision(Protocol):
+    """The one decision between another try and giving up."""
+
+    def gives_up(self, failure: Failure, attempt: int) -> bool:
+        """Tell whether the failed try number *attempt* (from 1) was the last one."""
+
+
+class EventQueue(Consumer, Protocol):
+    """A consumer that is closed at its end."""
+
+    async def close(self) -> None:
+        """End it; what is unsettled goes back to the queue."""
 
 
 class Reconciler(Protocol):

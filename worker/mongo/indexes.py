@@ -60,6 +60,8 @@ PLATFORMS: Final = tuple(
 
 OWN: Final = (
     Index(registry.COLLECTION, ("channelSessionIds",)),
+    Index(registry.COLLECTION, ("state",)),
+    Index(registry.COLLECTION, ("exchange",)),
     *(Index(dead_letters.COLLECTION, (field,)) for field in ("fingerprint", "code", "status", "failedAt")),
 )
 """For our own lookups and commands."""

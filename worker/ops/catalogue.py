@@ -85,6 +85,18 @@ EVENTS: Final = (
         ("conversation_id", "state", "active"),
     ),
     LogEvent(
+        "conversation_state_unknown",
+        "warning",
+        "A lifecycle event names a state that this version does not know; it counts as active. Said once for each.",
+        ("state", "conversation_id"),
+    ),
+    LogEvent(
+        "conversation_events_interrupted",
+        "warning",
+        "The work on lifecycle events ended unexpectedly and begins again.",
+        ("code", "reason"),
+    ),
+    LogEvent(
         "conversation_unreadable",
         "warning",
         "A record of the registry cannot be read and counts as an unknown conversation; said once a minute.",
@@ -93,14 +105,14 @@ EVENTS: Final = (
     LogEvent(
         "conversation_exchange_refused",
         "warning",
-        "A conversation's exchange cannot be opened or unbound.",
-        ("code", "reason"),
+        "A conversation's exchange cannot be opened or unbound; said once a minute for each reason.",
+        ("conversation_id", "code", "reason"),
     ),
     LogEvent(
         "conversation_exchange_kept",
         "warning",
-        "The exchange of a closed conversation cannot be deleted.",
-        ("code", "reason"),
+        "The exchange of a closed conversation cannot be deleted; it is tried again in a minute if it is ours.",
+        ("conversation_id", "code", "reason"),
     ),
     LogEvent(
         "dependency_down",

@@ -45,12 +45,16 @@ class RetryPolicy:
 
     def after(self, failure: Failure, attempt: int, now: float) -> Again | Verdict:
         """Return what follows the failed try number *attempt* (from 1)."""
-        disposition = failure.failure_class.disposition
-        if disposition is Disposition.HELD:
+        if failure.failure_class.disposition is Disposition.HELD:
             return Verdict.WAIT
-        if disposition is Disposition.DEAD or attempt >= self._max_attempts:
+        if self.gives_up(failure, attempt):
             return Verdict.DEAD
         return Again(self._delay(min(attempt, len(self._delays)) - 1, now), attempt + 1)
+
+    def gives_up(self, failure: Failure, attempt: int) -> bool:
+        """Tell whether nothing follows the failed try number *attempt* (from 1): the delivery is dead."""
+        disposition = failure.failure_class.disposition
+        return disposition is Disposition.DEAD or (disposition is Disposition.RETRIED and attempt >= self._max_attempts)
 
     def once_more(self, attempt: int, now: float) -> Again:
         """Return a try after the first tier's delay that costs no attempt."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from worker import contract
 from worker.conversations.cache import ConversationCache
+from worker.conversations.convergence import Convergence
 from worker.conversations.lifecycle_consumer import LifecycleConsumer
+from worker.conversations.reaper import Reaper
 from worker.conversations.unreadable import UnreadableLog
 from worker.dead_letters.recorder import DeadLetterRecorder
 from worker.failure import Dependency
@@ -36,6 +38,8 @@ from worker.rabbit.exchanges import ConversationExchanges
 from worker.settings import address, user_name
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from worker.flow.tasks import Crash
     from worker.rabbit.connection import Connection
     from worker.rabbit.publisher import Publisher
@@ -153,25 +157,39 @@ class App:
             crash=crash,
         )
 
-    async def lifecycle_consumer(
+    def conversation_jobs(
         self, consuming: Connection, publishing: Connection, publisher: Publisher
-    ) -> LifecycleConsumer:
-        """Return the consumer of conversation events.
+    ) -> list[Coroutine[None, None, None]]:
+        """Return what keeps the registry and the conversation exchanges.
 
         Exchanges are declared where we publish: on *consuming* a reply may be behind deliveries that are not read yet.
         """
-        return LifecycleConsumer(
-            consumer=await Consumer.open(consuming, contract.CONVERSATION_EVENTS, self.clock.monotonic),
-            registry=Registry(self.store, self.unreadable),
-            exchanges=ConversationExchanges(publishing),
-            publisher=publisher,
+        registry = Registry(self.store, self.unreadable)
+        convergence = Convergence(registry, ConversationExchanges(publishing))
+        reaper = Reaper(
+            registry=registry,
+            convergence=convergence,
             gate=self.gates["lifecycle"],
-            cache=self.cache,
             grace_ms=self.settings.conversation_grace_ms,
             clock=self.clock,
             reporter=self.reporter,
-            new_id=new_id,
         )
+        consumer = LifecycleConsumer(
+            open_queue=lambda: Consumer.open(consuming, contract.CONVERSATION_EVENTS, self.clock.monotonic),
+            registry=registry,
+            convergence=convergence,
+            reaper=reaper,
+            owe=lambda _conversation_id: None,
+            publisher=publisher,
+            gate=self.gates["lifecycle"],
+            cache=self.cache,
+            retry=self.retry,
+            clock=self.clock,
+            reporter=self.reporter,
+            new_id=new_id,
+            random=random.random,
+        )
+        return [consumer.run(), reaper.run()]
 
     async def recorder(self, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
         """Return what moves dead letters into the store."""

@@ -133,7 +133,7 @@ class Worker:
             session = self._app.session(publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_waiting_room()]
             if self._settings.conversation_events:
-                jobs.append((await self._app.lifecycle_consumer(consuming, publishing, publisher)).run())
+                jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
                 jobs.append((await self._app.recorder(consuming, publisher)).run())
             tasks = [asyncio.create_task(job) for job in jobs]

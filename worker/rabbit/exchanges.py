@@ -2,43 +2,118 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import pika.exceptions
+
+from worker.codes import Code
 from worker.contract import HUB, conversation_exchange
+from worker.failure import Failure
+from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, BrokerError, BrokerUnreachable, ChannelClosed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
     from worker.rabbit.connection import Channel, Connection
+
+    _Operation = Callable[[Channel, str], Awaitable[None]]
+
+_CHANNELS = 24
+"""AMQP channels used at once. The broker works on each by itself, and a refusal costs one channel and nobody else."""
 
 
 class ConversationExchanges:
     """Opens, unbinds and deletes conversation exchanges. Every method is idempotent.
 
-    Needs configure permission on `conversation.*`, unlike the hot path, and so uses a channel of its own that is
-    renewed after a refusal.
+    Needs configure permission on `conversation.*`, unlike the hot path, and so uses channels of its own, which are
+    renewed after a refusal. Each conversation gets an answer of its own: None, or what went wrong. Nothing is raised.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._channel: Channel | None = None
+        self._idle: list[Channel] = []
 
-    async def open(self, conversation_id: str) -> None:
-        """Declare the exchange and bind it to the hub. Raises `BrokerError`."""
-        exchange = conversation_exchange(conversation_id)
-        await self._call("exchange_declare", exchange, "fanout", durable=True)
-        await self._call("exchange_bind", exchange, HUB, routing_key=conversation_id)
+    async def open(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Declare the exchanges and bind them to the hub."""
+        return await self._each(_open, conversation_ids)
 
-    async def unbind(self, conversation_id: str) -> None:
-        """Take the exchange off the hub: new activities come back as returned and go to the store.
+    async def unbind(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Take the exchanges off the hub: new activities come back as returned and go to the store.
 
-        The exchange and the subscribers' queues stay, so that what was routed a moment ago is still read.
+        The exchanges and the subscribers' queues stay, so that what was routed a moment ago is still read.
         """
-        await self._call("exchange_unbind", conversation_exchange(conversation_id), HUB, routing_key=conversation_id)
+        return await self._each(_unbind, conversation_ids)
 
-    async def delete(self, conversation_id: str) -> None:
-        """Delete the exchange; deleting a missing one is fine."""
-        await self._call("exchange_delete", conversation_exchange(conversation_id))
+    async def delete(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        """Delete the exchanges that are ours; deleting a missing one is fine."""
+        return await self._each(_delete, conversation_ids)
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
-        if self._channel is None or self._channel.closed.done():
-            self._channel = await self._connection.channel()
-        await self._channel.call(method, *args, **kwargs)
+    async def _each(self, operation: _Operation, conversation_ids: Sequence[str]) -> list[Failure | None]:
+        results: list[Failure | None] = [None] * len(conversation_ids)
+        waiting = iter(enumerate(conversation_ids))
+        try:
+            channels = await self._channels(min(_CHANNELS, len(conversation_ids)))
+        except BrokerError as error:
+            return [error.failure] * len(conversation_ids)
+        await asyncio.gather(*(self._work(channel, operation, waiting, results) for channel in channels))
+        return results
+
+    async def _channels(self, count: int) -> list[Channel]:
+        """Return *count* channels that nobody else uses, or as many as the broker allows, but at least one."""
+        channels = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
+        while len(channels) < count:
+            try:
+                channels.append(await self._connection.channel())
+            except pika.exceptions.NoFreeChannels:
+                if not channels:
+                    msg = "the broker allows no more channels on this connection"
+                    raise BrokerUnreachable(msg) from None
+                break
+        return channels
+
+    async def _work(
+        self,
+        channel: Channel,
+        operation: _Operation,
+        waiting: Iterable[tuple[int, str]],
+        results: list[Failure | None],
+    ) -> None:
+        for index, conversation_id in waiting:
+            try:
+                if channel.closed.done():
+                    channel = await self._connection.channel()
+                await operation(channel, conversation_id)
+            except BrokerError as error:
+                results[index] = _failure(error)
+        if not channel.closed.done():
+            self._idle.append(channel)
+
+
+async def _open(channel: Channel, conversation_id: str) -> None:
+    exchange = conversation_exchange(conversation_id)
+    await channel.call("exchange_declare", exchange, "fanout", durable=True)
+    await channel.call("exchange_bind", exchange, HUB, routing_key=conversation_id)
+
+
+async def _unbind(channel: Channel, conversation_id: str) -> None:
+    try:
+        await channel.call("exchange_unbind", conversation_exchange(conversation_id), HUB, routing_key=conversation_id)
+    except ChannelClosed as error:
+        if error.reply_code != NOT_FOUND:  # what is missing is not bound
+            raise
+
+
+async def _delete(channel: Channel, conversation_id: str) -> None:
+    # Declaring is how AMQP compares: an exchange that was there before us with another type is not ours to delete.
+    exchange = conversation_exchange(conversation_id)
+    await channel.call("exchange_declare", exchange, "fanout", durable=True)
+    await channel.call("exchange_delete", exchange)
+
+
+def _failure(error: BrokerError) -> Failure:
+    if isinstance(error, ChannelClosed) and error.reply_code == PRECONDITION_FAILED:
+        return Failure.of(Code.EXCHANGE_TAKEN, number=error.reply_code)
+    # The broker's own reason holds no secret and names the exchange.
+    return replace(error.failure, detail=str(error))

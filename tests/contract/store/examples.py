@@ -8,7 +8,7 @@ from typing import Any
 
 from worker.cim import CimMessage
 from worker.cim.canonical import event_id
-from worker.conversations.conversation import ChannelSession, Fact, Room
+from worker.conversations.conversation import ChannelSession, Fact, Room, SessionFact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.pipeline.translate import Activity
@@ -68,7 +68,9 @@ def change(
     conversation_id: str, at: int, *, state: str | None = None, session: str | None = None, customer: str | None = None
 ) -> LifecycleChange:
     """Return what a lifecycle event of that time says about a conversation."""
-    sessions = () if session is None else (Fact({"id": session, "state": {"name": "STARTED"}}, at),)
+    sessions = (
+        () if session is None else (SessionFact({"id": session, "state": {"name": "STARTED"}}, at, started_at=at),)
+    )
     return LifecycleChange(
         conversation_id,
         "TOPIC_STATE_CHANGE_EVENT",

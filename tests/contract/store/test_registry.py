@@ -10,9 +10,10 @@ import pytest
 
 from tests.contract.store.examples import NOW, change
 from worker.codes import Code
-from worker.conversations.conversation import ConversationRecord, Fact, UnreadableRecord
+from worker.conversations.conversation import ConversationRecord, SessionFact, UnreadableRecord
 from worker.conversations.lifecycle import LifecycleChange
-from worker.failure import StoreRefused
+from worker.conversations.ports import Applied
+from worker.failure import Failure, StoreRefused
 from worker.mongo.registry import COLLECTION, Registry
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ async def test_a_change_to_an_unknown_conversation_makes_it_known(open_store: Op
     async with open_store() as store:
         registry = Registry(store)
 
-        record = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1", customer="u-1"))
+        record = (await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1", customer="u-1"))).record
 
         assert record == await registry.get("c-1")
         document = await store.collection(COLLECTION).find_one({"_id": "c-1"})
@@ -36,7 +37,7 @@ async def test_a_later_change_wins_and_an_earlier_one_changes_nothing(open_store
         registry = Registry(store)
         await registry.apply(change("c-1", NOW + 10, state="CLOSED"))
 
-        late = await registry.apply(change("c-1", NOW, state="ACTIVE"))
+        late = (await registry.apply(change("c-1", NOW, state="ACTIVE"))).record
 
         assert late.state.value == "CLOSED"
         assert late == await registry.get("c-1")
@@ -48,7 +49,9 @@ async def test_the_same_change_twice_is_written_once(open_store: OpenStore) -> N
         first = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1"))
         before = await store.collection(COLLECTION).find_one({"_id": "c-1"})
 
-        assert await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1")) == first
+        assert await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1")) == Applied(
+            first.record, written=False
+        )
 
         assert await store.collection(COLLECTION).find_one({"_id": "c-1"}) == before
 
@@ -86,8 +89,8 @@ async def test_a_record_written_by_hand_can_be_changed(open_store: OpenStore) ->
         await store.collection(COLLECTION).insert_one({"_id": "c-1", "state": "ACTIVE", "customerId": "u-1"})
         registry = Registry(store)
 
-        assert (await registry.apply(change("c-1", NOW, state="CLOSED"))).state.value == "CLOSED"
-        assert (await registry.apply(change("c-1", NOW + 1, state="ACTIVE"))).state.value == "ACTIVE"
+        assert (await registry.apply(change("c-1", NOW, state="CLOSED"))).record.state.value == "CLOSED"
+        assert (await registry.apply(change("c-1", NOW + 1, state="ACTIVE"))).record.state.value == "ACTIVE"
 
         record = await registry.get("c-1")
     assert isinstance(record, ConversationRecord)
@@ -97,9 +100,9 @@ async def test_a_record_written_by_hand_can_be_changed(open_store: OpenStore) ->
 async def test_lookup_answers_for_conversations_and_for_their_sessions(open_store: OpenStore) -> None:
     async with open_store() as store:
         registry = Registry(store)
-        first = await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1"))
-        first = await registry.apply(change("c-1", NOW + 1, session="s-2"))
-        second = await registry.apply(change("c-2", NOW, state="CLOSED", session="s-3"))
+        await registry.apply(change("c-1", NOW, state="ACTIVE", session="s-1"))
+        first = (await registry.apply(change("c-1", NOW + 1, session="s-2"))).record
+        second = (await registry.apply(change("c-2", NOW, state="CLOSED", session="s-3"))).record
 
         lookup = await registry.lookup(["c-1", "unknown", "c-1"], ["s-2", "s-3", "nobody's"])
 
@@ -123,6 +126,93 @@ async def test_a_session_of_two_conversations_belongs_to_the_active_one(open_sto
         lookup = await registry.lookup([], ["s"])
 
     assert lookup.by_session["s"].id == "c-1"
+
+
+async def test_a_session_of_two_closed_conversations_belongs_to_the_one_in_which_it_started_last(
+    open_store: OpenStore,
+) -> None:
+    """Closing is no claim: c-1 is closed long after the session moved on to c-2."""
+    async with open_store() as store:
+        registry = Registry(store)
+        await registry.apply(change("c-1", NOW, state="ACTIVE", session="s"))
+        await registry.apply(change("c-2", NOW + 5, state="ACTIVE", session="s"))
+        assert (await registry.lookup([], ["s"])).by_session["s"].id == "c-2"
+        await registry.apply(change("c-2", NOW + 10, state="CLOSED"))
+        assert (await registry.lookup([], ["s"])).by_session["s"].id == "c-1", "it is active"
+        await registry.apply(change("c-1", NOW + 20, state="CLOSED"))
+
+        lookup = await registry.lookup([], ["s"])
+
+    assert lookup.by_session["s"].id == "c-2"
+
+
+async def test_many_changes_at_once_each_have_their_own_answer(open_store: OpenStore) -> None:
+    """New ones, known ones, two of one conversation, one that cannot be encoded and one nobody can read."""
+    bad = LifecycleChange("c-bad", "E", NOW, sessions=(SessionFact({"id": "s", "\x00": 1}, NOW),))
+    async with open_store() as store:
+        registry = Registry(store)
+        await registry.apply(change("c-known", NOW, state="ACTIVE"))
+        await store.collection(COLLECTION).insert_one({"_id": "c-odd", "state": 5})
+        changes = [
+            change("c-new", NOW, state="ACTIVE"),
+            change("c-known", NOW, state="ACTIVE"),
+            bad,
+            change("c-bad", NOW, state="ACTIVE"),
+            change("c-odd", NOW, state="ACTIVE"),
+            change("c-new", NOW + 1, state="CLOSED"),
+        ]
+
+        new, known, encoded, good, odd, newer = await registry.apply_each(changes)
+        records = await registry.read(["c-new", "c-known", "c-bad"])
+
+    assert isinstance(new, Applied)
+    assert isinstance(known, Applied)
+    assert (new, known.written) == (newer, False)
+    assert isinstance(encoded, Failure)
+    assert encoded.code is Code.NOT_ENCODABLE
+    assert isinstance(good, Applied), "its neighbour of the same conversation is not at fault"
+    assert isinstance(odd, Failure)
+    assert odd.code is Code.UNREADABLE_RECORD
+    assert {key: record.state.value for key, record in records.items()} == {
+        "c-new": "CLOSED",
+        "c-known": "ACTIVE",
+        "c-bad": "ACTIVE",
+    }
+
+
+async def test_somebody_else_s_unique_index_refuses_one_record_and_not_its_neighbours(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        await store.collection(COLLECTION).create_index([("customerId", 1)], unique=True)
+        await registry.apply(change("c-1", NOW, state="ACTIVE", customer="u-1"))
+
+        second, other = await registry.apply_each(
+            [change("c-2", NOW, state="ACTIVE", customer="u-1"), change("c-3", NOW, state="ACTIVE", customer="u-3")]
+        )
+
+    assert isinstance(second, Failure)
+    assert second.code is Code.STORE_REJECTED
+    assert isinstance(other, Applied)
+
+
+async def test_exchanges_that_are_gone_are_noted_unless_the_conversation_is_active_again(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        registry = Registry(store)
+        for name in ("a", "b", "c"):
+            await registry.apply(change(name, NOW, state="ACTIVE"))
+            await registry.apply(change(name, NOW + 1, state="CLOSED"))
+        await registry.apply(change("b", NOW + 2, state="ACTIVE"))
+        leftovers = await registry.with_exchange(active=False, limit=10, after="")
+
+        await registry.exchanges_deleted(["a", "b"])
+
+        rest = await registry.with_exchange(active=False, limit=10, after="")
+        reopened = (await registry.apply(change("a", NOW + 3, state="ACTIVE"))).record
+        active = await registry.with_exchange(active=True, limit=10, after="")
+    assert [record.id for record in leftovers] == ["a", "c"]
+    assert [record.id for record in rest] == ["c"]
+    assert reopened.has_exchange
+    assert [record.id for record in active] == ["a", "b"]
 
 
 async def test_lookup_takes_more_ids_than_one_query_holds(open_store: OpenStore) -> None:
@@ -161,7 +251,7 @@ async def test_conversations_are_listed_by_state_in_pages(open_store: OpenStore)
 
 
 async def test_a_change_that_cannot_be_encoded_is_refused(open_store: OpenStore) -> None:
-    bad = LifecycleChange("c-1", "CHANNEL_SESSION_STARTED", NOW, sessions=(Fact({"id": "s", "\x00": 1}, NOW),))
+    bad = LifecycleChange("c-1", "CHANNEL_SESSION_STARTED", NOW, sessions=(SessionFact({"id": "s", "\x00": 1}, NOW),))
     async with open_store() as store:
         with pytest.raises(StoreRefused):
             await Registry(store).apply(bad)
@@ -174,7 +264,7 @@ async def test_a_record_nobody_can_read_is_unknown_and_its_neighbours_are_found(
     met: list[UnreadableRecord] = []
     async with open_store() as store:
         registry = Registry(store, met.append)
-        good = await registry.apply(change("c-good", NOW, state="ACTIVE", session="s-1"))
+        good = (await registry.apply(change("c-good", NOW, state="ACTIVE", session="s-1"))).record
         await store.collection(COLLECTION).insert_many(
             [
                 {"_id": "c-date", "state": "ACTIVE", "stateUpdatedAt": datetime.now(UTC), "channelSessionIds": ["s-1"]},

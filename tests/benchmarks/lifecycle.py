@@ -1,0 +1,84 @@
+"""How many conversations a worker opens a second, from the event in the queue to the exchange on the hub.
+
+    python -m tests.benchmarks.lifecycle [--opens 5000] [--store memory]
+
+One worker process, a private broker, and a store in memory unless another is named. The events wait in the queue before
+the worker starts; the clock runs from its first conversation to its last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import pika
+import pymongo
+
+from tests.benchmarks import stores
+from tests.services.services import private_broker
+from tests.support.amqp import plain
+from tests.support.eventually import eventually
+from tests.support.worker_pool import World
+
+BEFORE = 152
+"""Opens a second of the consumer that handled one event at a time, with the store in memory."""
+_T0 = 1_760_000_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--opens", type=int, default=5_000)
+    parser.add_argument("--store", choices=stores.NAMES, default=stores.fastest())
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="cim-bench-lifecycle-"))
+    with private_broker(chroot=None, say=print) as broker, stores.running(options.store) as store:
+        world = World(broker.create_vhost("lifecycle"), store.uri, "lifecycle", folder)
+        world.apply_topology()
+        _publish(world, options.opens)
+        with world.pool() as pool:
+            seconds = _seconds(world, options.opens)
+            pool.signal()
+            pool.wait()
+    rate = (options.opens - 1) / seconds
+    print(f"{rate:.0f} opens/s, {rate / BEFORE:.1f} times as many as before")
+    print(f"{options.opens} conversations, store: {options.store}")
+
+
+def _publish(world: World, count: int) -> None:
+    with plain(world.amqp_url) as channel:
+        for number in range(count):
+            event = {
+                "name": "TOPIC_STATE_CHANGED",
+                "timestamp": _T0,
+                "data": {"id": f"conversation-{number}", "state": "ACTIVE", "customer": {"_id": f"customer-{number}"}},
+            }
+            body = json.dumps(event).encode()
+            channel.basic_publish("cim.conversation-events", "any", body, pika.BasicProperties(delivery_mode=2))
+
+
+def _seconds(world: World, count: int) -> float:
+    """Return the seconds from the first conversation in the registry until the queue is empty and all is settled."""
+    with pymongo.MongoClient[dict[str, object]](world.mongodb_uri) as client:
+        records = client[world.database]["conversations"]
+        eventually(records.find_one, "the first conversation", 60)
+        started = time.perf_counter()
+        eventually(lambda: records.count_documents({}) >= count, "all conversations", 600)
+        last = f"conversation-{count - 1}"
+        eventually(lambda: _is_bound(world, last), "the last exchange", 60)
+        return time.perf_counter() - started
+
+
+def _is_bound(world: World, conversation_id: str) -> bool:
+    with plain(world.amqp_url) as channel:
+        try:
+            channel.exchange_declare(f"conversation.{conversation_id}", passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        return True
+
+
+if __name__ == "__main__":
+    main()
