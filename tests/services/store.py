@@ -6,6 +6,7 @@ The data stay in the folder that was given; a restarted server has the same port
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -115,6 +116,14 @@ class StoreProcess:
     def thaw(self) -> None:
         """Let it go on after `freeze`."""
         self._send(signal.SIGCONT)
+
+    def fill_disk(self, limit_bytes: int = 1 << 20) -> None:
+        """Let none of its files grow beyond *limit_bytes*: to the server, the disk is full."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+
+    def empty_disk(self) -> None:
+        """Let its files grow again."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def restart(self) -> None:
         """Stop it if it runs, then start it on the same port with the same data. Raises `StoreStartError`."""
