@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
+from tests.services.services import private_broker
 from tests.support.amqp import connected, fill
 from tests.support.eventually import eventually_async
 from worker.failure import Dependency, classify
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.services.broker import CertificateFiles, LocalBroker
-    from tests.services.services import Broker
+    from tests.services.services import Broker, Store
 
 PASSWORD = "open-sesame-4711"
 
@@ -96,18 +97,50 @@ async def test_a_broker_that_accepts_and_says_nothing_is_unreachable_in_time() -
         assert time.monotonic() - started < 5
 
 
-async def test_wrong_credentials_are_an_operators_matter(vhost_url: str) -> None:
-    assert isinstance(await refusal(with_password(vhost_url)), AccessRefused)
+async def test_wrong_credentials_are_an_operators_matter_in_the_brokers_words(vhost_url: str) -> None:
+    error = await refusal(with_password(vhost_url))
+    assert isinstance(error, AccessRefused)
+    assert "Login was refused" in str(error)
 
 
 async def test_a_virtual_host_that_does_not_exist_is_an_operators_matter(broker: Broker) -> None:
     url = urlsplit(broker.url)._replace(path="/no-such-virtual-host").geturl()
-    assert isinstance(await refusal(url), AccessRefused)
+    error = await refusal(url)
+    assert isinstance(error, AccessRefused)
+    assert "no-such-virtual-host" in str(error)
 
 
 async def test_a_virtual_host_without_rights_is_an_operators_matter(broker: Broker, vhost_url: str) -> None:
     broker.management.create_user("outsider", PASSWORD)
-    assert isinstance(await refusal(with_password(vhost_url, user="outsider")), AccessRefused)
+    error = await refusal(with_password(vhost_url, user="outsider"))
+    assert isinstance(error, AccessRefused)
+    assert "refused for user 'outsider'" in str(error)
+
+
+async def test_a_limit_of_connections_is_told_in_the_brokers_words(broker: Broker, vhost_url: str) -> None:
+    vhost = urlsplit(vhost_url).path[1:]
+    broker.management.request("PUT", f"/vhost-limits/{vhost}/max-connections", {"value": 0})
+    error = await refusal(vhost_url)
+    assert isinstance(error, AccessRefused)
+    assert "connection limit (0) is reached" in str(error)
+
+
+async def test_a_limit_of_channels_is_an_operators_matter_too(rabbitmq_root: Path | None) -> None:
+    with private_broker(chroot=rabbitmq_root, configuration=["channel_max = 2"], say=lambda _line: None) as broker:
+        async with connected(broker.url) as connection:
+            for _ in range(2):
+                await connection.channel()
+            with pytest.raises(AccessRefused, match="allows 2 channels") as caught:
+                await connection.channel()
+            assert "channel_max" in str(caught.value)
+            assert connection.is_open
+
+
+async def test_something_else_than_a_broker_is_told_in_words(store: Store) -> None:
+    port = urlsplit(store.uri).port
+    error = await refusal(f"amqp://guest:{PASSWORD}@127.0.0.1:{port}/", timeout_seconds=5)
+    assert isinstance(error, BrokerUnreachable)
+    assert "Error" not in str(error), "words, no class names"
 
 
 async def test_a_connection_the_broker_ends_says_why_and_takes_its_channels_along(
@@ -130,6 +163,7 @@ async def test_a_cut_connection_is_lost(breakable_broker: LocalBroker) -> None:
     breakable_broker.kill()
     reason = await asyncio.wait_for(asyncio.shield(connection.closed), 10)
     assert isinstance(reason, ConnectionLost)
+    assert "Error" not in str(reason), "words, no class names"
     await connection.close()
 
 

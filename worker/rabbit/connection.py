@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pika
 import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from worker import __version__
 from worker.rabbit.errors import (
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from pika.adapters.asyncio_connection import AsyncioConnection
     from pika.channel import Channel as PikaChannel
+
+_CHANNELS = 16
+"""Channels that one of our connections may need, with room to spare."""
 
 
 class Connection:
@@ -84,7 +88,7 @@ class Connection:
         raw = FramingConnection(
             _parameters(url, name, heartbeat_seconds, ca_file, timeout_seconds),
             on_open_callback=lambda connection: _resolve(opened, connection),
-            on_open_error_callback=lambda _, error: _fail(opened, _opening_error(error)),
+            on_open_error_callback=lambda closed, error: _fail(opened, _opening_error(error, closed.closed_by_broker)),
             on_close_callback=on_close,
         )
         try:
@@ -142,11 +146,19 @@ class Connection:
         await asyncio.wait([reply, self._paused], return_when=asyncio.FIRST_COMPLETED)
 
     async def channel(self) -> Channel:
-        """Open an AMQP channel. Raises `BrokerError` if the connection ends meanwhile."""
+        """Open an AMQP channel.
+
+        Raises `BrokerError` if the connection ends meanwhile, `AccessRefused` if the broker allows no more channels.
+        """
         if not self.is_open:
             raise self._reason()
         opened: asyncio.Future[PikaChannel] = asyncio.get_running_loop().create_future()
-        raw = self._raw.channel(on_open_callback=lambda channel: _resolve(opened, channel))
+        try:
+            raw = self._raw.channel(on_open_callback=lambda channel: _resolve(opened, channel))
+        except pika.exceptions.NoFreeChannels:
+            most = self._raw.params.channel_max
+            msg = f"the broker allows {most} channels for each connection; set channel_max to {_CHANNELS} or more there"
+            raise AccessRefused(msg) from None
         channel = Channel(raw)
         await _first(opened, channel.closed)
         return channel
@@ -265,26 +277,38 @@ def _abandon(raw: AsyncioConnection) -> None:
         raw._terminate_stream(ConnectionAbortedError("abandoned"))  # noqa: SLF001 - pika has no public abort
 
 
-def _opening_error(error: BaseException) -> BrokerError:
-    text = _without_credentials(error)
+def _opening_error(error: BaseException, said: str | None) -> BrokerError:
+    """Return why no connection could be opened; *said* is the broker's own reason if it gave one."""
     refused = (pika.exceptions.ProbableAuthenticationError, pika.exceptions.ProbableAccessDeniedError)
-    if isinstance(error, refused) or "ACCESS_REFUSED" in text or "NOT_ALLOWED" in text:
+    if said is not None and ("ACCESS_REFUSED" in said or "NOT_ALLOWED" in said):
+        return AccessRefused(said)
+    if isinstance(error, refused):
         return AccessRefused("the broker refuses the user, the password or the virtual host")
-    return BrokerUnreachable(text)
+    return BrokerUnreachable(said or _in_words(error))
 
 
-def _without_credentials(error: BaseException) -> str:
-    """Name the innermost cause; pika's own texts can repeat connection parameters."""
+def _in_words(error: BaseException) -> str:
+    """Say the innermost cause in words; pika's own texts can repeat connection parameters."""
     causes = getattr(error, "exceptions", None) or getattr(error, "args", None) or ()
     wrapped = getattr(error, "exception", None)
     inner = next((cause for cause in (wrapped, *reversed(causes)) if isinstance(cause, BaseException)), None)
     if inner is not None:
-        return _without_credentials(inner)
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+        return _in_words(inner)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, pika.exceptions.ConnectionClosedByBroker):
         return str(error.reply_text)
-    return type(error).__name__
+    return next((words for kind, words in _WORDS if isinstance(error, kind)), type(error).__name__)
+
+
+_WORDS = (
+    (pika.exceptions.StreamLostError, "the connection was cut"),
+    (pika.exceptions.AMQPHeartbeatTimeout, "the broker sent no heartbeat"),
+    (pika.exceptions.IncompatibleProtocolError, "what answers there does not speak AMQP 0-9-1"),
+    (pika.exceptions.InvalidFrameError, "what answers there does not speak AMQP 0-9-1, or bytes were damaged"),
+    (AMQPConnectorException, "no answer in time"),
+    (TimeoutError, "no answer in time"),
+)
 
 
 def _loss(reason: BaseException) -> BrokerError:
@@ -296,6 +320,4 @@ def _loss(reason: BaseException) -> BrokerError:
         return ConnectionLost(f"the broker closed the connection: {reason.reply_code} {reason.reply_text}")
     if isinstance(reason, pika.exceptions.ChannelClosedByClient | pika.exceptions.ConnectionClosedByClient):
         return ConnectionLost("closed by us")
-    if isinstance(reason, pika.exceptions.AMQPHeartbeatTimeout):
-        return ConnectionLost("the broker sent no heartbeat")
-    return ConnectionLost(_without_credentials(reason))
+    return ConnectionLost(_in_words(reason))

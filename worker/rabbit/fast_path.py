@@ -86,6 +86,8 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
 
     _frame_buffer: bytes
     _heartbeat_checker: Any
+    closed_by_broker: str | None = None
+    """What the broker said when it closed the connection. It names users, virtual hosts and limits, no passwords."""
     _paused = False
     _little_timer: Any
     _readable_now: int
@@ -191,6 +193,11 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         if isinstance(sock, ssl.SSLSocket):
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "reading is paused")
         raise BlockingIOError(errno.EAGAIN, "reading is paused")
+
+    def _on_connection_close_from_broker(self, method_frame: Any) -> None:
+        """Keep the broker's own reason: while a connection is being opened, pika replaces it by a guess."""
+        self.closed_by_broker = str(method_frame.method.reply_text)
+        super()._on_connection_close_from_broker(method_frame)
 
     def _on_data_available(self, data_in: bytes) -> None:
         if "_sinks" not in self.__dict__:
