@@ -70,6 +70,7 @@ class Code(StrEnum):
 
     # The bytes.
     MESSAGE_TOO_LARGE = "message_too_large"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
     INVALID_UTF8 = "invalid_utf8"
     MALFORMED_JSON = "malformed_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -143,9 +144,11 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.MESSAGE_TOO_LARGE: _invalid(
         Stage.DECODE, "The body is larger than the configured limit; send a link instead of the content."
     ),
-    Code.INVALID_UTF8: _invalid(
-        Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8 without a byte order mark."
+    Code.UNSUPPORTED_ENCODING: _invalid(
+        Stage.DECODE,
+        "The property content_encoding is neither gzip nor deflate, or the body is not packed as it says.",
     ),
+    Code.INVALID_UTF8: _invalid(Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8."),
     Code.MALFORMED_JSON: _invalid(Stage.DECODE, "The body is not JSON."),
     Code.NOT_AN_OBJECT: _invalid(
         Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."
@@ -176,7 +179,8 @@ _SPECS: dict[Code, CodeSpec] = {
     Code.WRONG_TYPE: _invalid(Stage.VALIDATE, "A known field has the wrong JSON type."),
     Code.INVALID_VALUE: _invalid(Stage.VALIDATE, "A known field has a value outside the ones it can take."),
     Code.INVALID_TIMESTAMP: _invalid(
-        Stage.VALIDATE, "A timestamp is epoch milliseconds, epoch seconds or ISO-8601 with an offset."
+        Stage.VALIDATE,
+        "A timestamp is epoch milliseconds or seconds, as a number or digits, or ISO-8601 (without an offset: UTC).",
     ),
     Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is longer than 242 bytes of UTF-8."),
     Code.INVALID_ID: _invalid(

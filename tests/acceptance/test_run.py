@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -142,6 +143,20 @@ def test_the_same_message_written_another_way_is_one_activity_and_other_content_
     world.publish(customers("c-2"))
     eventually(lambda: world.stored("c-2"))
     assert sorted(stored()) == sorted(wanted)
+
+
+def test_a_packed_message_is_stored_like_any_other_and_its_letter_keeps_the_bytes(shared: tuple[World, Pool]) -> None:
+    world, _ = shared
+    plain_body = customers("packed")
+    world.publish(gzip.compress(plain_body), content_encoding="gzip")
+    document = eventually(lambda: world.stored("packed"))
+    assert document is not None
+    assert str(document["_id"]) == event_id_of(plain_body)
+    bomb = gzip.compress(bytes(64 * MIB))
+    world.publish(bomb, content_encoding="gzip", message_id="bomb")
+    properties, body = world.letter("bomb")
+    assert (properties.headers["cim-code"], properties.content_encoding) == ("message_too_large", "gzip")
+    assert body == bomb
 
 
 def test_a_rebuilt_message_is_known_by_its_idempotency_key(shared: tuple[World, Pool]) -> None:

@@ -112,8 +112,10 @@ def _check_data(sent: Any, data: Any, accepted: CimMessage) -> None:
 
 
 def _expected_timestamp(sent: Any) -> int:
-    if sent is None:
+    if sent is None or (isinstance(sent, str) and not sent.strip()):
         return RECEIVED_AT
+    if isinstance(sent, str) and sent.isdecimal():
+        sent = int(sent)
     if isinstance(sent, str):
         moment = datetime.fromisoformat(sent)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -39,7 +39,7 @@ def encode(message: Any) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode()
 
 
-def judge(message: Any, **limits: int) -> CimMessage | Rejected:
+def judge(message: Any, **limits: Any) -> CimMessage | Rejected:
     return parse(message if isinstance(message, bytes) else encode(message), received_at=RECEIVED_AT, **limits)
 
 
@@ -49,7 +49,7 @@ def accepted(message: Any) -> CimMessage:
     return result
 
 
-def problems(message: Any, **limits: int) -> list[tuple[str, str]]:
+def problems(message: Any, **limits: Any) -> list[tuple[str, str]]:
     """Return (code, pointer) of everything wrong with a message."""
     result = judge(message, **limits)
     assert isinstance(result, Rejected), "it was accepted"

@@ -59,7 +59,7 @@ def found(body: bytes, **limits: int) -> list[tuple[str, str]]:
         (b'{"a":"\xc3"}', [("invalid_utf8", "")]),
         (b'{"a":"\xed\xa0\x80"}', [("invalid_utf8", "")]),
         (b'{"a":"\xc0\x80"}', [("invalid_utf8", "")]),
-        (b"\xef\xbb\xbf{}", [("invalid_utf8", "")]),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", [("malformed_json", "")]),
         (b"[]", [("not_an_object", "")]),
         (b'"text"', [("not_an_object", "")]),
         (b"null", [("not_an_object", "")]),
@@ -96,6 +96,8 @@ def test_a_body_with_no_single_reading_is_refused_with_code_and_place(
     ("body", "expected"),
     [
         (b"{}", {}),
+        (b"\xef\xbb\xbf{}", {}),
+        (b'\xef\xbb\xbf\n{"a":1.50}', {"a": 1.5}),
         (b' \r\n\t{"a" : 1 }\n', {"a": 1}),
         (b'{"a":9223372036854775807,"b":-9223372036854775808}', {"a": 2**63 - 1, "b": -(2**63)}),
         (b'{"a":1e308,"b":-0.0,"c":1E2}', {"a": 1e308, "b": -0.0, "c": 100.0}),

@@ -1,7 +1,7 @@
 """The body types this worker knows, each with the fields the contract gives it.
 
-Required is what the platform's own code or its table of fields plainly requires; requirements that only a
-documentation page states are not enforced. Types that are not listed here pass with all their keys.
+Required is what the platform's own code cannot do without; requirements that only a documentation page states, and that
+the platform's own clients break, are not enforced. Types that are not listed here pass with all their keys.
 """
 
 # ruff: noqa: N815 - fields carry the wire's own names.
@@ -271,8 +271,8 @@ class Comment(Body):
 class Voice(Body):
     """VOICE: a call event, not an audio message."""
 
-    callId: str
-    leg: NumberOrText
+    callId: str | None = None
+    leg: NumberOrText | None = None
     reasonCode: NumberOrText | None = None
 
 
@@ -326,8 +326,8 @@ class FormSection(CimModel):
 class FormData(Body):
     """FORM_DATA: a survey, a review, a filled form."""
 
-    formId: str
-    formTitle: str
+    formId: str | None = None
+    formTitle: str | None = None
     sections: list[FormSection] | None = None
     additionalDetail: JsonObject | None = None
     sentiment: Any = None

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from worker.cim.canonical import write_canonical
+from worker.cim.encoding import too_large
 from worker.cim.flaws import INT64_DIGITS, INT64_MAX, INT64_MIN, find_flaws
 from worker.codes import Code, Problem
 
@@ -30,6 +31,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _DIGITS_AS_ZERO = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
+_BYTE_ORDER_MARK = "\ufeff"
 _MAY_EXCEED_INT64 = b"0" * INT64_DIGITS
 
 
@@ -73,12 +75,12 @@ def decode(
     """
     max_depth = min(max_depth, DEEPEST)
     if len(body) > max_bytes:
-        return _undecodable(Code.MESSAGE_TOO_LARGE, f"At most {max_bytes} bytes; send a link instead of the content.")
+        return Undecodable((too_large(max_bytes),))
     too_deep = body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth
     if not too_deep and (document := _compact(body)) is not None:
         return Decoded(document)
     try:
-        text = body.decode()
+        text = body.decode().removeprefix(_BYTE_ORDER_MARK)
         return _too_deep(max_depth) if too_deep else _decode_text(text, body)
     except UnicodeDecodeError:
         return _undecodable(Code.INVALID_UTF8)
@@ -114,8 +116,6 @@ def depth(body: bytes) -> int:
 
 
 def _decode_text(text: str, body: bytes) -> Decoded | Undecodable:
-    if text.startswith("\ufeff"):
-        return _undecodable(Code.INVALID_UTF8)
     try:
         document = _DECODER.decode(text)
     except _SpellingError:

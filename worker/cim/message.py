@@ -10,9 +10,10 @@ from pydantic_core import to_json
 from worker import contract
 from worker.cim.canonical import derived_id, event_id, keyed_event_id
 from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Decoded, Undecodable, decode
+from worker.cim.encoding import unpack
 from worker.cim.ids import MAX_ID_BYTES, has_control_character, is_too_long
 from worker.cim.problems import find_problems, text_at
-from worker.cim.timestamps import to_epoch_ms
+from worker.cim.timestamps import moment
 from worker.codes import Code, Problem
 
 MAX_PROBLEMS = 20
@@ -48,6 +49,8 @@ class CimMessage(NamedTuple):
     """When the publisher says it happened (else when it was received), in epoch milliseconds."""
     wire: dict[str, Any]
     """The message as sent, apart from the documented normalisations; the `data` of the event."""
+    size: int
+    """Bytes of its JSON as it was sent, unpacked."""
 
     @property
     def identity(self) -> Identity:
@@ -75,13 +78,20 @@ def parse(
     received_at: int,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_depth: int = DEFAULT_MAX_DEPTH,
+    content_encoding: str | None = None,
     idempotency_key: object = None,
 ) -> CimMessage | Rejected:
     """Return the CIM message in `body`, or why it is none. Raises nothing, whatever the bytes.
 
-    `received_at` (epoch ms) stands in for a missing `header.timestamp`; `max_bytes` and `max_depth` bound the body.
+    `received_at` (epoch ms) stands in for a missing `header.timestamp`; `max_bytes` and `max_depth` bound the body,
+    packed and unpacked. `content_encoding` is how it is packed: gzip, deflate, or not at all.
     `idempotency_key` is what the publisher's header of that name holds, whatever it is; null and blank count as absent.
     """
+    if content_encoding:
+        unpacked = unpack(body, content_encoding, max_bytes=max_bytes)
+        if isinstance(unpacked, Problem):
+            return Rejected((unpacked,))
+        body = unpacked
     decoded = decode(body, max_bytes=max_bytes, max_depth=max_depth)
     if isinstance(decoded, Undecodable):
         return _reject_undecodable(decoded)
@@ -90,7 +100,7 @@ def parse(
         problems += _key_problems(idempotency_key)
     if problems:
         return _reject(tuple(problems), decoded.document)
-    return _accept(decoded, received_at, str(idempotency_key or ""))
+    return _accept(decoded, len(body), received_at, str(idempotency_key or ""))
 
 
 def _key_problems(key: object) -> list[Problem]:
@@ -102,7 +112,7 @@ def _key_problems(key: object) -> list[Problem]:
     return []
 
 
-def _accept(decoded: Decoded, received_at: int, key: str) -> CimMessage:
+def _accept(decoded: Decoded, size: int, received_at: int, key: str) -> CimMessage:
     document, content = decoded.document, decoded.content()
     message_id = document.get("id")
     if not message_id or not message_id.strip():
@@ -127,6 +137,7 @@ def _accept(decoded: Decoded, received_at: int, key: str) -> CimMessage:
         document["body"]["type"],
         timestamp,
         document,
+        size,
     )
 
 
@@ -135,10 +146,8 @@ def _present(text: str | None) -> str | None:
 
 
 def _normalise_timestamp(header: dict[str, Any], received_at: int) -> int:
-    timestamp = to_epoch_ms(header.get("timestamp"))
-    if timestamp is None:
-        timestamp = received_at
-    header["timestamp"] = timestamp
+    timestamp = moment(header.get("timestamp"), received_at)
+    header["timestamp"] = timestamp = received_at if timestamp is None else timestamp
     return timestamp
 
 

@@ -8,7 +8,7 @@ from worker.cim.bodies import BODY_MODELS
 from worker.cim.ids import MAX_ID_BYTES, has_control_character, is_too_long
 from worker.cim.models import NUMBER_OR_TEXT_ERROR, Body, Message
 from worker.cim.pointer import pointer
-from worker.cim.timestamps import to_epoch_ms
+from worker.cim.timestamps import moment
 from worker.cim.validator import Check
 from worker.codes import Code, Problem
 
@@ -82,8 +82,7 @@ def _check_body(body: object, document: dict[str, Any]) -> list[Problem]:
 
 
 def _check_values(document: dict[str, Any], header: dict[str, Any], problems: list[Problem]) -> None:
-    timestamp = header.get("timestamp")
-    if timestamp is not None and to_epoch_ms(timestamp) is None:
+    if moment(header.get("timestamp"), 0) is None:
         problems.append(_problem_at(Code.INVALID_TIMESTAMP, ("header", "timestamp")))
     customer, sender = header.get("customer"), header.get("sender")
     customer_id = customer.get("_id") if type(customer) is dict else None

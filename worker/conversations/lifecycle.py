@@ -17,7 +17,7 @@ from worker.cim.ids import has_control_character, is_too_long
 from worker.cim.message import MAX_PROBLEMS, Rejected
 from worker.cim.pointer import pointer
 from worker.cim.problems import text_at
-from worker.cim.timestamps import to_epoch_ms
+from worker.cim.timestamps import moment
 from worker.codes import Code, Problem
 from worker.conversations.conversation import (
     UNHEARD_OF,
@@ -174,8 +174,8 @@ def _session_rank(session: JsonObject) -> tuple[bool, bytes]:
 
 def _event_time(document: JsonObject, received_at: int) -> int | None:
     timestamp = document.get("timestamp", document.get("timeStamp"))
-    moment = received_at if timestamp is None else to_epoch_ms(timestamp)
-    return None if moment is None else max(moment, UNHEARD_OF + 1)
+    at = moment(timestamp, received_at)
+    return None if at is None else max(at, UNHEARD_OF + 1)
 
 
 def _read_state(document: JsonObject, data: JsonObject, name: str, at: int) -> LifecycleChange | Rejected:

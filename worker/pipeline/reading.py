@@ -54,7 +54,7 @@ class Reading:
         message = self._message_of(inbound)
         inbound.activity = activity = self._translate(inbound, message)
         destination, inbound.stored_because = place(message, inbound.conversation)
-        inbound.size = len(inbound.delivery.body) + activity.added_bytes
+        inbound.size = message.size + activity.added_bytes
         if destination is Destination.HUB:
             inbound.outgoing = _outgoing(inbound.delivery, activity, now)
             inbound.drop_parsed()
@@ -80,6 +80,7 @@ class Reading:
             delivery.body,
             received_at=received_at,
             max_bytes=self._max_message_bytes,
+            content_encoding=delivery.properties.content_encoding,
             idempotency_key=delivery.properties.headers.get(contract.IDEMPOTENCY_KEY),
         )
 

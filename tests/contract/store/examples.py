@@ -32,6 +32,7 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
         body_type="PLAIN",
         timestamp=NOW,
         wire=wire,
+        size=len(text),
     )
     return Activity(
         NOW,

@@ -353,9 +353,9 @@ _SPOILED: Final[Sequence[tuple[str, str, Callable[[Json], bytes]]]] = (
     ("body without type", "missing_body_type", lambda message: _with(message, "body", type="  ")),
     ("no anchor", "missing_anchor", lambda message: _with(message, "header", **_NOWHERE)),
     (
-        "survey without form",
+        "wrap-up without reasons",
         "missing_field",
-        lambda message: _with(message, "body", type="FORM_DATA", formId=None, formTitle="x"),
+        lambda message: _with(message, "body", type="WRAPUP", wrapups=None),
     ),
     ("number as text", "wrong_type", lambda message: _with(message, "header", stamps="none", conversationId="c-1")),
     ("odd date", "invalid_timestamp", lambda message: _with(message, "header", timestamp="last Tuesday")),
