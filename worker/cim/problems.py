@@ -133,6 +133,8 @@ def _problem(path: _Path, detail: ErrorDetails, document: dict[str, Any]) -> Pro
         return Problem(Code.MISSING_FIELD, pointer(path), expected)
     if kind == "literal_error":
         return Problem(Code.INVALID_VALUE, pointer(path), f"One of {detail['ctx']['expected']}.")
+    if kind in {"value_error", "assertion_error"}:
+        return Problem(Code.INVALID_VALUE, pointer(path), str(detail["ctx"]["error"]))
     return Problem(Code.WRONG_TYPE, pointer(path), f"{_TYPE_NAMES.get(kind, 'Another type of value')}.")
 
 

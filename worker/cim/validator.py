@@ -3,6 +3,12 @@
 A hostile megabyte holds hundreds of thousands of empty objects where each lacks two fields; listing every one of
 those errors takes seconds and most of a gigabyte. So a value is first checked by a validator that gives up on an
 array at its first bad entry, and only from such entries on are all errors listed, for a while.
+
+**The one trap.** The quick validator is built from the model's schema with plain dictionaries in place of models. So
+what a body model may have of its own is a validator of a field, or one of the model with `mode="before"`: both get what
+was sent. A model validator with `mode="after"` or `"wrap"` would get a dictionary instead of the model, and fail for
+every message; it is refused when the module is imported. The text of the `ValueError` that a validator raises becomes
+the problem's sentence, in headers and logs: it says what is expected, and never repeats the value.
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ ENTRIES_LISTED = 20
 """How many entries of an array, from its first bad one on, are searched for errors."""
 
 _CONFIG = CoreConfig(strict=True, extra_fields_behavior="ignore")
+_LATE = ("function-after", "function-wrap")
+_MODELS = ("model", "definition-ref")
 _Path = tuple[str | int, ...]
 
 
@@ -31,6 +39,7 @@ class Check:
     __slots__ = ("_list_all", "_validate")
 
     def __init__(self, model: type[BaseModel]) -> None:
+        _refuse_late_validators(model, model.__pydantic_core_schema__)
         self._list_all = model.__pydantic_validator__.validate_python
         self._validate = SchemaValidator(_lean(model.__pydantic_core_schema__), _CONFIG).validate_python
 
@@ -73,6 +82,31 @@ def _windowed(value: object, path: _Path, first_bad: Mapping[_Path, int]) -> obj
         window = value[: first_bad.get(path, 0) + ENTRIES_LISTED]
         return [_windowed(entry, (*path, index), first_bad) for index, entry in enumerate(window)]
     return value
+
+
+def _refuse_late_validators(model: type[BaseModel], schema: Any) -> None:
+    """Raise TypeError if *schema*, of *model*, has a validator that wants an instance of a model."""
+    parts = schema if isinstance(schema, list) else []
+    if isinstance(schema, dict):
+        parts = [part for name, part in schema.items() if name not in {"metadata", "serialization"}]
+        is_late = schema.get("type") in _LATE and _holds_model(schema.get("schema"))
+    else:
+        is_late = False
+    if is_late:
+        raise TypeError(
+            f"{model.__name__} has a validator of mode 'after' or 'wrap' that would get a dictionary in place of a "
+            "model; use mode='before', or a validator of a single field"
+        )
+    for part in parts:
+        _refuse_late_validators(model, part)
+
+
+def _holds_model(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(map(_holds_model, schema))
+    if not isinstance(schema, dict):
+        return False
+    return schema.get("type") in _MODELS or any(map(_holds_model, schema.values()))
 
 
 def _lean(schema: Any) -> Any:
