@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from tests.chaos.ledger import Ledger
 
 _TIMEOUT_MS = 5000
+_NOT_THERE = ("unknown_conversation", "nobody_listens")
+_REASONS = {
+    # While the registry cannot be asked, the broker's return decides.
+    Kind.CLOSED: ("closed", *_NOT_THERE),
+    Kind.SESSION_CLOSED: ("closed",),
+    Kind.UNKNOWN: ("unknown_conversation",),
+    Kind.STAND_ALONE: ("stand_alone",),
+    Kind.NARROW: ("refused_by_subscriber",),
+    Kind.REFUSED: ("refused_by_subscriber",),
+    Kind.MOVING: ("closed", *_NOT_THERE),
+}
+"""Why a message of each kind may be stored."""
 
 
 @dataclass
@@ -62,6 +74,13 @@ def has_letter(uri: str, database: str, code: str, body: bytes) -> bool:
         return any(bytes(document["body"]) == body for document in found)
 
 
+def count_letters(uri: str, database: str, code: str) -> int:
+    """Return how many letters of a code were recorded. Raises PyMongoError while the store is away."""
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, timeoutMS=_TIMEOUT_MS)
+    with client:
+        return client[database]["dead_letters"].count_documents({"code": code})
+
+
 def read_parked(channel: Any, ledger: Ledger) -> Counter[int]:
     """Take every message out of the parked queue and count them."""
     found: Counter[int] = Counter()
@@ -80,18 +99,22 @@ def read_trap(channel: Any) -> int:
 
 def _read_document(document: dict[str, Any], ledger: Ledger, evidence: Evidence) -> None:
     data = document["activity"]["data"]
-    number = ledger.number_of(data.get("id"))
+    body = canonical(data)
+    number = ledger.number_of_message(data, body)
     if number is None:
         evidence.wrong.append(("a document nobody published", str(document["_id"])))
         return
-    body = canonical(data)
-    wanted = event_id_of(ledger.run, number, body)
+    wanted = event_id_of(data, body)
     if str(document["_id"]) != wanted or document["activity"]["_id"] != wanted:
         evidence.wrong.append(("another event id", f"{number}: document {document['_id']}, not {wanted}"))
     if digest_of(body) != ledger.digest(number) or document["messageId"] != data["id"]:
         evidence.wrong.append(("another payload", f"{number} ({ledger.kind(number).name}) in the store"))
     if ledger.kind(number) is not Kind.STAND_ALONE and document["conversationId"] != ledger.places[number]:
         evidence.wrong.append(("another conversation", f"{number}: {document['conversationId']} in the store"))
+    reasons = _REASONS.get(ledger.kind(number))
+    if reasons is not None and document["storedBecause"] not in reasons and not ledger.shaken[number]:
+        example = f"{number} ({ledger.kind(number).name}): {document['storedBecause']}, not {' or '.join(reasons)}"
+        evidence.wrong.append(("another reason for storing", example))
     evidence.stored[number] += 1
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.messages import DIGEST_BYTES, Kind, Sample, canonical, digest_of, event_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _EXAMPLES = 10
 
@@ -32,6 +33,16 @@ class Findings:
             examples.append(example)
 
 
+class Shaken(IntEnum):
+    """What a fault that takes exchanges or queues away may do to a message that was under way."""
+
+    NOT = 0
+    STORED = 1
+    """A live one may be stored: its exchange was gone or not bound."""
+    LOST = 2
+    """It may be gone, with the queue it was in."""
+
+
 class Ledger:
     """Knows what was published under which number, and what was seen of it."""
 
@@ -43,11 +54,13 @@ class Ledger:
         self.confirmed = bytearray()
         self.live = bytearray()
         """How often each was seen by a subscriber."""
+        self.shaken = bytearray()
+        """For each, a `Shaken`."""
         self._digests = bytearray()
         self.places: list[str | None] = []
         self.codes: dict[int, str] = {}
         self.by_digest: dict[bytes, int] = {}
-        """Those that may die, by digest: nothing else can be read from their bytes."""
+        """Those that no id in their bytes leads to, by digest."""
         self.trapped = 0
         """How many publishes carried a CC header to the trap."""
         self.findings = Findings()
@@ -64,10 +77,11 @@ class Ledger:
         self.kinds.append(sample.kind)
         self._digests += sample.digest
         self.places.append(sample.place)
-        for facts in (self.attempts, self.confirmed, self.live):
+        for facts in (self.attempts, self.confirmed, self.live, self.shaken):
             facts.append(0)
         if sample.kind >= Kind.INVALID:
             self.codes[sample.number] = sample.code
+        if sample.kind >= Kind.VARIANT:
             self.by_digest[sample.digest] = sample.number
 
     def handed_over(self, sample: Sample) -> None:
@@ -92,28 +106,38 @@ class Ledger:
         run, _, number = str(message_id).rpartition("-")
         return int(number) if run == self.run and number.isdecimal() and int(number) < len(self.kinds) else None
 
+    def number_of_message(self, message: dict[str, Any], body: bytes) -> int | None:
+        """Return the number of a message by its canonical *body*, or else by its id."""
+        number = self.by_digest.get(digest_of(body))
+        return self.number_of(message.get("id")) if number is None else number
+
+    def shake(self, numbers: Iterable[int], how: Shaken) -> None:
+        """Note that a fault took exchanges or queues away that held *numbers*."""
+        for number in numbers:
+            self.shaken[number] = max(self.shaken[number], how)
+
     def published(self) -> Iterator[int]:
         """Yield the numbers of all messages the broker confirmed."""
         return (number for number, confirmed in enumerate(self.confirmed) if confirmed)
 
-    def seen_at_subscriber(self, body: bytes, properties: Any, *, seen_before: bool) -> None:
+    def seen_at_subscriber(self, written: bytes, properties: Any, *, seen_before: bool) -> None:
         """Check one event a subscriber received, and count it.
 
         *seen_before*: the subscriber's own broker session ended before its acknowledgement, so the event may come twice
         without anybody's fault.
         """
-        event = json.loads(body)
-        number = self.number_of(event["data"].get("id"))
+        event = json.loads(written)
+        body = canonical(event["data"])
+        number = self.number_of_message(event["data"], body)
         if number is None:
             self.findings.add("an event nobody published", f"{event.get('id')} of {event['data'].get('id')}")
             return
         if not (seen_before and self.live[number]):
             _increment(self.live, number)
-        self._compare(number, event, properties)
+        self._compare(number, event, body, properties)
 
-    def _compare(self, number: int, event: dict[str, Any], properties: Any) -> None:
-        body = canonical(event["data"])
-        wanted = event_id_of(self.run, number, body)
+    def _compare(self, number: int, event: dict[str, Any], body: bytes, properties: Any) -> None:
+        wanted = event_id_of(event["data"], body)
         if event["id"] != wanted or properties.message_id != wanted:
             self.findings.add("another event id", f"{number}: {event['id']} / {properties.message_id}, not {wanted}")
         if digest_of(body) != self.digest(number):

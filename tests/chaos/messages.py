@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILL_MARK: Final = "chaos-kills-its-reader"
+UNSTORABLE_MARK: Final = "chaos-cannot-be-stored"
 DIGEST_BYTES: Final = 8
 _DAY_MS: Final = 24 * 3600 * 1000
 _SENDERS: Final = 5
@@ -43,11 +44,15 @@ class Kind(IntEnum):
     UNKNOWN = 6
     STAND_ALONE = 7
     NARROW = 8
-    """For a conversation whose queue is full now and then: retried, in the end at a subscriber."""
+    """For a conversation whose queue is full now and then: at a subscriber, or refused twice and in the store."""
+    REFUSED = 9
+    """For a conversation whose only queue is full for ever: refused twice, then in the store."""
+    VARIANT = 10
+    """Other content under the id of a stored message: another activity, in the store as well."""
     INVALID = 20
     """Dead with its code and the same bytes, like everything from here on."""
-    REJECTED = 22
-    """For a conversation whose only queue is full for ever: all attempts, then dead."""
+    UNSTORABLE = 22
+    """The store fails for it, every time, with a number nobody listed: all attempts, then dead."""
     KILLER = 23
     """Kills its reader: the broker gives it up."""
     FOREIGN = 24
@@ -56,8 +61,11 @@ class Kind(IntEnum):
     """Dead, and too large for a document."""
 
 
-AT_SUBSCRIBER: Final = frozenset({Kind.LIVE, Kind.SESSION_LIVE, Kind.NARROW})
-IN_STORE: Final = frozenset({Kind.CLOSED, Kind.SESSION_CLOSED, Kind.UNKNOWN, Kind.STAND_ALONE})
+AT_SUBSCRIBER: Final = frozenset({Kind.LIVE, Kind.SESSION_LIVE})
+IN_STORE: Final = frozenset(
+    {Kind.CLOSED, Kind.SESSION_CLOSED, Kind.UNKNOWN, Kind.STAND_ALONE, Kind.REFUSED, Kind.VARIANT}
+)
+EITHER: Final = frozenset({Kind.MOVING, Kind.NARROW})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,9 @@ class Mix:
     narrow: float = 2
     repeated: float = 3
     invalid: float = 4
-    rejected: float = 0.1
+    variant: float = 1
+    refused: float = 0.5
+    unstorable: float = 0.1
     foreign: float = 0.5
     oversized: float = 0.1
 
@@ -117,7 +127,9 @@ LONG_MIX: Final = Mix(
     narrow=2,
     repeated=10,
     invalid=10,
-    rejected=0.05,
+    variant=3,
+    refused=0.5,
+    unstorable=0.05,
     foreign=0.5,
     oversized=0.02,
 )
@@ -156,9 +168,13 @@ def sender_of(number: int) -> str:
     return f"chaos-app-{number % _SENDERS}"
 
 
-def event_id_of(run: str, number: int, body: bytes) -> str:
-    """Return the event id the contract promises for message *number*; computed here on purpose, not by the worker."""
-    return sha256(f"{sender_of(number)}\0{run}-{number}\0".encode() + body).hexdigest()[:24]
+def event_id_of(message: dict[str, Any], body: bytes) -> str:
+    """Return the event id the contract promises for *message*; computed here on purpose, not by the worker.
+
+    *body*: its canonical bytes.
+    """
+    sender, own = message["header"]["sender"]["id"], message["id"]
+    return sha256(f"{sender}\0{own}\0".encode() + body).hexdigest()[:24]
 
 
 class MillisecondTimestamp(datetime):
@@ -181,6 +197,7 @@ class Traffic:
         self._now_ms = now_ms
         self._next = 0
         self._recent: deque[Sample] = deque(maxlen=_REMEMBERED)
+        self._stored: deque[Sample] = deque(maxlen=_REMEMBERED)
         sorts: dict[str, Callable[[], Sample | None]] = {
             "live": lambda: self._conversation(Kind.LIVE, places.live),
             "session_live": lambda: self._session(Kind.SESSION_LIVE, places.live),
@@ -188,11 +205,13 @@ class Traffic:
             "closed": lambda: self._conversation(Kind.CLOSED, places.closed),
             "session_closed": lambda: self._session(Kind.SESSION_CLOSED, places.closed),
             "unknown": self._unknown,
-            "stand_alone": self._stand_alone,
+            "stand_alone": self.stand_alone,
             "narrow": lambda: self._conversation(Kind.NARROW, places.narrow),
             "repeated": self._repeated,
             "invalid": self._invalid,
-            "rejected": self._rejected,
+            "variant": self._variant,
+            "refused": lambda: self._conversation(Kind.REFUSED, places.full),
+            "unstorable": self._unstorable,
             "foreign": self._foreign,
             "oversized": lambda: self._blob(Kind.INVALID, 1_100_000),
         }
@@ -215,6 +234,10 @@ class Traffic:
         """Return a message that kills its reader."""
         return self._finish(Kind.KILLER, {"conversationId": self._places.live[0]}, KILL_MARK, code="delivery_limit")
 
+    def stand_alone(self) -> Sample:
+        """Return a message that is always stored."""
+        return self._finish(Kind.STAND_ALONE, {"customer": {"_id": f"customer-{self._next}"}})
+
     def parked(self) -> Sample:
         """Return a message that no document can hold."""
         return self._blob(Kind.PARKED, _PARKED_BYTES)
@@ -231,15 +254,23 @@ class Traffic:
         place = f"unknown-{self._run}-{self._next}"
         return self._finish(Kind.UNKNOWN, {"conversationId": place}, place=place)
 
-    def _stand_alone(self) -> Sample:
-        return self._finish(Kind.STAND_ALONE, {"customer": {"_id": f"customer-{self._next}"}})
-
-    def _rejected(self) -> Sample:
-        place = self._places.full[0]
-        return self._finish(Kind.REJECTED, {"conversationId": place}, code="publish_rejected", place=place)
+    def _unstorable(self) -> Sample:
+        anchor = {"customer": {"_id": f"customer-{self._next}"}}
+        return self._finish(Kind.UNSTORABLE, anchor, UNSTORABLE_MARK, code="unexpected_error")
 
     def _repeated(self) -> Sample | None:
         return self._rng.choice(self._recent) if self._recent else None
+
+    def _variant(self) -> Sample | None:
+        if not self._stored:
+            return None
+        original = self._rng.choice(self._stored)
+        message = json.loads(original.body)
+        number = self._number()
+        message["body"]["markdownText"] = f"other content under the same id {number}"
+        body = canonical(message)
+        key, exchange, place = original.routing_key, original.exchange, original.place
+        return Sample(number, Kind.VARIANT, body, digest_of(body), key, exchange, place=place)
 
     def _foreign(self) -> Sample:
         number = self._number()
@@ -268,6 +299,8 @@ class Traffic:
         sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place)
         if kind < Kind.INVALID:
             self._recent.append(sample)
+        if kind in IN_STORE:
+            self._stored.append(sample)
         return sample
 
     def _message(self, number: int, anchor: dict[str, Any], text: str) -> dict[str, Any]:

@@ -40,11 +40,15 @@ class Mutant:
 
 _LOST: Final = "a valid message lost"
 _NO_LETTER: Final = "a message that has to die has no letter"
-_WRITE_FAILS: Final = "        except (StoreUnavailable, OperatorFault) as error:\n"
+_WRITE_FAILS: Final = "            if self._gate.holds(error.failure):\n                self._shrink()\n"
 _EARLY_ACK: Final = """\
-        for event in events:
-            self._settlement._acknowledge(event.delivery)
+        for copy in copies:
+            self._settlement._acknowledge(copy.delivery)
 """
+_PUBLISH_EVENTS: Final = (
+    "        confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])\n"
+)
+_PUBLISH_COPIES: Final = "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n"
 _ACK_ALL: Final = """\
         if self._settled:
             prefix = self._done_up_to = max(self._settled)
@@ -58,16 +62,10 @@ MUTANTS: Final = (
         (
             (
                 "pipeline/pipeline.py",
-                "        confirmations = await self._publisher.publish([event.outgoing for event in events])\n",
-                _EARLY_ACK
-                + "        confirmations = await self._publisher.publish([event.outgoing for event in events])\n",
+                _PUBLISH_EVENTS,
+                _EARLY_ACK.replace("copies", "inbounds").replace("copy", "inbound") + _PUBLISH_EVENTS,
             ),
-            (
-                "pipeline/copies.py",
-                "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n",
-                _EARLY_ACK.replace("events", "copies").replace("event", "copy")
-                + "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n",
-            ),
+            ("pipeline/copies.py", _PUBLISH_COPIES, _EARLY_ACK + _PUBLISH_COPIES),
         ),
         ("dead_letter_queue_full", "all_workers_kill_9", "subscriber_queue_full", "broker_kill_9"),
         (_LOST, _NO_LETTER),
@@ -81,11 +79,11 @@ MUTANTS: Final = (
                 "pipeline/pipeline.py",
                 (
                     "            if confirmation is Confirmation.CONFIRMED:\n"
-                    "                self._settlement.settle(event."
+                    "                self._settlement.settle(inbound."
                 ),
                 (
                     "            if confirmation in {Confirmation.CONFIRMED, Confirmation.RETURNED}:\n"
-                    "                self._settlement.settle(event."
+                    "                self._settlement.settle(inbound."
                 ),
             ),
         ),
@@ -96,12 +94,12 @@ MUTANTS: Final = (
         "drop on store error",
         (
             (
-                "pipeline/pipeline.py",
+                "pipeline/storing.py",
                 _WRITE_FAILS,
                 _WRITE_FAILS
-                + "            for inbound in inbounds:\n"
-                + "                self._settlement.settle(inbound.delivery, Outcome.STORED)\n"
-                + "            return\n",
+                + "                for inbound in inbounds:\n"
+                + "                    self._settlement.settle(inbound.delivery, Outcome.STORED)\n"
+                + "                return\n",
             ),
         ),
         ("store_kill_9", "store_connections_cut"),
@@ -113,7 +111,7 @@ MUTANTS: Final = (
         (("pipeline/retry.py", "now), attempt + 1)", "now), attempt)"),),
         ("subscriber_queue_full",),
         (_NO_LETTER,),
-        Mix(rejected=3),
+        Mix(unstorable=3),
         messages=1000,
     ),
     Mutant(
@@ -133,12 +131,13 @@ MUTANTS: Final = (
         "dead-letter on outage",
         (
             (
-                "pipeline/pipeline.py",
+                "pipeline/storing.py",
                 _WRITE_FAILS,
                 _WRITE_FAILS
-                + "            for inbound in inbounds:\n"
-                + "                self._copies.dead_letter(inbound.delivery, inbound.identity, error.failure)\n"
-                + "            return\n",
+                + "                for inbound in inbounds:\n"
+                + "                    identity = self._reading.identity_of(inbound)\n"
+                + "                    self._copies.dead_letter(inbound.delivery, identity, error.failure)\n"
+                + "                return\n",
             ),
         ),
         ("store_kill_9", "store_frozen_long"),

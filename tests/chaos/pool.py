@@ -174,7 +174,7 @@ def _entries(log: Path, facts: LogFacts) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-_OUTCOMES = ("published", "stored", "duplicate", "retry", "dead", "handed_back")
+_OUTCOMES = ("published", "stored", "duplicate", "waiting", "retry", "dead", "handed_back")
 
 
 def _read_final_counts(entry: dict[str, Any], facts: LogFacts) -> None:

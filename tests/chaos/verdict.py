@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.chaos.messages import AT_SUBSCRIBER, IN_STORE, Kind
+from tests.chaos.ledger import Shaken
+from tests.chaos.messages import AT_SUBSCRIBER, EITHER, IN_STORE, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,14 +23,19 @@ _GROWTH_MIB = 40.0
 
 def missing(ledger: Ledger, evidence: Evidence) -> list[int]:
     """Return the messages that were published and have not arrived anywhere they may end."""
-    return [number for number in ledger.published() if not _has_arrived(number, ledger, evidence)]
+    return [
+        number
+        for number in ledger.published()
+        if ledger.shaken[number] < Shaken.LOST and not has_arrived(number, ledger, evidence)
+    ]
 
 
-def _has_arrived(number: int, ledger: Ledger, evidence: Evidence) -> bool:
+def has_arrived(number: int, ledger: Ledger, evidence: Evidence) -> bool:
+    """Tell whether a message is somewhere it may end."""
     kind = ledger.kind(number)
-    if kind in AT_SUBSCRIBER:
+    if kind in AT_SUBSCRIBER and not ledger.shaken[number]:
         return ledger.live[number] > 0
-    if kind is Kind.MOVING:
+    if kind in AT_SUBSCRIBER | EITHER:
         return ledger.live[number] > 0 or evidence.stored[number] > 0
     if kind is Kind.PARKED:
         return number in evidence.letters and evidence.parked[number] > 0
@@ -53,7 +59,7 @@ def judge(ledger: Ledger, evidence: Evidence, findings: Findings, *, max_attempt
     for number, letters in evidence.letters.items():
         _judge_letters(number, letters, ledger, findings, max_attempts)
     for number, count in enumerate(ledger.live):
-        if count and ledger.kind(number) not in AT_SUBSCRIBER and ledger.kind(number) is not Kind.MOVING:
+        if count and ledger.kind(number) not in AT_SUBSCRIBER | EITHER:
             findings.add("at a subscriber though it must not", f"{number} ({ledger.kind(number).name}), {count} times")
     if evidence.trapped > ledger.trapped:
         findings.add("a CC header travelled on", f"{evidence.trapped} in the trap, at most {ledger.trapped} sent there")
@@ -63,7 +69,7 @@ def _judge_stored(number: int, count: int, ledger: Ledger, findings: Findings) -
     kind = ledger.kind(number)
     if count > 1:
         findings.add("a document twice", f"{number} ({kind.name}), {count} documents")
-    if kind in AT_SUBSCRIBER:
+    if kind in AT_SUBSCRIBER and not ledger.shaken[number]:
         findings.add("in the store though its conversation is live", f"{number} ({kind.name})")
     if kind >= Kind.INVALID:
         findings.add("stored though it must die", f"{number} ({kind.name})")
@@ -79,7 +85,7 @@ def _judge_letters(
             findings.add("a valid message dead-lettered", example)
         elif letter.code != ledger.codes[number]:
             findings.add("another code", f"{example}, not {ledger.codes[number]}")
-        elif kind is Kind.REJECTED and letter.attempt != max_attempts:
+        elif kind is Kind.UNSTORABLE and letter.attempt != max_attempts:
             findings.add("another number of attempts", f"{example}, not {max_attempts}")
         elif (kind is Kind.PARKED) != (letter.status == "parked"):
             findings.add("another status", f"{example}: {letter.status}")

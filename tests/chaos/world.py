@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import pika
+from bson.raw_bson import RawBSONDocument
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from tests.chaos.evidence import has_letter
 from tests.chaos.ledger import Ledger
-from tests.chaos.messages import KILL_MARK, Mix, Places, Traffic
+from tests.chaos.messages import KILL_MARK, UNSTORABLE_MARK, Mix, Places, Traffic
 from tests.chaos.pool import Pool, snapshot
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publisher
@@ -29,9 +29,10 @@ from tests.chaos.subscribing import Subscriber
 from tests.services.management import ManagementError
 from tests.services.services import private_broker
 from tests.services.store import embedded_store
+from tests.support.wire_proxy import WireProxy, wire_proxy, write_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from tests.services.broker import LocalBroker
     from tests.services.store import StoreProcess
@@ -63,6 +64,9 @@ SETTINGS = {
 LONGER_THAN_TIMEOUTS = 10.0
 """pika looks for missing heartbeats every heartbeat interval and five seconds."""
 SHORTER_THAN_TIMEOUTS = 0.8
+UNLISTED_CODE = 365
+"""An error of the store that no list of the worker knows."""
+_FRESH_COUNTS = "collect_statistics_interval = 1000"
 _ADMIN_TIMEOUT_SECONDS = 90.0
 
 
@@ -77,6 +81,8 @@ class World:
     traffic: Traffic
     broker: LocalBroker
     store: StoreProcess
+    sick: WireProxy
+    """Answers chosen commands in the store's place."""
     broker_net: Proxy
     store_net: Proxy
     pool: Pool
@@ -111,14 +117,16 @@ async def world(seed: int, mix: Mix, say: Callable[[str], None], *, code: Path |
     """
     folder = Path(tempfile.mkdtemp(prefix="cim-chaos-"))
     try:
-        with private_broker(say=lambda _: None) as broker:
+        with private_broker(configuration=[_FRESH_COUNTS], say=lambda _: None) as broker:
             (folder / "store").mkdir()
             store = embedded_store(folder / "store")
             try:
                 await asyncio.to_thread(store.start)
-                parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, store)
-                async with _assembled(parts) as made:
-                    yield made
+                with wire_proxy(store.uri) as sick:
+                    sick.on("insert", collection="ConversationActivities", answer=refuse_unstorable)
+                    parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, store, sick)
+                    async with _assembled(parts) as made:
+                        yield made
             finally:
                 store.kill()
     finally:
@@ -134,14 +142,13 @@ class _Parts:
     code: Path
     broker: LocalBroker
     store: StoreProcess
+    sick: WireProxy
 
 
 @contextlib.asynccontextmanager
 async def _assembled(parts: _Parts) -> AsyncIterator[World]:
-    store_port = urlsplit(parts.store.uri).port
-    assert store_port is not None
     url = await asyncio.to_thread(parts.broker.create_vhost, VHOST)
-    async with Proxy(parts.broker.amqp_port) as broker_net, Proxy(store_port) as store_net:
+    async with Proxy(parts.broker.amqp_port) as broker_net, Proxy(parts.sick.port) as store_net:
         made = _world(parts, url, broker_net, store_net)
         jobs = [asyncio.create_task(made.publisher.run()), asyncio.create_task(made.subscriber.run())]
         try:
@@ -172,6 +179,7 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
         traffic=Traffic(random.Random(parts.seed + 1), run, places, parts.mix, now_ms=now_ms),
         broker=parts.broker,
         store=parts.store,
+        sick=parts.sick,
         broker_net=broker_net,
         store_net=store_net,
         pool=Pool(parts.code, parts.folder / "worker.log", environment, run),
@@ -180,6 +188,14 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
         folder=parts.folder,
         say=parts.say,
     )
+
+
+def _is_unstorable(document: Mapping[str, Any]) -> bool:
+    return isinstance(document, RawBSONDocument) and UNSTORABLE_MARK.encode() in document.raw
+
+
+refuse_unstorable = write_error(UNLISTED_CODE, _is_unstorable)
+"""How the store answers an insert while it is well: a document with the mark fails, always, its neighbours do not."""
 
 
 def _keep_trying(action: Callable[[], object]) -> None:
