@@ -150,6 +150,10 @@ class Settings(BaseSettings):
         ge=0,
         description="How long the exchange of a closed conversation is kept, unbound, before it is deleted.",
     )
+    conversation_expiry: str = Field(
+        default="30d",
+        description="A conversation of which nothing was heard for this long is closed: a number and s, m, h or d.",
+    )
     record_dead_letters: bool = Field(
         default=True,
         description="Whether this process moves dead letters from the queue to the collection dead_letters.",
@@ -210,6 +214,12 @@ class Settings(BaseSettings):
     def _split_delays(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("conversation_expiry")
+    @classmethod
+    def _known_unit(cls, value: str) -> str:
+        delay_seconds(value)
+        return value
+
     @field_validator("retry_delays")
     @classmethod
     def _known_units(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -233,11 +243,11 @@ class Settings(BaseSettings):
 
 
 def delay_seconds(delay: str) -> int:
-    """Return the seconds of a delay such as `10s`, `1m` or `2h`. Raises ValueError otherwise."""
+    """Return the seconds of a delay such as `10s`, `1m`, `2h` or `30d`. Raises ValueError otherwise."""
     number, unit = delay[:-1], delay[-1:]
-    factor = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(unit)
     if factor is None or not number.isdecimal() or int(number) < 1:
-        msg = "a delay is a whole number and s, m or h, for example 10s"
+        msg = "a delay is a whole number and s, m, h or d, for example 10s"
         raise ValueError(msg)
     return int(number) * factor
 

@@ -1,6 +1,7 @@
 """How many conversations a worker opens a second, from the event in the queue to the exchange on the hub.
 
     python -m tests.benchmarks.lifecycle [--opens 5000] [--store memory]
+    python -m tests.benchmarks.lifecycle --reconcile 10000   # how long the comparison at a start takes
 
 One worker process, a private broker, and a store in memory unless another is named. The events wait in the queue before
 the worker starts; the clock runs from its first conversation to its last.
@@ -9,6 +10,7 @@ the worker starts; the clock runs from its first conversation to its last.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import tempfile
 import time
@@ -22,6 +24,10 @@ from tests.services.services import private_broker
 from tests.support.amqp import plain
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
+from worker.conversations.conversation import Fact
+from worker.conversations.lifecycle import LifecycleChange
+from worker.mongo.client import connect
+from worker.mongo.registry import Registry
 
 BEFORE = 152
 """Opens a second of the consumer that handled one event at a time, with the store in memory."""
@@ -31,12 +37,16 @@ _T0 = 1_760_000_000_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--opens", type=int, default=5_000)
+    parser.add_argument("--reconcile", type=int, default=0, metavar="CONVERSATIONS")
     parser.add_argument("--store", choices=stores.NAMES, default=stores.fastest())
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cim-bench-lifecycle-"))
     with private_broker(chroot=None, say=print) as broker, stores.running(options.store) as store:
         world = World(broker.create_vhost("lifecycle"), store.uri, "lifecycle", folder)
         world.apply_topology()
+        if options.reconcile:
+            _reconcile(world, options.reconcile)
+            return
         _publish(world, options.opens)
         with world.pool() as pool:
             seconds = _seconds(world, options.opens)
@@ -45,6 +55,26 @@ def main() -> None:
     rate = (options.opens - 1) / seconds
     print(f"{rate:.0f} opens/s, {rate / BEFORE:.1f} times as many as before")
     print(f"{options.opens} conversations, store: {options.store}")
+
+
+def _reconcile(world: World, count: int) -> None:
+    """Print how long a start takes to make every exchange, and how long the next start takes to find all in order."""
+    asyncio.run(_open(world, count))
+    for exchanges in ("missing", "there"):
+        with world.pool() as pool:
+            (line,) = pool.wait_for("exchanges_reconciled", seconds=120)
+            print(f"{line['active']} active conversations, exchanges {exchanges}: {line['seconds']} s")
+            pool.signal()
+            pool.wait()
+
+
+async def _open(world: World, count: int) -> None:
+    store = connect(world.mongodb_uri, world.database)
+    at = time.time_ns() // 1_000_000
+    changes = [LifecycleChange(f"c-{number}", "opened", at, state=Fact("ACTIVE", at)) for number in range(count)]
+    for start in range(0, count, 500):
+        await Registry(store).apply_each(changes[start : start + 500])
+    await store.close()
 
 
 def _publish(world: World, count: int) -> None:

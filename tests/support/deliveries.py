@@ -57,6 +57,7 @@ class RecordingReporter:
         self.done: Counter[str] = Counter()
         self.letters: list[tuple[str, int, bool]] = []
         self.identities: list[Identity] = []
+        self.infos: list[tuple[str, dict[str, object]]] = []
         self.warnings: list[tuple[str, dict[str, object]]] = []
         self.down: list[str] = []
         self.up: list[str] = []
@@ -77,7 +78,7 @@ class RecordingReporter:
         self.identities.append(identity)
 
     def info(self, what: str, **facts: object) -> None:
-        """Nothing looks at notes."""
+        self.infos.append((what, facts))
 
     def warn(self, what: str, **facts: object) -> None:
         self.warnings.append((what, facts))

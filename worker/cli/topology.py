@@ -72,7 +72,21 @@ async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
 
     async with open_broker(settings) as connection:
         wanted = wanted_topology(settings, connection)
-        return await (topology.apply if create else topology.check)(connection, wanted)
+        if not create:
+            return await topology.check(connection, wanted)
+        findings = await topology.apply(connection, wanted)
+        await _ask_to_reconcile(connection)
+        return findings
+
+
+async def _ask_to_reconcile(connection: Connection) -> None:
+    """Tell running workers, if there are any, that conversation exchanges may have lost their hub."""
+    from worker.contract import RECONCILER
+    from worker.ports import Outgoing
+    from worker.rabbit.publisher import Publisher
+
+    publisher = await Publisher.open(connection)
+    await publisher.publish([Outgoing("", RECONCILER, RECONCILER, b"")])
 
 
 def _report(findings: list[Finding], *, as_json: bool) -> None:

@@ -176,6 +176,8 @@ class ConversationRecord:
     """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
     told_ahead: int = 0
     """Latest time, in epoch ms, that an event about the state gave itself while it was still in the future; 0: none."""
+    heard_at: int = 0
+    """Receipt of the last event that changed it, in epoch ms; 0: none. Events may tell of times long ago."""
     has_exchange: bool = False
     """Whether an exchange may have been made for it and was not deleted yet."""
 
@@ -201,7 +203,7 @@ class ConversationRecord:
 
     def to_document(self) -> JsonObject:
         """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
-        rare = {"toldAhead": self.told_ahead, "exchange": int(self.has_exchange)}
+        rare = {"heardAt": self.heard_at, "toldAhead": self.told_ahead, "exchange": int(self.has_exchange)}
         return {
             "_id": self.id,
             "state": self.state.value,
@@ -257,6 +259,7 @@ def _read_record(document: JsonObject) -> ConversationRecord:
         Fact(_object_field(document.get("roomInfo"), "roomInfo"), _time(document, "roomUpdatedAt")),
         _session_facts(document),
         _time(document, "toldAhead"),
+        _time(document, "heardAt"),
         bool(_time(document, "exchange")),
     )
 

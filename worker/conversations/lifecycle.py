@@ -58,6 +58,8 @@ class LifecycleChange:
     customer_id: Fact[str] | None = None
     room_info: Fact[JsonObject] | None = None
     sessions: tuple[SessionFact, ...] = ()
+    received_at: int = 0
+    """Epoch milliseconds of its receipt; 0: nobody received it, a command says so."""
     told_ahead: int = 0
     """The event's own time, in epoch ms, when that was still in the future; `at` is then the time of its receipt."""
 
@@ -93,8 +95,8 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
         code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
         return _rejected(code, ("data",), "An object: what the event is about.")
     change = _usable(read(document, data, name.upper(), min(told_at, received_at)), data)
-    if isinstance(change, LifecycleChange) and told_at > received_at:
-        change = replace(change, told_ahead=told_at)
+    if isinstance(change, LifecycleChange):
+        change = replace(change, received_at=received_at, told_ahead=told_at if told_at > received_at else 0)
     return change
 
 
@@ -115,7 +117,7 @@ def merge(record: ConversationRecord | None, change: LifecycleChange) -> Convers
         told_ahead=max(before.told_ahead, change.told_ahead if change.state else 0),
         has_exchange=before.has_exchange or before.wants_exchange or _opens(change),
     )
-    return None if after == record else after
+    return None if after == record else replace(after, heard_at=max(before.heard_at, change.received_at))
 
 
 def _opens(change: LifecycleChange) -> bool:

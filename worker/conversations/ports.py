@@ -90,6 +90,16 @@ class EventQueue(Consumer, Protocol):
         """End it; what is unsettled goes back to the queue."""
 
 
+class Seat(Protocol):
+    """What only one process of the pool can hold at a time. Raises what the broker says."""
+
+    async def take(self) -> bool:
+        """Take the seat if it is free; tell whether we hold it."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until somebody asks for a comparison, or *seconds* have passed; tell whether we still hold the seat."""
+
+
 class Reconciler(Protocol):
     """Makes a conversation's exchange match the registry again."""
 

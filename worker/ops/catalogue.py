@@ -97,6 +97,24 @@ EVENTS: Final = (
         ("code", "reason"),
     ),
     LogEvent(
+        "exchanges_reconciled",
+        "info",
+        "The exchanges of all active conversations were compared with the registry, and made to match.",
+        ("active", "refused", "seconds"),
+    ),
+    LogEvent(
+        "exchanges_not_reconciled",
+        "warning",
+        "Exchanges could not be compared with the registry; it is tried again in ten seconds.",
+        ("code", "reason"),
+    ),
+    LogEvent(
+        "conversations_expired",
+        "info",
+        "Conversations of which nothing was heard for CIM_CONVERSATION_EXPIRY were closed.",
+        ("count", "first"),
+    ),
+    LogEvent(
         "conversation_unreadable",
         "warning",
         "A record of the registry cannot be read and counts as an unknown conversation; said once a minute.",

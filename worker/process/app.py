@@ -11,6 +11,7 @@ from worker.conversations.cache import ConversationCache
 from worker.conversations.convergence import Convergence
 from worker.conversations.lifecycle_consumer import LifecycleConsumer
 from worker.conversations.reaper import Reaper
+from worker.conversations.reconciler import ExchangeReconciler
 from worker.conversations.unreadable import UnreadableLog
 from worker.dead_letters.recorder import DeadLetterRecorder
 from worker.failure import Dependency
@@ -34,11 +35,11 @@ from worker.pipeline.storing import Storing
 from worker.process.clock import SystemClock
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
-from worker.rabbit.exchanges import ConversationExchanges
-from worker.settings import address, user_name
+from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
+from worker.settings import address, delay_seconds, user_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from worker.flow.tasks import Crash
     from worker.rabbit.connection import Connection
@@ -64,6 +65,7 @@ class App:
         self.metrics = Metrics()
         self.reporter = LoggingReporter(self.metrics)
         self.cache = ConversationCache(max_size=settings.registry_cache_size, ttl_ms=settings.registry_cache_ms)
+        self._returned: Callable[[str], None] = lambda _conversation_id: None
         self.unreadable = UnreadableLog(self.reporter, self.clock)
         self.retry = RetryPolicy(
             settings.retry_delays,
@@ -144,7 +146,7 @@ class App:
             reporter=self.reporter,
             crash=crash,
             bundle=bundle,
-            on_returned=lambda _conversation_id: None,
+            on_returned=self._event_returned,
         )
         return IngressSession(
             ingress=ingress,
@@ -156,6 +158,9 @@ class App:
             clock=self.clock,
             crash=crash,
         )
+
+    def _event_returned(self, conversation_id: str) -> None:
+        self._returned(conversation_id)
 
     def conversation_jobs(
         self, consuming: Connection, publishing: Connection, publisher: Publisher
@@ -174,12 +179,22 @@ class App:
             clock=self.clock,
             reporter=self.reporter,
         )
+        reconciler = ExchangeReconciler(
+            registry=registry,
+            convergence=Convergence(registry, ConversationExchanges(publishing)),
+            reaper=reaper,
+            gate=self.gates["lifecycle"],
+            seat=ReconcilerSeat(publishing, self.clock.monotonic),
+            expiry_ms=delay_seconds(self.settings.conversation_expiry) * 1000,
+            clock=self.clock,
+            reporter=self.reporter,
+        )
         consumer = LifecycleConsumer(
             open_queue=lambda: Consumer.open(consuming, contract.CONVERSATION_EVENTS, self.clock.monotonic),
             registry=registry,
             convergence=convergence,
             reaper=reaper,
-            owe=lambda _conversation_id: None,
+            owe=reconciler.owe,
             publisher=publisher,
             gate=self.gates["lifecycle"],
             cache=self.cache,
@@ -189,7 +204,8 @@ class App:
             new_id=new_id,
             random=random.random,
         )
-        return [consumer.run(), reaper.run()]
+        self._returned = reconciler.returned
+        return [consumer.run(), reaper.run(), reconciler.run()]
 
     async def recorder(self, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
         """Return what moves dead letters into the store."""

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING
 import pika.exceptions
 
 from worker.codes import Code
-from worker.contract import HUB, conversation_exchange
+from worker.contract import HUB, RECONCILER, conversation_exchange
 from worker.failure import Failure
-from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, BrokerError, BrokerUnreachable, ChannelClosed
+from worker.rabbit.consumer import Consumer
+from worker.rabbit.errors import (
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    RESOURCE_LOCKED,
+    BrokerError,
+    BrokerUnreachable,
+    ChannelClosed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -31,8 +39,10 @@ class ConversationExchanges:
     renewed after a refusal. Each conversation gets an answer of its own: None, or what went wrong. Nothing is raised.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, channels: int = _CHANNELS) -> None:
+        """Use at most *channels* AMQP channels of *connection* at once."""
         self._connection = connection
+        self._most = channels
         self._idle: list[Channel] = []
 
     async def open(self, conversation_ids: Sequence[str]) -> list[Failure | None]:
@@ -54,7 +64,7 @@ class ConversationExchanges:
         results: list[Failure | None] = [None] * len(conversation_ids)
         waiting = iter(enumerate(conversation_ids))
         try:
-            channels = await self._channels(min(_CHANNELS, len(conversation_ids)))
+            channels = await self._channels(min(self._most, len(conversation_ids)))
         except BrokerError as error:
             return [error.failure] * len(conversation_ids)
         await asyncio.gather(*(self._work(channel, operation, waiting, results) for channel in channels))
@@ -89,6 +99,38 @@ class ConversationExchanges:
                 results[index] = _failure(error)
         if not channel.closed.done():
             self._idle.append(channel)
+
+
+class ReconcilerSeat:
+    """The exclusive queue `cim.reconciler`: whoever declared it first holds it, until his connection ends."""
+
+    def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._questions: Consumer | None = None
+
+    async def take(self) -> bool:
+        """Take the seat if it is free; tell whether we hold it. Raises `BrokerError`."""
+        channel = await self._connection.channel()
+        try:
+            await channel.call("queue_declare", RECONCILER, exclusive=True)
+        except ChannelClosed as error:
+            if error.reply_code != RESOURCE_LOCKED:
+                raise
+            return False
+        await channel.close()
+        self._questions = await Consumer.open(self._connection, RECONCILER, self._clock)
+        await self._questions.start(1)
+        return True
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until somebody asks for a comparison, or *seconds* have passed; tell whether we still hold the seat."""
+        if self._questions is None:
+            return False
+        await self._questions.wait_for(1, seconds)
+        for question in self._questions.take(1, 1):
+            self._questions.settle(question)
+        return not self._questions.cancelled.is_set()
 
 
 async def _open(channel: Channel, conversation_id: str) -> None:
