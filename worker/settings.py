@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error.",
     )
 
+    @field_validator("health_port", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("rabbitmq_url")
     @classmethod
     def _amqp_url(cls, value: SecretStr) -> SecretStr:

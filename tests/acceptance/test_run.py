@@ -6,11 +6,15 @@ import contextlib
 import gzip
 import json
 import os
+import re
+import resource
 import signal
 import socket
+import subprocess
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,14 +23,13 @@ import pytest
 
 from tests.services.store import embedded_store
 from tests.support.amqp import plain
-from tests.support.command import cim_worker
+from tests.support.command import COMMAND, cim_worker, environment
 from tests.support.eventually import eventually
 from tests.support.identity import event_id_of
 from tests.support.worker_pool import OUTPUTS, Pool, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.services.broker import LocalBroker
     from tests.services.services import Broker, Store
@@ -361,6 +364,92 @@ def test_a_second_signal_ends_at_once(world: World) -> None:
     eventually(lambda: world.depth("cim.ingress") == 1)
 
 
+def test_sighup_drains(world: World) -> None:
+    with world.pool() as pool:
+        pool.wait_for("consuming")
+        pool.signal(signal.SIGHUP)
+        assert pool.wait() == 0
+        assert pool.lines("drained")
+
+
+def test_sigterm_is_heard_while_the_start_waits_for_a_blocked_broker(
+    breakable_broker: LocalBroker, store: Store, database: str, tmp_path: Path
+) -> None:
+    world = World(breakable_broker.create_vhost(f"alarm-{uuid.uuid4().hex}"), store.uri, database, tmp_path)
+    world.apply_topology()
+    breakable_broker.set_memory_alarm(True)
+    try:
+        with world.pool() as pool:
+            eventually(lambda: any("broker blocks publishers" in one for one in pool.ready()[1]))
+            assert not pool.lines("consuming")
+            started = time.monotonic()
+            pool.signal(signal.SIGTERM)
+            assert pool.wait(10) == 0
+            assert time.monotonic() - started < 4
+    finally:
+        breakable_broker.set_memory_alarm(False)
+
+
+@contextlib.contextmanager
+def process_1(world: World, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run `cim-worker run` as process 1 of a namespace, as a container does; yield its parent and its id."""
+    settings = {
+        "CIM_RABBITMQ_URL": world.amqp_url,
+        "CIM_MONGODB_URI": world.mongodb_uri,
+        "CIM_MONGODB_DATABASE": world.database,
+        "CIM_RETRY_DELAYS": "1s",
+        **variables,
+    }
+    command = ["unshare", "--pid", "--fork", "--kill-child", COMMAND, "run"]
+    with (world.folder / "process-1.log").open("wb") as output:
+        process = subprocess.Popen(command, env=environment(**settings), stderr=output)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        try:
+            yield process, int(eventually(children.read_text).split()[0])
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answer(port: int, path: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return connection.makefile("rb").read()
+
+
+def hears_sigterm(pid: int) -> bool:
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    assert caught
+    return bool(int(caught[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
+def test_as_process_1_a_signal_is_heard_before_anything_heavy_is_loaded(world: World) -> None:
+    with process_1(world) as (parent, pid):
+        maps = Path(f"/proc/{pid}/maps")
+        eventually(lambda: hears_sigterm(pid) or "pydantic_core" in maps.read_text())
+        assert hears_sigterm(pid)
+        os.kill(pid, signal.SIGTERM)
+        assert parent.wait(20) == 0
+    assert "consuming" not in (world.folder / "process-1.log").read_text()
+
+
+def test_as_process_1_a_second_signal_ends_at_once(world: World) -> None:
+    world.publish(customers("1"))
+    nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
+    port = unused_port()
+    with process_1(world, CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="60000", CIM_HEALTH_PORT=str(port)) as (
+        parent,
+        pid,
+    ):
+        log = world.folder / "process-1.log"
+        eventually(lambda: "consuming" in log.read_text())
+        eventually(lambda: b"cim_in_flight 1.0" in answer(port, "/metrics"))
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: b"stopping" in answer(port, "/health/ready"))
+        os.kill(pid, signal.SIGTERM)
+        assert parent.wait(5) == 128 + signal.SIGTERM
+
+
 def test_kill_9_loses_nothing(world: World) -> None:
     numbers = [str(number) for number in range(2000)]
     world.publish(*map(customers, numbers))
@@ -392,6 +481,25 @@ def test_a_killed_process_is_restarted_and_all_end_with_their_supervisor(world: 
         pool.signal(signal.SIGKILL)
         eventually(lambda: not pool.pids(), "no process left behind", 15)
         assert len(pool.lines("worker_stopped")) == 2
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_for_as_long_as_it_takes(world: World) -> None:
+    with world.pool("--processes", "2") as pool:
+        pids = {line["pid"] for line in pool.wait_for("consuming", 2)}
+        supervisor = pool.process.pid
+        limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (4, limits[1]))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        failed = pool.wait_for("worker_process_not_started", 2)
+        assert {line["process"] for line in failed} == {0, 1}
+        assert all("open files" in line["reason"] for line in failed)
+        time.sleep(3)  # several attempts more
+        assert len(pool.lines("worker_process_not_started")) == 2, "reported once each"
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+        pool.wait_for("consuming", 4)
+        pool.signal(signal.SIGTERM)
+        assert pool.wait() == 0
 
 
 def test_a_pool_drains_as_one(world: World) -> None:
@@ -519,6 +627,24 @@ def test_a_wrong_setting_is_named_and_ends_with_2(variable: str, value: str) -> 
     assert finished.returncode == 2
     assert variable in finished.stdout + finished.stderr
     assert PASSWORD not in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_health_port_that_is_taken_is_one_sentence_and_ends_with_2(processes: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        finished = cim_worker("run", CIM_HEALTH_PORT=port, CIM_PROCESSES=processes)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "CIM_HEALTH_PORT" in line
+    assert port in line
+    assert "in use" in line
+
+
+def test_health_ports_beyond_the_last_one_are_refused() -> None:
+    finished = cim_worker("run", CIM_HEALTH_PORT="65535", CIM_PROCESSES="2")
+    assert finished.returncode == 2
+    assert "CIM_HEALTH_PORT" in finished.stderr
 
 
 def test_refused_credentials_are_told_without_them(world: World) -> None:

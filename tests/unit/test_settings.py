@@ -83,3 +83,7 @@ def test_any_other_form_is_refused_because_the_check_would_be_left_out(
     with pytest.raises(ConfigurationError, match=r"^CIM_SENDER_USERS: ") as caught:
         load_settings()
     assert "s-1" not in str(caught.value).replace("sender-1", "")
+
+
+def test_an_empty_health_port_is_unset() -> None:
+    assert load_settings(health_port="").health_port is None

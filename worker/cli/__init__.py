@@ -7,6 +7,10 @@ import sys
 
 def main() -> None:
     """Run `cim-worker` with the arguments of this process, and end it with one of the named exit codes."""
+    if sys.argv[1:2] == ["run"]:
+        from worker.process.signals import hear_stop_signals
+
+        hear_stop_signals()
     from worker.cli.application import app
     from worker.cli.errors import refuse_unreadable, report
     from worker.cli.streams import prepare_streams

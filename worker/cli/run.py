@@ -36,10 +36,11 @@ def run(
 ) -> None:
     """Start the workers: consume the ingress queue until a signal ends them.
 
-    SIGTERM and SIGINT drain: nothing new is consumed, deliveries in progress are finished and acknowledged.
+    SIGTERM, SIGINT and SIGHUP drain: nothing new is consumed, deliveries in progress are finished and acknowledged.
     A second signal ends it at once. That is safe: the broker delivers again what was not acknowledged.
     """
+    from worker.process.signals import hear_stop_signals
     from worker.process.supervisor import run as run_workers
 
     settings = command_settings() if processes is None else command_settings(processes=processes)
-    raise typer.Exit(run_workers(settings))
+    raise typer.Exit(run_workers(settings, hear_stop_signals()))

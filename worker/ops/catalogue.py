@@ -50,6 +50,12 @@ EVENTS: Final = (
         ("process", "child_pid", "exit_code", "restart_in_seconds"),
     ),
     LogEvent(
+        "worker_process_not_started",
+        "error",
+        "A worker process cannot be started; it is tried again with growing pauses, and reported once.",
+        ("process", "reason"),
+    ),
+    LogEvent(
         "worker_starting",
         "info",
         "A worker process starts; addresses are host and port.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -22,8 +22,12 @@ from worker.settings import address
 from worker.web.health import HealthServer
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from worker.process.session import IngressSession
     from worker.settings import Settings
+
+T = TypeVar("T")
 
 _RECONNECT_SECONDS = (0.2, 3.0)
 """First and longest pause between two attempts to reach the broker, before jitter."""
@@ -56,7 +60,7 @@ class Worker:
         settings = self._settings
         health = HealthServer(self._reasons_not_ready, self._metrics.exposition)
         if settings.health_port is not None:
-            port = await health.start(settings.health_host, settings.health_port + self._index)
+            port = await health.start(settings.health_host, settings.health_port and settings.health_port + self._index)
             self._log.info("health_listening", host=settings.health_host, port=port)
         self._log.info(
             "worker_starting",
@@ -119,14 +123,7 @@ class Worker:
             publishing = await self._connect(stack, "publish")
             publishing.on_blocked_change = self._publisher_blocked
             stack.callback(self._publisher_unblocked)
-            await check_topology(consuming, self._settings, self._app.reporter)
-            await check_rights(consuming, publishing, self._settings)
-            publisher = await Publisher.open(
-                publishing,
-                confirm_timeout_ms=self._settings.confirm_timeout_ms,
-                max_unsent_bytes=self._settings.max_bytes_in_flight,
-                user_id=self._app.own_user,
-            )
+            publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing))
             consumer = await self._consumer_of(consuming, contract.INGRESS)
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()
@@ -150,8 +147,29 @@ class Worker:
                 await cancel_and_wait(tasks)
                 await self._leave(session, consumer)
 
+    async def _checked_publisher(self, consuming: Connection, publishing: Connection) -> Publisher:
+        await check_topology(consuming, self._settings, self._app.reporter)
+        await check_rights(consuming, publishing, self._settings)
+        return await Publisher.open(
+            publishing,
+            confirm_timeout_ms=self._settings.confirm_timeout_ms,
+            max_unsent_bytes=self._settings.max_bytes_in_flight,
+            user_id=self._app.own_user,
+        )
+
+    async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T:
+        """Return the result of *step*; drop it and raise `BrokerUnreachable` when we are told to stop meanwhile."""
+        task, stopping = asyncio.create_task(step), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            await cancel_and_wait([task, stopping])
+        raise BrokerUnreachable("told to stop while starting")
+
     async def _consumer_of(self, connection: Connection, queue: str) -> Consumer:
-        consumer = await Consumer.open(connection, queue, self._app.clock.monotonic)
+        consumer = await self._unless_stopping(Consumer.open(connection, queue, self._app.clock.monotonic))
         consumer.on_received = self._app.reporter.received
         return consumer
 
@@ -165,7 +183,7 @@ class Worker:
     async def _connect(
         self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None
     ) -> Connection:
-        opening = asyncio.create_task(
+        connection = await self._unless_stopping(
             Connection.open(
                 self._settings.rabbitmq_url.get_secret_value(),
                 name=f"cim-worker {self._index} {purpose}",
@@ -174,14 +192,6 @@ class Worker:
                 max_bytes_in_hand=max_bytes_in_hand,
             )
         )
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not opening.done():
-            opening.cancel()
-            msg = "told to stop while connecting"
-            raise BrokerUnreachable(msg)
-        connection = opening.result()
         stack.push_async_callback(self._close, connection)
         return connection
 

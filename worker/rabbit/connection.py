@@ -166,6 +166,8 @@ class Connection:
     async def close(self, *, failed: bool = False) -> None:
         """Close politely and wait for the end, at most five seconds; a dead peer does not keep us.
 
+        A broker that has stopped reading from us, because of a resource alarm, is not waited for: it cannot answer.
+
         Consumers hand back what they hold; *failed* as in `Consumer.hand_back`.
         """
         for call in self.on_closing:
@@ -174,7 +176,7 @@ class Connection:
             with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
                 self._raw.close()
         if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=5)
+            await asyncio.wait([self.closed], timeout=5 if self.blocked_reason is None else 0.2)
         if not self.closed.done():
             self.abort(ConnectionLost("the broker did not answer the close"))
 
