@@ -30,7 +30,7 @@ setup: .venv/.made ## make .venv with the worker and its tools (again only when 
 	@touch $@
 
 .PHONY: demo
-demo: .venv/.made ## watch activities of every kind travel, counted at the end
+demo: .venv/.made ## watch activities of every kind travel, counted at the end (ARGS=--keep leaves it running)
 	@$(RUN)/python -m tests.services.demo $(OPTIONS)
 
 .PHONY: test

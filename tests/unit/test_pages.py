@@ -60,6 +60,10 @@ def test_continuous_integration_runs_check_and_then_test_and_fails_if_either_doe
         assert finished.returncode == expected
 
 
+def test_pre_commit_runs_the_same_checks() -> None:
+    assert re.search(r"^ +entry: make check$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+
+
 def ci_run(folder: Path, failing: str) -> subprocess.CompletedProcess[str]:
     """Run `.ci/run` with a `make` that only says what it was asked for, and fails at *failing*."""
     (folder / ".ci").mkdir(parents=True)

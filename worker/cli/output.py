@@ -41,6 +41,11 @@ def help_end(*examples: str, environment: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, what: str) -> str:
+    """Return `1 message`, `2 messages` and so on."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def print_line(text: str = "") -> None:
     """Print one line on standard output."""
     sys.stdout.write(printable(text) + "\n")

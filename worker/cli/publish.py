@@ -6,14 +6,14 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import add_command, print_json, print_line, progress
+from worker.cli.output import add_command, counted, print_json, print_line, progress
 from worker.cli.services import command_settings, open_broker
 from worker.cli.validate import judge, print_judged, rejected
 
@@ -63,7 +63,7 @@ def publish(
         print_json(account.counts)
     else:
         counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
-        print_line(f"{len(messages)} messages: {counts}")
+        print_line(f"{counted(len(messages), 'message')}: {counts}")
     if problem := account.problem():
         raise problem
 
@@ -89,17 +89,20 @@ class _Account:
         """Return what the user has to do, if anything."""
         counts = self.counts
         if self.failure is not None:
-            return CommandError(self.failure.exit_code, f"{self.failure}; {counts['confirmed']} messages are confirmed")
-        if counts["returned"]:
-            text = f"{counts['returned']} messages reached no queue; run `cim-worker topology apply` and publish again"
-            return CommandError(ExitCode.CONFIGURATION, text)
-        if counts["too_large"]:
-            text = f"{counts['too_large']} messages are larger than the broker's max_message_size"
-            return CommandError(ExitCode.REJECTED, text)
-        if counts["nacked"]:
-            text = f"{counts['nacked']} messages were not accepted; publish again: the same message twice does no harm"
-            return CommandError(ExitCode.BROKER_UNREACHABLE, text)
+            text = f"{self.failure}; confirmed: {counts['confirmed']} of {self.total}"
+            return CommandError(self.failure.exit_code, text)
+        for outcome, exit_code, what_to_do in _PROBLEMS:
+            if counts[outcome]:
+                return CommandError(exit_code, f"{counted(counts[outcome], 'message')} {what_to_do}")
         return None
+
+
+_PROBLEMS: Final = (
+    ("returned", ExitCode.CONFIGURATION, "reached no queue; run `cim-worker topology apply` and publish again"),
+    ("too_large", ExitCode.REJECTED, "larger than the broker's max_message_size: send links instead of contents"),
+    ("nacked", ExitCode.BROKER_UNREACHABLE, "not accepted; publish again: the same message twice does no harm"),
+)
+"""What can become of a message besides its confirm, what it means for the exit code, and what to do."""
 
 
 def outgoing(body: bytes) -> Outgoing:
@@ -158,7 +161,7 @@ def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:
     bad = rejected(judged)
     if bad:
         print_judged(bad)
-        text = f"{len(bad)} of {len(judged)} messages would be rejected; nothing was published"
+        text = f"{len(bad)} of {counted(len(judged), 'message')} would be rejected; nothing was published"
         raise CommandError(ExitCode.REJECTED, text)
 
 

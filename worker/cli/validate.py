@@ -9,7 +9,7 @@ import typer
 
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import add_command, print_json, print_line, print_table, progress
+from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress
 from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def print_judged(judged: Sequence[Judged]) -> None:
     rows = [row for message, verdict in shown for row in _rows(message, verdict)]
     if rows:
         print_table(None, ("file", "index", "result", "code", "pointer", "expected"), rows)
-    print_line(f"{len(judged)} messages: {len(judged) - len(bad)} valid, {len(bad)} rejected")
+    print_line(f"{counted(len(judged), 'message')}: {len(judged) - len(bad)} valid, {len(bad)} rejected")
 
 
 def as_document(judged: Sequence[Judged]) -> dict[str, Any]:
