@@ -131,6 +131,46 @@ def test_a_record_nobody_can_read_is_named_and_hides_no_other(places: dict[str, 
         assert "stateUpdatedAt is of type datetime" in refused.stderr
 
 
+def test_closing_a_conversation_nobody_knows_creates_nothing(places: dict[str, str]) -> None:
+    closed = cim_worker("conversations", "close", "typo", **places)
+
+    assert closed.returncode == ExitCode.NOT_FOUND
+    assert "typo" in closed.stderr
+    assert printed_json(cim_worker("conversations", "list", "--json", **places)) == []
+
+
+def test_the_sessions_of_a_closed_conversation_are_not_live(places: dict[str, str]) -> None:
+    cim_worker("conversations", "open", "c-1", "--session", "s-1", **places)
+    assert "s-1 (live)" in cim_worker("conversations", "show", "c-1", **places).stdout
+
+    assert "s-1 (closed)" in cim_worker("conversations", "close", "c-1", **places).stdout
+
+
+def test_a_command_that_did_not_win_says_so(places: dict[str, str]) -> None:
+    """Somebody's record is from the future: closing it now changes nothing."""
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(places["CIM_MONGODB_URI"])
+    with client:
+        records = client[places["CIM_MONGODB_DATABASE"]]["conversations"]
+        records.insert_one({"_id": "c-1", "state": "ACTIVE", "stateUpdatedAt": 4_000_000_000_000})
+
+    closed = cim_worker("conversations", "close", "c-1", **places)
+
+    assert closed.returncode == ExitCode.REJECTED
+    assert "'c-1' stays ACTIVE" in closed.stderr
+    assert "2096-10-02" in closed.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("c-1\n",), ("\x1b[31mc",), ("",), ("c-1", "--session", ""), ("c-1", "--customer", "u\t")]
+)
+def test_an_id_that_cannot_name_anything_is_refused_before_anything_is_written(arguments: tuple[str, ...]) -> None:
+    finished = cim_worker("conversations", "open", *arguments)
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert "control character" in finished.stderr
+    assert "\x1b" not in finished.stderr
+
+
 @pytest.mark.parametrize("options", [("--room-info", "not json"), ("--room-info", "[]")])
 def test_a_room_that_is_no_object_is_refused_before_anything_is_written(options: tuple[str, ...]) -> None:
     finished = cim_worker("conversations", "open", "c-1", *options)

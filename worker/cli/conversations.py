@@ -89,21 +89,20 @@ def close(
 ) -> None:
     """Close a conversation: its activities go to the store from now on. Closing twice is harmless.
 
+    Exit code 5 when the registry does not know it, 6 when the registry has newer news and it stays open.
+
     The exchange is taken off the hub at once, so that new activities go to the store; running workers delete it after
     the grace period.
     """
     change = closing(conversation_id, _now_ms())
-    record = asyncio.run(change_conversation(command_settings(), change, delete_exchange=now))
+    record = asyncio.run(change_conversation(command_settings(), change, must_exist=True, delete_exchange=now))
     _print_record(record, as_json=as_json)
 
 
 def show(conversation_id: _Id, as_json: _Json = False) -> None:
     """Show what the registry knows about a conversation; exit code 5 when it knows nothing."""
     record = asyncio.run(_get(command_settings(), conversation_id))
-    if record is None:
-        text = f"the registry knows no conversation {conversation_id!r}; see `cim-worker conversations list`"
-        raise CommandError(ExitCode.NOT_FOUND, text)
-    _print_record(_readable(record), as_json=as_json)
+    _print_record(_known(conversation_id, record), as_json=as_json)
 
 
 def list_(
@@ -139,9 +138,9 @@ def opening(
         "conversations open",
         at,
         state=Fact(str(ConversationState.ACTIVE), at),
-        customer_id=None if customer is None else Fact(customer, at),
+        customer_id=None if customer is None else Fact(_checked_id(customer, "--customer"), at),
         room_info=None if room is None else Fact(room, at),
-        sessions=tuple(SessionFact(_session(session, conversation_id), at, started_at=at) for session in sessions),
+        sessions=tuple(SessionFact(_session(one, conversation_id), at, started_at=at) for one in sessions),
     )
 
 
@@ -155,11 +154,11 @@ def closing(conversation_id: str, at: int) -> LifecycleChange:
 
 
 async def change_conversation(
-    settings: Settings, change: LifecycleChange, *, delete_exchange: bool = False
+    settings: Settings, change: LifecycleChange, *, must_exist: bool = False, delete_exchange: bool = False
 ) -> ConversationRecord:
     """Write *change* into the registry and make the conversation's exchange match, as the workers do.
 
-    Returns the record as it is afterwards. Raises `CommandError`.
+    Returns the record as it is afterwards. Raises `CommandError`, also when newer news won over the change.
     """
     from worker.conversations.convergence import Convergence
     from worker.mongo.registry import Registry
@@ -167,8 +166,9 @@ async def change_conversation(
 
     async with open_store(settings) as store, open_broker(settings) as connection:
         registry = Registry(store)
-        if (known := await registry.get(change.conversation_id)) is not None:
-            _readable(known)
+        known = await registry.get(change.conversation_id)
+        if must_exist or known is not None:
+            _known(change.conversation_id, known)
         convergence = Convergence(registry, ConversationExchanges(connection))
         applied = await registry.apply(change)
         converged = await convergence.converge([applied.record])
@@ -177,7 +177,17 @@ async def change_conversation(
             failures |= await convergence.delete_closed([applied.record.id])
         for failure in failures.values():
             raise _exchange_refused(applied.record.id, failure)
+        _check_won(applied.record, change)
         return converged.records[applied.record.id]
+
+
+def _check_won(record: ConversationRecord, change: LifecycleChange) -> None:
+    from worker.conversations.conversation import is_active
+
+    if change.state is None or record.active == is_active(change.state.value):
+        return
+    text = f"{record.id!r} stays {record.state.value}: the registry has newer news of it, of {_time(record.state.at)}"
+    raise CommandError(ExitCode.REJECTED, text)
 
 
 def _exchange_refused(conversation_id: str, failure: Failure) -> CommandError:
@@ -201,13 +211,13 @@ async def _list(
         return await Registry(store).list(state=state, active=active, limit=limit)
 
 
-def _checked_id(conversation_id: str) -> str:
-    from worker.cim.ids import MAX_ID_BYTES
+def _checked_id(text: str, what: str = "a conversation id") -> str:
+    from worker.cim.ids import MAX_ID_BYTES, is_valid_id
 
-    if not conversation_id.strip() or len(conversation_id.encode()) > MAX_ID_BYTES:
-        text = f"a conversation id is not blank and at most {MAX_ID_BYTES} bytes long"
-        raise CommandError(ExitCode.CONFIGURATION, text)
-    return conversation_id
+    if not is_valid_id(text):
+        problem = f"{what} is not blank, has no control character and at most {MAX_ID_BYTES} bytes: not {text!r}"
+        raise CommandError(ExitCode.CONFIGURATION, problem)
+    return text
 
 
 def _room(text: str | None) -> dict[str, Any] | None:
@@ -224,6 +234,7 @@ def _room(text: str | None) -> dict[str, Any] | None:
 
 def _session(session_id: str, conversation_id: str) -> dict[str, Any]:
     state = {"name": "STARTED", "reasonCode": None}
+    _checked_id(session_id, "--session")
     return {"participantType": "ChannelSession", "id": session_id, "conversationId": conversation_id, "state": state}
 
 
@@ -237,16 +248,17 @@ def _print_record(record: ConversationRecord, *, as_json: bool) -> None:
         ("active", _is_active(record)),
         ("customer", record.customer_id.value),
         ("room", record.room_info.value and json.dumps(record.room_info.value, default=str)),
-        ("sessions", [_session_line(fact.value) for fact in record.sessions]),
+        ("sessions", [_session_line(fact.value, live=record.active) for fact in record.sessions]),
         ("updated", _time(record.updated_at)),
     ]
     print_table(None, ("field", "value"), rows)
 
 
-def _session_line(session: dict[str, Any]) -> str:
+def _session_line(session: dict[str, Any], *, live: bool) -> str:
     from worker.conversations.conversation import session_ended
 
-    return f"{session['id']} ({'ended' if session_ended(session) else 'live'})"
+    still = "live" if live else "closed"
+    return f"{session['id']} ({'ended' if session_ended(session) else still})"
 
 
 def _time(at: int) -> str:
@@ -261,9 +273,12 @@ def _document(record: ConversationRecord | UnreadableRecord) -> dict[str, Any]:
     return record.to_document()
 
 
-def _readable(record: ConversationRecord | UnreadableRecord) -> ConversationRecord:
+def _known(conversation_id: str, record: ConversationRecord | UnreadableRecord | None) -> ConversationRecord:
     from worker.conversations.conversation import UnreadableRecord
 
+    if record is None:
+        text = f"the registry knows no conversation {conversation_id!r}; see `cim-worker conversations list`"
+        raise CommandError(ExitCode.NOT_FOUND, text)
     if isinstance(record, UnreadableRecord):
         text = f"the registry's record of {record.id!r} cannot be read: {record.problem}; correct it, or delete it"
         raise CommandError(ExitCode.REJECTED, text)

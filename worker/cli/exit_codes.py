@@ -29,5 +29,5 @@ _MEANINGS = {
     ExitCode.BROKER_UNREACHABLE: "The broker is unreachable, the connection was lost, or it accepts no messages.",
     ExitCode.STORE_UNREACHABLE: "The store is unreachable or the connection was lost.",
     ExitCode.NOT_FOUND: "What was asked for does not exist.",
-    ExitCode.REJECTED: "At least one message was rejected.",
+    ExitCode.REJECTED: "At least one message was rejected, or a change was refused or lost against newer news.",
 }
