@@ -86,7 +86,12 @@ class PipelineHarness:
         self.pipeline = Pipeline(
             reading=reading,
             finder=ConversationFinder(
-                registry=self.registry, cache=self.cache, gate=self.lookups_gate, clock=self.clock
+                registry=self.registry,
+                cache=self.cache,
+                gate=self.lookups_gate,
+                clock=self.clock,
+                crash=self.crash,
+                bundle=bundle,
             ),
             publisher=self.publisher,
             storing=self.storing,

@@ -543,6 +543,31 @@ async def test_a_slow_registry_holds_up_neither_what_is_remembered_nor_what_need
     await eventually_async(lambda: harness.outcomes == {"published": 3, "stored": 2}, seconds=5)
 
 
+async def test_what_a_late_registry_told_is_used_beyond_its_time_and_asked_for_again_meanwhile() -> None:
+    harness = pipeline_harness(cache_ms=1000)
+    asked: list[set[str]] = []
+    go_on, real = asyncio.Event(), harness.registry.lookup
+
+    async def late(conversations: Any, sessions: Any) -> Any:
+        asked.append(set(conversations))
+        harness.clock.ms += 600
+        await go_on.wait()
+        return await real(conversations, sessions)
+
+    harness.registry.lookup = late
+    go_on.set()
+    await harness.process(live(1))
+    go_on.clear()
+    harness.clock.ms += 1500
+    await harness.process(live(2), of_session("live-session", 3))
+    assert harness.outcomes == {"published": 3}
+    assert json.loads(harness.at(LIVE)[-1].body)["roomInfo"]["id"] == f"room of {LIVE}"
+    assert asked == [{LIVE}, {LIVE}], "once for both"
+    del harness.registry.records[LIVE]
+    go_on.set()
+    await eventually_async(lambda: harness.cache.by_conversation(LIVE, 0.0, stale=True) is None, seconds=5)
+
+
 async def test_a_bug_in_a_lookup_retries_the_messages_that_asked_and_no_other() -> None:
     harness = pipeline_harness()
     await harness.process(live(0))

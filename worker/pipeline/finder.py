@@ -6,51 +6,78 @@ import itertools
 from typing import TYPE_CHECKING
 
 from worker.failure import AdapterError
+from worker.flow.lane import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from worker.cim import CimMessage
     from worker.conversations.cache import ConversationCache
+    from worker.conversations.conversation import Conversation
     from worker.conversations.ports import ConversationLookup, Lookup
     from worker.flow.gate import Gate
+    from worker.flow.tasks import Crash
     from worker.pipeline.inbound import Inbound
     from worker.ports import Clock
 
 
-_SLOW_SECONDS = 0.25
+_SLOW_SECONDS = 0.05
 """A lookup that takes longer must not hold up what is remembered."""
+_REFRESH_BYTES = 100_000
+"""Of ids."""
 
 
 class ConversationFinder:
     """Fills `Inbound.conversation`; None there means that the registry knows nothing."""
 
-    def __init__(self, *, registry: ConversationLookup, cache: ConversationCache, gate: Gate, clock: Clock) -> None:
-        """Ask *registry* while *gate*, that of its lookups, is open."""
+    def __init__(
+        self,
+        *,
+        registry: ConversationLookup,
+        cache: ConversationCache,
+        gate: Gate,
+        clock: Clock,
+        crash: Crash,
+        bundle: int,
+    ) -> None:
+        """Ask *registry* while *gate*, that of its lookups, is open; for at most *bundle* conversations to refresh."""
         self._registry = registry
         self._cache = cache
         self._gate = gate
         self._clock = clock
         self._asked_at: dict[int, float] = {}
+        self._last_took = 0.0
         self._numbers = itertools.count()
+        self._to_refresh: set[str] = set()
+        self._refreshes: Lane[str] = Lane(
+            "refresh",
+            self._refresh,
+            bundle=bundle,
+            at_once=1,
+            size_of=len,
+            bundle_bytes=_REFRESH_BYTES,
+            on_bug=crash.report,
+        )
 
     def remembers(self, inbound: Inbound) -> bool:
         """Fill the conversation from memory; tell whether the registry need not be asked.
 
         While the registry is away or slow, what is remembered is used beyond its time: live events keep their room,
-        session and customer, and are not held up.
+        session and customer, and are not held up. A slow one is asked again meanwhile.
         """
         message, now = _message(inbound), self._clock.monotonic()
-        stale = not self._gate.is_open or self._is_slow(now)
-        if message.conversation_id is not None:
-            known = self._cache.by_conversation(message.conversation_id, now, stale=stale)
-            inbound.conversation = known
-            session_id = message.channel_session_id
-            return known is not None and (session_id is None or known.session(session_id) is not None)
-        if message.channel_session_id is not None:
-            inbound.conversation = self._cache.by_session(message.channel_session_id, now, stale=stale)
-            return inbound.conversation is not None
-        return True
+        conversation_id, session_id = message.conversation_id, message.channel_session_id
+        if conversation_id is None and session_id is None:
+            return True
+        known = self._remembered(conversation_id, session_id, now, stale=False)
+        if known is None and (not self._gate.is_open or self._is_slow(now)):
+            known = self._remembered(conversation_id, session_id, now, stale=True)
+            if known is not None:
+                self._refresh_soon(known.id)
+        inbound.conversation = known
+        if known is None or conversation_id is None or session_id is None:
+            return known is not None
+        return known.session(session_id) is not None
 
     def can_go_on(self, inbound: Inbound) -> bool:
         """Tell whether a message the registry did not answer for can go on: it names its conversation."""
@@ -70,36 +97,76 @@ class ConversationFinder:
             for message in messages
             if message.conversation_id is None and message.channel_session_id is not None
         }
-        number = next(self._numbers)
-        self._asked_at[number] = self._clock.monotonic()
+        found = await self._ask(conversation_ids, session_ids)
+        if found is None:
+            return False
+        self._fill(inbounds, found)
+        return True
+
+    async def stop(self) -> None:
+        """Abandon what is asked again."""
+        await self._refreshes.cancel()
+
+    def _remembered(
+        self, conversation_id: str | None, session_id: str | None, now: float, *, stale: bool
+    ) -> Conversation | None:
+        if conversation_id is not None:
+            return self._cache.by_conversation(conversation_id, now, stale=stale)
+        return None if session_id is None else self._cache.by_session(session_id, now, stale=stale)
+
+    async def _ask(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup | None:
+        """Return what the registry says; None when it does not answer, which closes the gate."""
+        number, started = next(self._numbers), self._clock.monotonic()
+        self._asked_at[number] = started
         try:
-            found = await self._registry.lookup(conversation_ids, session_ids)
+            return await self._registry.lookup(conversation_ids, session_ids)
         except AdapterError as error:
             if not self._gate.holds(error.failure):
                 raise
             self._gate.close(error.failure, lambda: self._ask_again(conversation_ids, session_ids))
-            return False
+            return None
         finally:
             del self._asked_at[number]
-        self._fill(inbounds, found)
-        return True
+            self._last_took = self._clock.monotonic() - started
 
     async def _ask_again(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> None:
         await self._registry.lookup(conversation_ids, session_ids)
 
     def _is_slow(self, now: float) -> bool:
+        if self._last_took > _SLOW_SECONDS:
+            return True
         return bool(self._asked_at) and now - next(iter(self._asked_at.values())) > _SLOW_SECONDS
+
+    def _refresh_soon(self, conversation_id: str) -> None:
+        if self._gate.is_open and conversation_id not in self._to_refresh:
+            self._to_refresh.add(conversation_id)
+            self._refreshes.add([conversation_id])
+
+    async def _refresh(self, conversation_ids: list[str]) -> None:
+        try:
+            found = await self._ask(conversation_ids, ())
+        finally:
+            self._to_refresh.difference_update(conversation_ids)
+        if found is not None:
+            conversations, _ = self._remember(found)
+            for gone in set(conversation_ids).difference(conversations):
+                self._cache.forget(gone)
 
     def forget(self, conversation_id: str) -> None:
         """Ask the registry again next time; nobody listens to this conversation any more."""
         self._cache.forget(conversation_id)
 
-    def _fill(self, inbounds: Sequence[Inbound], found: Lookup) -> None:
+    def _remember(self, found: Lookup) -> tuple[dict[str, Conversation], dict[str, Conversation]]:
+        """Remember what was found; return it by conversation and by session."""
         now = self._clock.monotonic()
         conversations = {key: record.to_conversation() for key, record in found.by_conversation.items()}
         owners = {key: record.to_conversation() for key, record in found.by_session.items()}
         for conversation in (*owners.values(), *conversations.values()):
             self._cache.remember(conversation, now)
+        return conversations, owners
+
+    def _fill(self, inbounds: Sequence[Inbound], found: Lookup) -> None:
+        conversations, owners = self._remember(found)
         for inbound in inbounds:
             message = _message(inbound)
             if message.conversation_id is not None:

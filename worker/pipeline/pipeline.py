@@ -109,6 +109,7 @@ class Pipeline:
     async def stop(self) -> None:
         """Abandon all that is in progress; unsettled deliveries come again."""
         await self._lookups.cancel()
+        await self._finder.stop()
         await self._storing.stop()
         await self._copies.cancel()
 

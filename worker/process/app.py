@@ -134,6 +134,8 @@ class App:
             cache=self.cache,
             gate=self.gates["lookups"],
             clock=self.clock,
+            crash=crash,
+            bundle=bundle,
         )
         pipeline = Pipeline(
             reading=reading,
