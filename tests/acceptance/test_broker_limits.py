@@ -64,4 +64,4 @@ def test_publishing_by_hand_says_what_is_too_large_for_the_broker(narrow: LocalB
     finished = cim_worker("publish", file, CIM_RABBITMQ_URL=url)
     assert finished.returncode == ExitCode.REJECTED
     assert "1 confirmed" in finished.stdout
-    assert "1 messages are larger than the broker's max_message_size" in finished.stderr
+    assert "1 message larger than the broker's max_message_size" in finished.stderr
