@@ -155,3 +155,33 @@ def test_a_document_that_fails_alone_for_an_unknown_reason_takes_the_retry_tiers
 
         assert letter["message_id"] == "poisoned"
         assert letter["code"] == "unexpected_error"
+
+
+def test_what_waits_for_a_registry_that_is_away_does_not_spin_between_the_broker_and_the_worker(
+    world: World, proxy: wire.WireProxy
+) -> None:
+    with world.pool() as pool:
+        eventually(lambda: pool.ready()[0], "ready")
+        refusing = proxy.on("find", collection="conversations", answer=wire.error(13, "Unauthorized"))
+        world.publish(*(message(f"s-{number}", channelSessionId=f"s-{number}") for number in range(60)))
+        world.publish(*(customers(f"m-{number}") for number in range(10)))
+        eventually(lambda: len(world.stored_ids()) == 10, "what needs no lookup is stored")
+        pool.wait_for("dependency_down")
+
+        started, before = time.monotonic(), pool.metrics()["cim_received_total"]
+        eventually(lambda: time.monotonic() > started + 4, "four seconds")
+        assert pool.metrics()["cim_received_total"] - before <= 6 * 50, "at most fifty a second come back in vain"
+
+        refusing.end()
+        eventually(lambda: len(world.stored_ids()) == 70, "all stored")
+        metrics = eventually(
+            lambda: found if not (found := pool.metrics())["cim_in_flight"] else {}, "nothing in flight"
+        )
+        assert metrics["cim_received_total"] == ended(metrics)
+        assert pool.lines("dead_letter") == []
+        assert len(pool.lines("dependency_down")) == 1
+
+
+def ended(metrics: dict[str, float]) -> float:
+    """Return the sum of all outcomes."""
+    return sum(value for name, value in metrics.items() if name.startswith("cim_outcomes_total"))

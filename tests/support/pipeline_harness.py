@@ -45,7 +45,9 @@ class PipelineHarness:
         registry: Any = None,
         reporter: Reporter | None = None,
         senders: dict[str, frozenset[str]] | None = None,
+        before: PipelineHarness | None = None,
     ) -> None:
+        """Make a session; it follows the session *before* in the same process, when that is given."""
         self.publisher: Any = publisher or FakePublisher()
         self.store: Any = store or FakeStore()
         self.registry: Any = registry or FakeRegistry()
@@ -65,6 +67,9 @@ class PipelineHarness:
             )
             for work in ("lookups", "activities")
         )
+        if before is not None:
+            self.clock, self.reported = before.clock, before.reported
+            self.lookups_gate, self.store_gate = before.lookups_gate, before.store_gate
         self.cache = ConversationCache(max_size=100, ttl_ms=cache_ms)
         self.crash = Crash()
         ids = itertools.count()

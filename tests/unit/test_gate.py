@@ -135,3 +135,18 @@ async def test_stopping_ends_the_probing_and_leaves_it_closed() -> None:
     assert work.gate._probing.cancelled()
     assert not work.gate.is_open
     await Work().gate.stop()
+
+
+async def test_a_gate_whose_probing_was_stopped_opens_by_the_probe_of_whoever_resumes() -> None:
+    first, second = Work(*[StoreUnavailable(AWAY)] * 1000), Work(StoreUnavailable(AWAY))
+    gate = first.gate
+    gate.close(AWAY, first.do)
+    await gate.stop()
+    gate.resume(second.do)
+    gate.resume(first.do)
+    await asyncio.wait_for(gate.wait(), 5)
+    assert second.tries == 2
+    assert first.reported.up == ["store"]
+    gate.resume(first.do)
+    assert gate.is_open
+    assert first.tries == 0

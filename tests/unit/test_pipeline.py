@@ -426,14 +426,6 @@ async def test_a_message_of_its_own_fault_ends_an_outage_as_an_answer_and_dies()
     assert harness.store_gate.is_open
 
 
-async def test_a_store_that_comes_back_while_nothing_waits_opens_the_gate() -> None:
-    harness = pipeline_harness()
-    harness.store.away = True
-    await harness.process(customers(1))
-    await harness.pipeline.stop()
-    await eventually_async(lambda: harness.store_gate.is_open, seconds=5)
-
-
 async def test_what_waits_in_hand_for_five_minutes_goes_to_the_waiting_room_and_another_is_asked_for() -> None:
     harness = pipeline_harness()
     harness.store.away = True
@@ -771,7 +763,6 @@ async def test_stopping_abandons_what_is_in_progress_and_settles_nothing_more() 
     await harness.process(customers(1))
     await harness.pipeline.stop()
     harness.store.away = False
-    await eventually_async(lambda: harness.store_gate.is_open, seconds=5)
     await harness.process(customers(2))
     assert not harness.settled
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker import __version__, contract
 from worker.codes import Problem
-from worker.dead_letters.provenance import attempt_of, header_int, is_copy, published_by
+from worker.dead_letters.provenance import attempt_of, header_int, is_copy, published_by, refused_before
 from worker.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -58,16 +58,9 @@ def dead_letter(delivery: Delivery, failure: Failure, identity: Identity, *, now
     return _copy(delivery, contract.DEAD_LETTERS, "", headers, copy_id)
 
 
-def retry_copy(
-    delivery: Delivery, failure: Failure, delay: str, *, attempt: int, now: int, copy_id: str, refused: int = 0
-) -> Outgoing:
-    """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*.
-
-    *refused* says how often a subscriber's queue refused the event.
-    """
+def retry_copy(delivery: Delivery, failure: Failure, delay: str, *, attempt: int, now: int, copy_id: str) -> Outgoing:
+    """Return the copy that waits in the retry tier *delay* and comes back as try number *attempt*."""
     headers = _comes_again(delivery, failure, attempt, now)
-    if refused:
-        headers[contract.REFUSED] = refused
     return _copy(delivery, "", contract.retry_queue(delay), headers, copy_id)
 
 
@@ -91,12 +84,15 @@ def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:
 
 
 def _comes_again(delivery: Delivery, failure: Failure, attempt: int, now: int) -> dict[str, object]:
-    return {
+    headers: dict[str, object] = {
         contract.CODE: failure.code.value,
         contract.DETAIL: failure.detail,
         **_history(delivery, failure, now),
         contract.ATTEMPT: attempt,
     }
+    if refused := refused_before(delivery):
+        headers[contract.REFUSED] = refused
+    return headers
 
 
 def _history(delivery: Delivery, failure: Failure, now: int) -> dict[str, object]:

@@ -24,6 +24,11 @@ def refused_before(delivery: Delivery) -> int:
     return header_int(delivery, contract.REFUSED, lowest=1, highest=_MAX_ATTEMPT) or 0
 
 
+def note_refusal(delivery: Delivery) -> None:
+    """Count one more refusal of its event by a subscriber's queue; every copy that comes back carries the count."""
+    delivery.properties.headers[contract.REFUSED] = refused_before(delivery) + 1
+
+
 def suspected_at(delivery: Delivery) -> int | None:
     """Return when (epoch ms) the message went to the waiting room under suspicion, if it did."""
     return header_int(delivery, contract.SUSPECTED_AT, lowest=0, highest=_MAX_TIME)

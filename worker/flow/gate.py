@@ -86,13 +86,21 @@ class Gate:
             self._backoff.reset()
         self._open.clear()
         self._failed(failure)
-        self._probing = asyncio.create_task(self._probe_until_open(probe), name=f"probe {self._work}")
+        self._start(probe)
         return True
 
+    def resume(self, probe: Callable[[], Awaitable[None]]) -> None:
+        """Go on probing, with *probe*, if the gate is closed and its probing was stopped."""
+        if not self.is_open and (self._probing is None or self._probing.done()):
+            self._start(probe)
+
     async def stop(self) -> None:
-        """Stop probing; the gate stays as it is."""
+        """Stop probing; the gate stays as it is until somebody resumes."""
         if self._probing is not None:
             await cancel_and_wait([self._probing])
+
+    def _start(self, probe: Callable[[], Awaitable[None]]) -> None:
+        self._probing = asyncio.create_task(self._probe_until_open(probe), name=f"probe {self._work}")
 
     async def _probe_until_open(self, probe: Callable[[], Awaitable[None]]) -> None:
         while True:

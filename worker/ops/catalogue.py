@@ -197,7 +197,7 @@ EVENTS: Final = (
 )
 
 METRICS: Final = (
-    Metric("cim_received_total", "counter", "Deliveries taken from the ingress queue."),
+    Metric("cim_received_total", "counter", "Deliveries taken from the ingress queue and from the waiting room."),
     Metric("cim_outcomes_total", "counter", "Deliveries by outcome and reason code.", ("outcome", "code")),
     Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
     Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds"),

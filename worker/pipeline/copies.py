@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from worker.cim import Identity
 from worker.dead_letters.envelope import dead_letter, retry_copy, waiting_copy
-from worker.dead_letters.provenance import attempt_of, refused_before
+from worker.dead_letters.provenance import attempt_of, note_refusal, refused_before
 from worker.flow.confirmed import pause_after_refusal
 from worker.flow.lane import Lane
 from worker.outcome import Outcome
@@ -75,7 +75,7 @@ class Copies:
         """Retry what may succeed later while tries are left; give up everything else."""
         match self._retry.after(failure, attempt_of(delivery), self._clock.monotonic()):
             case Again() as again:
-                self._again(delivery, identity, failure, again, refused=refused_before(delivery))
+                self._again(delivery, identity, failure, again)
             case Verdict.WAIT:
                 self.wait(delivery, failure)
             case Verdict.DEAD:
@@ -83,16 +83,17 @@ class Copies:
 
     def publish_once_more(self, delivery: Delivery, identity: Identity, failure: Failure) -> bool:
         """Retry an event that a subscriber's queue refused, once and at no cost; False when that was done before."""
-        if refused_before(delivery):
+        note_refusal(delivery)
+        if refused_before(delivery) > 1:
             return False
         again = self._retry.once_more(attempt_of(delivery), self._clock.monotonic())
-        self._again(delivery, identity, failure, again, refused=1)
+        self._again(delivery, identity, failure, again)
         return True
 
     def come_back_later(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Retry at no cost a message that meets an outage which its neighbours do not."""
         again = self._retry.later(attempt_of(delivery), self._clock.monotonic())
-        self._again(delivery, identity, failure, again, refused=refused_before(delivery))
+        self._again(delivery, identity, failure, again)
 
     def wait(self, delivery: Delivery, failure: Failure, *, suspected: bool = False) -> None:
         """Let a delivery wait for the store in the waiting room, its attempt unspent.
@@ -108,7 +109,7 @@ class Copies:
         letter = dead_letter(delivery, failure, identity, now=self._clock.now_ms(), copy_id=self._new_id())
         self._lane.add([_Copy(delivery, letter, failure, identity, Outcome.DEAD)])
 
-    def _again(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again, *, refused: int) -> None:
+    def _again(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> None:
         copy = retry_copy(
             delivery,
             failure,
@@ -116,7 +117,6 @@ class Copies:
             attempt=again.attempt,
             now=self._clock.now_ms(),
             copy_id=self._new_id(),
-            refused=refused,
         )
         self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.RETRY)])
 

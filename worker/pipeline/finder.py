@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from worker.failure import AdapterError
+from worker.failure import AdapterError, Failure
 from worker.flow.lane import Lane
 
 if TYPE_CHECKING:
@@ -83,13 +83,18 @@ class ConversationFinder:
         """Tell whether a message the registry did not answer for can go on: it names its conversation."""
         return _message(inbound).conversation_id is not None
 
-    async def ask_registry(self, inbounds: Sequence[Inbound]) -> bool:
-        """Fill the conversations of *inbounds*, asked for in one go; return whether there was an answer.
+    @property
+    def is_usable(self) -> bool:
+        """Whether the registry answers, as far as known."""
+        return self._gate.is_open
+
+    async def ask_registry(self, inbounds: Sequence[Inbound]) -> Failure | None:
+        """Fill the conversations of *inbounds*, asked for in one go; return why there was no answer, None if there was.
 
         While the store is away nobody is asked; a registry that does not answer closes the gate.
         """
-        if not self._gate.is_open:
-            return False
+        if self._gate.failure is not None:
+            return self._gate.failure
         messages = [_message(inbound) for inbound in inbounds]
         conversation_ids = {message.conversation_id for message in messages if message.conversation_id is not None}
         session_ids = {
@@ -98,10 +103,10 @@ class ConversationFinder:
             if message.conversation_id is None and message.channel_session_id is not None
         }
         found = await self._ask(conversation_ids, session_ids)
-        if found is None:
-            return False
+        if isinstance(found, Failure):
+            return found
         self._fill(inbounds, found)
-        return True
+        return None
 
     async def stop(self) -> None:
         """Abandon what is asked again."""
@@ -114,8 +119,8 @@ class ConversationFinder:
             return self._cache.by_conversation(conversation_id, now, stale=stale)
         return None if session_id is None else self._cache.by_session(session_id, now, stale=stale)
 
-    async def _ask(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup | None:
-        """Return what the registry says; None when it does not answer, which closes the gate."""
+    async def _ask(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup | Failure:
+        """Return what the registry says, or why it does not answer, which closes the gate."""
         number, started = next(self._numbers), self._clock.monotonic()
         self._asked_at[number] = started
         try:
@@ -124,7 +129,7 @@ class ConversationFinder:
             if not self._gate.holds(error.failure):
                 raise
             self._gate.close(error.failure, lambda: self._ask_again(conversation_ids, session_ids))
-            return None
+            return error.failure
         finally:
             del self._asked_at[number]
             self._last_took = self._clock.monotonic() - started
@@ -147,7 +152,7 @@ class ConversationFinder:
             found = await self._ask(conversation_ids, ())
         finally:
             self._to_refresh.difference_update(conversation_ids)
-        if found is not None:
+        if not isinstance(found, Failure):
             conversations, _ = self._remember(found)
             for gone in set(conversation_ids).difference(conversations):
                 self._cache.forget(gone)

@@ -46,8 +46,12 @@ class Inbound:
 
     @property
     def suspected_since(self) -> int | None:
-        """When (epoch ms) the store failed for it, and nobody could tell whose fault that was; None if it did not."""
-        return suspected_at(self.delivery) if self.has_waited else None
+        """When (epoch ms) the store failed for it, and nobody could tell whose fault that was; None if it did not.
+
+        By our own clock at the latest when it came: another process with a fast clock may have written the time.
+        """
+        at = suspected_at(self.delivery) if self.has_waited else None
+        return None if at is None else min(at, self.read_at)
 
     def drop_parsed(self) -> None:
         """Free the parsed message."""

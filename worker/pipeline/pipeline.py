@@ -106,6 +106,11 @@ class Pipeline:
             lookup=len(to_look_up),
         )
 
+    @property
+    def finds_conversations(self) -> bool:
+        """Whether the registry answers, as far as known."""
+        return self._finder.is_usable
+
     async def stop(self) -> None:
         """Abandon all that is in progress; unsettled deliveries come again."""
         await self._lookups.cancel()
@@ -130,7 +135,7 @@ class Pipeline:
     async def _look_up(self, inbounds: list[Inbound]) -> None:
         """Ask the registry; while it is away, a message that names its conversation goes on: the hub decides."""
         try:
-            answered = await self._finder.ask_registry(inbounds)
+            unanswered = await self._finder.ask_registry(inbounds)
         except Exception as error:  # noqa: BLE001 - a bug must not stop the other lookups
             failure = classify(error, Stage.ROUTE)
             for inbound in inbounds:
@@ -139,8 +144,8 @@ class Pipeline:
         now = self._clock.now_ms()
         routed = _Routed()
         for inbound in inbounds:
-            if not answered and not self._finder.can_go_on(inbound):
-                self._storing.wait_for_registry(inbound)
+            if unanswered is not None and not self._finder.can_go_on(inbound):
+                self._copies.wait(inbound.delivery, unanswered)
             elif routed.add(inbound, self._route(inbound, now)):
                 await self._publish(routed.take_live())
         await self._send(routed)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from worker import contract
 from worker.cim import Identity, Rejected, parse
 from worker.dead_letters.envelope import carried_headers
-from worker.dead_letters.provenance import strip_reserved_headers
+from worker.dead_letters.provenance import refused_before, strip_reserved_headers
 from worker.failure import Failure
 from worker.pipeline.inbound import Inbound
+from worker.pipeline.ports import StoredBecause
 from worker.pipeline.translate import Destination, place, translate
 from worker.ports import Outgoing
 
@@ -54,6 +55,9 @@ class Reading:
         message = self._message_of(inbound)
         inbound.activity = activity = self._translate(inbound, message)
         destination, inbound.stored_because = place(message, inbound.conversation)
+        if destination is Destination.HUB and refused_before(inbound.delivery) > 1:
+            # It waited for the store since; the other subscribers have it twice already.
+            destination, inbound.stored_because = Destination.STORE, StoredBecause.REFUSED_BY_SUBSCRIBER
         inbound.size = message.size + activity.added_bytes
         if destination is Destination.HUB:
             inbound.outgoing = _outgoing(inbound.delivery, activity, now)

@@ -39,6 +39,8 @@ _SLOW_SECONDS: Final = 1.0
 _CANDIDATES: Final = 8
 """Messages kept in hand to probe with; another one each time, so that no single one can hold the gate."""
 _LONGEST_IN_HAND_SECONDS: Final = 300.0
+_ASK_SECONDS: Final = 2.0
+"""How long a message to probe with is waited for before it is sure that none waits in the broker."""
 
 
 class Storing:
@@ -71,7 +73,7 @@ class Storing:
         self._last_stored_at = 0
         self._may_keep = _CANDIDATES
         self._candidates: deque[Inbound] = deque()
-        self._wants_candidate = False
+        self._asked_at: float | None = None
         self._lane: Lane[Inbound] = Lane(
             "store",
             self._write,
@@ -85,6 +87,10 @@ class Storing:
     def __len__(self) -> int:
         """Messages in hand that need the store."""
         return len(self._lane) + len(self._candidates)
+
+    def start(self) -> None:
+        """Go on with an outage that the session before this one left behind."""
+        self._gate.resume(self._probe)
 
     def set_window(self, window: int) -> None:
         """Know how many deliveries the session may hold: half of them may wait here."""
@@ -104,10 +110,6 @@ class Storing:
             self._keep_small(inbound)
         self._lane.add(inbounds)
 
-    def wait_for_registry(self, inbound: Inbound) -> None:
-        """Let a message wait in the broker that cannot go on before the registry answers."""
-        self._wait(inbound, _BEHIND)
-
     @property
     def is_usable(self) -> bool:
         """Whether the store takes writes, as far as known."""
@@ -117,7 +119,7 @@ class Storing:
     def room(self) -> int:
         """How many messages from the waiting room may be brought now; in an outage one, if the probe needs it."""
         if not self._gate.is_open:
-            return int(self._wants_candidate)
+            return int(self._asked_at is not None)
         return max(0, max(1, self._may_hold // 2) - len(self))
 
     def keep_nothing(self) -> None:
@@ -128,9 +130,10 @@ class Storing:
             self._wait(inbound, self._gate.failure or _BEHIND)
 
     async def stop(self) -> None:
-        """Abandon all that is in progress; unsettled deliveries come again."""
-        self._candidates.clear()
+        """Abandon all that is in progress, the probe included; unsettled deliveries come again."""
         await self._lane.cancel()
+        await self._gate.stop()
+        self._candidates.clear()
 
     def _is_behind(self) -> bool:
         """Tell whether what waits fills half the window, and has waited: a store that keeps up is not behind."""
@@ -213,15 +216,29 @@ class Storing:
     # -- probe ----------------------------------------------------------------------------------------------------
 
     async def _probe(self) -> None:
-        """Store one message that waits; return when the store answered for it, raise while it cannot be used."""
+        """Store messages that wait, one by one, until one is new; raise while the store cannot be used.
+
+        What it holds already, or refuses, proves nothing: a store with a full disk says that, too.
+        """
         self._release_old_candidates()
         if not self._candidates:
-            if self._wants_candidate:
-                return  # asked for one, and nothing waits anywhere: the next message is the probe
-            self._wants_candidate = True
-            raise AdapterError(self._gate.failure or _BEHIND)
-        self._wants_candidate = False
-        candidate = self._candidates.popleft()
+            self._ask_for_candidate()
+        while self._candidates:
+            if await self._store_candidate(self._candidates.popleft()) is Written.STORED:
+                break
+        waiting, self._candidates = list(self._candidates), deque()
+        asyncio.get_running_loop().call_soon(self.add, waiting)  # when the gate is open
+
+    def _ask_for_candidate(self) -> None:
+        """Have one message brought, and raise until it is there; if none comes, the next one shall be the probe."""
+        now = self._clock.monotonic()
+        if self._asked_at is not None and now - self._asked_at >= _ASK_SECONDS:
+            self._asked_at = None
+            return
+        self._asked_at = self._asked_at or now
+        raise AdapterError(self._gate.failure or _BEHIND)
+
+    async def _store_candidate(self, candidate: Inbound) -> StoreResult:
         try:
             (result,) = await self._store_all([candidate])
         except BaseException:
@@ -231,8 +248,7 @@ class Storing:
             self._hold([candidate])
             raise AdapterError(result.failure)
         self._end_all([candidate], [result])
-        waiting, self._candidates = list(self._candidates), deque()
-        asyncio.get_running_loop().call_soon(self.add, waiting)  # when the gate is open
+        return result
 
     def _release_old_candidates(self) -> None:
         oldest = self._clock.monotonic() - _LONGEST_IN_HAND_SECONDS
@@ -243,12 +259,16 @@ class Storing:
     # -- wait -----------------------------------------------------------------------------------------------------
 
     def _hold(self, inbounds: Sequence[Inbound]) -> None:
-        """Keep a few messages to probe with; the others wait in the broker."""
+        """Keep a few messages to probe with; the others wait in the broker.
+
+        What the end of a session brought back is not kept again: every end counts towards the broker's limit, and a
+        copy counts from zero.
+        """
         for inbound in inbounds:
-            if len(self._candidates) < self._may_keep:
+            if len(self._candidates) < self._may_keep and not inbound.delivery.prior_deliveries:
                 inbound.drop_parsed()
                 self._candidates.append(inbound)
-                self._wants_candidate = False
+                self._asked_at = None
             else:
                 self._wait(inbound, self._gate.failure or _BEHIND)
 
@@ -263,6 +283,8 @@ class Storing:
 
     def _keep_small(self, inbound: Inbound) -> None:
         """Drop the parsed message when too many wait: it takes many times the memory of its bytes."""
+        if inbound.activity is None:
+            return
         if self._parsed_bytes + inbound.size > _PARSED_BYTES:
             inbound.drop_parsed()
         else:

@@ -26,6 +26,8 @@ _WAITING_SHARE: Final = 8
 _WAITING_BATCH: Final = 50
 _ROOM_CHECK_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.5
+_WITHOUT_REGISTRY_SECONDS: Final = 1.0
+"""Pause after each batch of the waiting room while the registry is away: what needs it goes back there at once."""
 
 
 class IngressSession:
@@ -56,9 +58,12 @@ class IngressSession:
             max(1, settings.prefetch // _WAITING_SHARE), settings.max_bytes_in_flight // _WAITING_SHARE
         )
         self._batches: set[asyncio.Task[None]] = set()
+        self._returning: set[asyncio.Task[None]] = set()
+        """Batches from the waiting room; apart, for live traffic does not wait for their end."""
 
     async def run(self) -> None:
         """Take and process batches from the ingress queue until cancelled or the consumer has ended."""
+        self._storing.start()
         self._storing.set_window(self._window.size)
         await self._ingress.start(self._window.size)
         while not self._ingress.cancelled.is_set():
@@ -66,28 +71,26 @@ class IngressSession:
             await self._linger()
             batch = self._take(self._ingress)
             if batch:
-                self._begin(batch)
+                self._begin(batch, self._batches)
                 if self._window.observe((one.prior_deliveries, len(one.body)) for one in batch):
                     self._storing.set_window(self._window.size)
                     await self._ingress.resize(self._window.size)
 
     async def run_waiting_room(self) -> None:
         """Bring back what waits for the store, while the store takes it, until cancelled or the consumer has ended."""
-        room, taking = self._waiting_room, False
+        room, prefetch = self._waiting_room, 0
         while not room.cancelled.is_set():
             if self._storing.room:
-                if not taking:
-                    await room.start(self._waiting_window.size if self._storing.is_usable else 1)
-                    taking = True
+                prefetch = await self._consume_waiting_room(prefetch)
                 await room.wait_for(1, _ARRIVAL_CHECK_SECONDS)
                 await self._bring_back()
-            elif taking and not self._storing.is_usable:
+            elif prefetch and not self._storing.is_usable:
                 await room.stop()
-                taking = False
+                prefetch = 0
                 await self._return_to_waiting_room()
             else:
                 await asyncio.sleep(_ROOM_CHECK_SECONDS)
-                if not taking:  # it was on its way when we stopped
+                if not prefetch:  # it was on its way when we stopped
                     await self._return_to_waiting_room()
 
     async def drain(self, grace_seconds: float) -> tuple[int, int]:
@@ -107,14 +110,14 @@ class IngressSession:
                 break
             for consumer in (self._ingress, self._waiting_room):
                 if batch := self._take(consumer):
-                    self._begin(batch)
+                    self._begin(batch, self._batches)
             await asyncio.sleep(0.005)
         back = await self.abandon(failed=False)
         return max(0, in_hand - back), back
 
     async def abandon(self, *, failed: bool = True) -> int:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
-        await cancel_and_wait(self._batches)
+        await cancel_and_wait([*self._batches, *self._returning])
         await self._pipeline.stop()
         back = [
             *await self._ingress.hand_back(failed=failed),
@@ -128,18 +131,32 @@ class IngressSession:
     def _unsettled(self) -> int:
         return self._ingress.unsettled + self._waiting_room.unsettled
 
+    async def _consume_waiting_room(self, prefetch: int) -> int:
+        """Change the prefetch from *prefetch*, 0 for none, to what it should be now; return that."""
+        wanted = self._waiting_window.size if self._storing.is_usable else 1
+        if not prefetch:
+            await self._waiting_room.start(wanted)
+        elif prefetch != wanted:
+            await self._waiting_room.resize(wanted)
+        return wanted
+
     async def _bring_back(self) -> None:
         batch = self._waiting_room.take(min(self._storing.room, _WAITING_BATCH), self._settings.max_bytes_in_flight)
         if not batch:
             return
-        await self._pipeline.process(batch)
-        if self._waiting_window.observe((one.prior_deliveries, len(one.body)) for one in batch):
-            await self._waiting_room.resize(self._waiting_window.size)
+        self._waiting_window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+        await self._process_waiting(batch)
+        if not self._pipeline.finds_conversations:
+            await asyncio.sleep(_WITHOUT_REGISTRY_SECONDS)
 
     async def _return_to_waiting_room(self) -> None:
         """Let what was delivered before the store went away wait again: each is copied, so no delivery is counted."""
         while batch := self._take(self._waiting_room):
-            await self._pipeline.process(batch)
+            await self._process_waiting(batch)
+
+    async def _process_waiting(self, batch: Sequence[Delivery]) -> None:
+        """Process *batch*; whoever is cancelled here leaves it to `drain` or `abandon`, not half done to nobody."""
+        await asyncio.wait([self._begin(batch, self._returning)])
 
     def _take(self, consumer: Consumer) -> Sequence[Delivery]:
         return consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
@@ -158,12 +175,13 @@ class IngressSession:
         if self._batches and self._ingress.waiting < settings.batch_size and settings.batch_linger_ms:
             await self._ingress.wait_for(settings.batch_size, settings.batch_linger_ms / 1000)
 
-    def _begin(self, batch: Sequence[Delivery]) -> None:
+    def _begin(self, batch: Sequence[Delivery], among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._pipeline.process(batch), name="batch")
-        self._batches.add(task)
+        among.add(task)
+        task.add_done_callback(among.discard)
         task.add_done_callback(self._end)
+        return task
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        self._batches.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash.report(error)
