@@ -11,6 +11,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from worker.conversations.conversation import Conversation
 
 
@@ -23,6 +25,8 @@ class ConversationCache:
         self._ttl = ttl_ms / 1000
         self._entries: OrderedDict[str, tuple[float, Conversation]] = OrderedDict()
         self._by_session: dict[str, str] = {}
+        self._owned: dict[str, float] = {}
+        """Until when, in monotonic seconds, the conversation of a session is known to be its owner."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -37,15 +41,28 @@ class ConversationCache:
         conversation_id = self._by_session.get(session_id)
         return None if conversation_id is None else self.by_conversation(conversation_id, now, stale=stale)
 
-    def remember(self, conversation: Conversation, now: float) -> None:
-        """Remember an active conversation; forget one that is not."""
+    def remember(self, conversation: Conversation, now: float, *, owns: Collection[str] = ()) -> None:
+        """Remember an active conversation; forget one that is not.
+
+        Of several conversations that have a channel session, the one that *owns* it, as the registry said, counts.
+        """
+        known_owner = {
+            session.id: self._owned[session.id]
+            for session in conversation.channel_sessions
+            if session.id in self._owned and self._by_session[session.id] == conversation.id
+        }
         self.forget(conversation.id)
         if not self._max_size or not conversation.active:
             return
+        self._owned |= known_owner
         while len(self._entries) >= self._max_size:
             self.forget(next(iter(self._entries)))
         self._entries[conversation.id] = (now + self._ttl, conversation)
         for session in conversation.channel_sessions:
+            if session.id in owns:
+                self._owned[session.id] = now + self._ttl
+            elif session.id in self._by_session and self._owned.get(session.id, now) > now:
+                continue
             self._by_session[session.id] = conversation.id
 
     def forget(self, conversation_id: str) -> None:
@@ -55,3 +72,4 @@ class ConversationCache:
             for session in entry[1].channel_sessions:
                 if self._by_session.get(session.id) == conversation_id:
                     del self._by_session[session.id]
+                    self._owned.pop(session.id, None)

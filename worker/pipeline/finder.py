@@ -166,8 +166,11 @@ class ConversationFinder:
         now = self._clock.monotonic()
         conversations = {key: record.to_conversation() for key, record in found.by_conversation.items()}
         owners = {key: record.to_conversation() for key, record in found.by_session.items()}
-        for conversation in (*owners.values(), *conversations.values()):
-            self._cache.remember(conversation, now)
+        owned: dict[str, list[str]] = {}
+        for session_id, owner in owners.items():
+            owned.setdefault(owner.id, []).append(session_id)
+        for conversation in {**conversations, **{owner.id: owner for owner in owners.values()}}.values():
+            self._cache.remember(conversation, now, owns=owned.get(conversation.id, ()))
         return conversations, owners
 
     def _fill(self, inbounds: Sequence[Inbound], found: Lookup) -> None:
