@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pymongo
 
+from tests.support import wire_proxy as wire
 from tests.support.amqp import depth, drained, plain
 from tests.support.deliveries import NOW, delivery
 from tests.support.eventually import eventually_async
@@ -24,7 +24,7 @@ from worker.ports import Confirmation
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from tests.services.services import Store
     from worker.dead_letters.letter import LetterRecord, RecordResult
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 QUEUE = "cim.dead-letters"
 
 
-def recorder(bench: Workbench, consumer: Consumer, letters: LetterStore, interval_ms: int = 50) -> DeadLetterRecorder:
+def recorder(bench: Workbench, letters: LetterStore, interval_ms: int = 50) -> DeadLetterRecorder:
     return DeadLetterRecorder(
-        consumer=consumer,
+        open_queue=lambda: Consumer.open(bench.connection, QUEUE, time.monotonic),
         letters=letters,
         publisher=bench.publisher,
         gate=bench.gate,
@@ -48,8 +48,7 @@ def recorder(bench: Workbench, consumer: Consumer, letters: LetterStore, interva
 
 @asynccontextmanager
 async def at_work(bench: Workbench, letters: LetterStore | None = None) -> AsyncIterator[None]:
-    consumer = await Consumer.open(bench.connection, QUEUE, time.monotonic)
-    async with running(recorder(bench, consumer, letters or DeadLetterStore(bench.store)).run()):
+    async with running(recorder(bench, letters or DeadLetterStore(bench.store)).run()):
         yield
 
 
@@ -86,9 +85,10 @@ async def test_letters_of_all_kinds_are_recorded_once_and_leave_the_queue(
             await put_ours(bench, b"one", b"three")
             await eventually_async(lambda: bench.reported.done["letters"] == 8)
     found = recorded(store, database)
-    assert sorted(one["body"] for one in found) == sorted([b"one", b"two", b"three", raw("loan_step"), b"\xff\x00"])
+    counts = {one["body"]: one["count"] for one in found}
+    assert counts == {b"one": 3, b"two": 2, b"three": 1, raw("loan_step"): 1, b"\xff\x00": 1}
     assert {one["code"] for one in found} == {"wrong_type", "foreign_letter"}
-    assert {one["status"] for one in found} == {"dead"}
+    assert {one["status"] for one in found} == {"open"}
     assert depth(vhost_url, QUEUE) == 0
 
 
@@ -101,12 +101,34 @@ async def test_a_letter_larger_than_a_document_is_parked_and_listed(
         async with at_work(bench):
             await eventually_async(lambda: bench.reported.done["letters"] == 2)
     by_status = {one["status"]: one for one in recorded(store, database)}
-    assert by_status["dead"]["body"] == b"small"
+    assert by_status["open"]["body"] == b"small"
     assert by_status["parked"]["body"] == b""
     assert by_status["parked"]["code"] == "wrong_type"
     ((_, properties, body),) = drained(vhost_url, "cim.dead-letters.parked")
     assert body == huge
     assert properties.headers["cim-code"] == "wrong_type"
+
+
+async def test_letters_of_the_same_bytes_are_one_document_with_their_number(
+    vhost_url: str, store: Store, database: str
+) -> None:
+    """Five times the same from a stranger; ten deliveries of the same invalid bytes, dead at different times."""
+    async with workbench(vhost_url, store.uri, database) as bench:
+        for _ in range(5):
+            put_strange(vhost_url, b"strange")
+        copies = [
+            dead_letter(delivery(b"invalid", message_id="m-1"), REASON, WHO, now=NOW + number, copy_id="x")
+            for number in range(10)
+        ]
+        await bench.publisher.publish(copies[:7])
+        async with at_work(bench):
+            await eventually_async(lambda: bench.reported.done["letters"] == 12)
+            await bench.publisher.publish(copies[7:])
+            await eventually_async(lambda: bench.reported.done["letters"] == 15)
+            await eventually_async(lambda: {one["unsettled"] for one in recorded(store, database)} == {0})
+    by_body = {one["body"]: one for one in recorded(store, database)}
+    assert (by_body[b"strange"]["count"], by_body[b"invalid"]["count"]) == (5, 10)
+    assert (by_body[b"invalid"]["firstSeen"], by_body[b"invalid"]["lastSeen"]) == (NOW, NOW + 9)
 
 
 class StoreThatWasAway:
@@ -115,39 +137,100 @@ class StoreThatWasAway:
     def __init__(self, real: DeadLetterStore, *, outages: int) -> None:
         self.real, self.outages = real, outages
 
-    async def record(self, letters: Sequence[LetterRecord]) -> list[RecordResult]:
+    async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:
         self.outages -= 1
         if self.outages >= 1:
             raise StoreUnavailable(store_silent())
-        results = await self.real.record(letters)
+        results = await self.real.record(letters, left)
         if self.outages == 0:
             raise StoreUnavailable(store_silent())
         return results
 
+    async def settled(self, counts: Mapping[str, int]) -> None:
+        await self.real.settled(counts)
 
-async def test_while_the_store_is_away_letters_wait_and_are_still_recorded_once(
+
+async def test_while_the_store_is_away_letters_wait_in_the_queue_and_are_still_counted_once(
     vhost_url: str, store: Store, database: str
 ) -> None:
+    """The last write that fails took effect: its letters come again, and are known."""
     async with workbench(vhost_url, store.uri, database) as bench:
-        await put_ours(bench, *(str(number).encode() for number in range(20)))
+        await put_ours(bench, *(str(number % 10).encode() for number in range(20)))
         letters = StoreThatWasAway(DeadLetterStore(bench.store), outages=3)
         async with at_work(bench, letters):
             await eventually_async(lambda: letters.outages < 0 and depth(vhost_url, QUEUE) == 0)
-    assert sorted(int(one["body"]) for one in recorded(store, database)) == list(range(20))
+            await eventually_async(lambda: {one["unsettled"] for one in recorded(store, database)} == {0})
+    assert {one["body"]: one["count"] for one in recorded(store, database)} == {
+        str(number).encode(): 2 for number in range(10)
+    }
 
 
-async def test_letters_in_hand_go_back_when_the_recorder_is_stopped(
-    vhost_url: str, store: Store, database: str
-) -> None:
-    class Away:
-        async def record(self, _: Sequence[LetterRecord]) -> list[RecordResult]:
-            asked.set()
-            raise StoreUnavailable(store_silent())
+class Away:
+    """A store that is away, and counts how often it was asked."""
 
-    asked = asyncio.Event()
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, 0
+
+    async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:  # noqa: ARG002 - the port's names
+        self.asked += 1
+        raise self.error
+
+    async def settled(self, counts: Mapping[str, int]) -> None:  # noqa: ARG002 - as above
+        raise self.error
+
+
+async def test_a_store_that_is_away_leaves_no_letter_in_hand(vhost_url: str, store: Store, database: str) -> None:
+    away = Away(StoreUnavailable(store_silent()))
     async with workbench(vhost_url, store.uri, database) as bench:
         await put_ours(bench, b"one", b"two")
-        async with at_work(bench, Away()):
-            await asyncio.wait_for(asked.wait(), 10)
+        async with at_work(bench, away):
+            await eventually_async(lambda: away.asked >= 3)
+            await eventually_async(lambda: depth(vhost_url, QUEUE) == 2)
     assert recorded(store, database) == []
-    await eventually_async(lambda: depth(vhost_url, QUEUE) == 2)
+    assert bench.reported.down == ["store store_unavailable"]
+
+
+class Flawed:
+    """A store whose recording has a bug that one body meets."""
+
+    def __init__(self, real: DeadLetterStore, body: bytes) -> None:
+        self.real, self.body = real, body
+
+    async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:
+        if any(letter.body == self.body for letter in letters):
+            raise KeyError(self.body)
+        return await self.real.record(letters, left)
+
+    async def settled(self, counts: Mapping[str, int]) -> None:
+        await self.real.settled(counts)
+
+
+async def test_an_exception_nobody_foresaw_ends_a_round_and_one_letter_never_keeps_the_others(
+    vhost_url: str, store: Store, database: str
+) -> None:
+    async with workbench(vhost_url, store.uri, database) as bench:
+        await put_ours(bench, b"one", b"flawed", b"two")
+        async with at_work(bench, Flawed(DeadLetterStore(bench.store), b"flawed")):
+            await eventually_async(lambda: depth(vhost_url, "cim.dead-letters.parked") == 1)
+            await put_ours(bench, b"three")
+            await eventually_async(lambda: len(recorded(store, database)) == 4)
+    assert {one["body"] for one in recorded(store, database) if one["status"] == "open"} == {b"one", b"two", b"three"}
+    said = [facts for what, facts in bench.reported.warnings if what == "recording_interrupted"]
+    assert len(said) == 1
+    assert "KeyError" in str(said[0]["reason"])
+
+
+async def test_a_read_back_that_fails_ends_no_job(vhost_url: str, store: Store, database: str) -> None:
+    """The store finds a letter's key taken and refuses to say by what."""
+    with wire.wire_proxy(store.uri) as proxy:
+        async with workbench(vhost_url, proxy.uri, database) as bench:
+            await put_ours(bench, b"one")
+            async with at_work(bench):
+                await eventually_async(lambda: bench.reported.done["letters"] == 1)
+                refusing = proxy.on("find", collection="dead_letters", answer=wire.error(8, "UnknownError"))
+                await put_ours(bench, b"one", b"two")
+                await eventually_async(lambda: refusing.count >= 3)
+                refusing.end()
+                await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
+                await eventually_async(lambda: {one["unsettled"] for one in recorded(store, database)} == {0})
+    assert {one["body"]: one["count"] for one in recorded(store, database)} == {b"one": 2, b"two": 1}

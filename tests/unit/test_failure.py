@@ -259,12 +259,10 @@ def test_the_position_in_a_list_is_not_another_cause() -> None:
     assert re.fullmatch("[0-9a-f]{12}", first)
 
 
-def test_a_letter_handed_out_again_has_the_same_id_and_another_death_another() -> None:
-    first = letter_id(b"body", 1, "message")
+def test_letters_of_one_content_have_one_id_and_every_difference_makes_another() -> None:
+    first = letter_id(b"body", "cause", "queue")
 
-    assert first == letter_id(b"body", 1, "message")
+    assert first == letter_id(b"body", "cause", "queue")
     assert re.fullmatch("[0-9a-f]{24}", first)
-    assert (
-        len({first, letter_id(b"body", 2, "message"), letter_id(b"other", 1, "message"), letter_id(b"body", 1, "m")})
-        == 4
-    )
+    others = (letter_id(b"other", "cause", "queue"), letter_id(b"body", "causeq", "ueue"), letter_id(b"body", "cause"))
+    assert len({first, *others}) == 4

@@ -44,20 +44,30 @@ def test_our_own_letter_is_recorded_with_all_it_says() -> None:
     )
     assert (letter.sender_id, letter.sender_name) == ("sender-1", "Recorder")
     assert (letter.message_id, letter.conversation_id) == ("message-1", "conversation-1")
-    assert (letter.worker_version, letter.traceparent, letter.status) == (__version__, "00-t", "dead")
+    assert (letter.worker_version, letter.traceparent, letter.status) == (__version__, "00-t", "open")
     assert letter.body == b"bytes"
     assert dict(letter.properties) == {"message_id": "amqp-1", "content_type": "application/json"}
     assert dict(letter.headers)["cim-code"] == "wrong_type"
 
 
-def test_the_same_letter_delivered_twice_is_the_same_record_and_another_death_is_another() -> None:
+def test_letters_of_one_content_are_one_record_and_what_is_another_problem_is_another() -> None:
     one = in_the_queue(message_id="amqp-1")
-    assert read(one).id == read(one).id
-    assert read(one).id != read(in_the_queue(message_id="amqp-2")).id
-    assert read(one).id != read(in_the_queue(b"other", message_id="amqp-1")).id
-    later = in_the_queue(message_id="amqp-1")
+    later = in_the_queue(message_id="amqp-2")
     later.properties.headers[contract.FAILED_AT] = NOW + 1
-    assert read(one).id != read(later).id
+    assert read(one).id == read(one).id == read(later).id
+
+    assert read(one).id != read(in_the_queue(b"other", message_id="amqp-1")).id
+    for name in (contract.FINGERPRINT, contract.ORIGIN_QUEUE, contract.USER_ID, contract.REPLAY_OF):
+        another = in_the_queue(message_id="amqp-1")
+        another.properties.headers[name] = "another"
+        assert read(one).id != read(another).id, name
+
+
+def test_a_letter_was_seen_when_it_died_and_a_strangers_when_it_was_recorded() -> None:
+    ours, strangers = read(in_the_queue()), read(delivery(b"bytes"))
+
+    assert (ours.first_seen, ours.last_seen, ours.count) == (NOW, NOW, 1)
+    assert (strangers.first_seen, strangers.last_seen, strangers.count) == (RECORDED, RECORDED, 1)
 
 
 def death(reason: str, **more: Any) -> dict[str, Any]:

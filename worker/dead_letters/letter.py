@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ID_DIGITS: Final = 24
+OPEN: Final = "open"
+"""The status of a letter that waits for somebody's decision."""
+PARKED: Final = "parked"
+"""The status of a letter that no document can hold: its bytes are in the queue of parked letters."""
 
 Document = dict[str, Any]
 
@@ -21,11 +25,13 @@ class RecordResult(StrEnum):
     RECORDED = "recorded"
     """A new document, acknowledged by a majority."""
     ALREADY_RECORDED = "already_recorded"
-    """This very letter was recorded before; nothing changed."""
+    """There is a document of its content: another letter was counted, the same one delivered again was not."""
     TOO_LARGE = "too_large"
     """No document can hold it: park it."""
     REFUSED = "refused"
     """The store will not take it for another reason: park it."""
+    UNPROVEN = "unproven"
+    """It was not recorded, and nobody can tell whose fault that is: try it again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +45,26 @@ class LetterProblem:
 
 @dataclass(frozen=True, slots=True)
 class LetterRecord:
-    """One dead letter. Strings are empty and numbers None where it does not say; times are epoch milliseconds."""
+    """All dead letters of one content. Strings are empty and numbers None where a letter does not say.
+
+    Times are epoch milliseconds. Where letters of one content differ, it is the first that counts.
+    """
 
     id: str
-    """24 hex digits from `letter_id`: the same letter delivered again has the same id."""
+    """24 hex digits from `letter_id`: letters of one content have one id."""
     code: str
     failure_class: str
     stage: str
     fingerprint: str
     failed_at: int | None
     recorded_at: int
+    first_seen: int
+    """When the first letter of this content died, as far as known, else when it was recorded."""
+    last_seen: int
     body: bytes
     """The original bytes, untouched."""
+    count: int = 1
+    """How many letters of this content there were."""
     pointer: str = ""
     detail: str = ""
     problems: tuple[LetterProblem, ...] = ()
@@ -69,7 +83,9 @@ class LetterRecord:
     """Every header of the letter as key and printable value, in the order of the wire."""
     properties: tuple[tuple[str, str], ...] = ()
     """The AMQP properties a replay needs, as key and printable value."""
-    status: str = "dead"
+    status: str = OPEN
+    redelivered: bool = False
+    """Whether the broker delivered this letter before, so that it may be counted already. Not kept."""
 
     def to_document(self) -> Document:
         """Return the document of the `dead_letters` collection: flat, strings and integers, except for the body."""
@@ -100,6 +116,9 @@ class LetterRecord:
             "properties": [{"key": key, "value": value} for key, value in self.properties],
             "status": self.status,
             "recordedAt": self.recorded_at,
+            "count": self.count,
+            "firstSeen": self.first_seen,
+            "lastSeen": self.last_seen,
         }
 
     @classmethod
@@ -131,17 +150,21 @@ class LetterRecord:
             properties=tuple((pair["key"], pair["value"]) for pair in document["properties"]),
             status=document["status"],
             recorded_at=document["recordedAt"],
+            count=document["count"],
+            first_seen=document["firstSeen"],
+            last_seen=document["lastSeen"],
         )
 
 
-def letter_id(body: bytes, failed_at: int | None, identity: str) -> str:
-    """Return the id of a letter: 24 hex digits, equal when the broker hands the same letter out again.
+def letter_id(body: bytes, *identity: str) -> str:
+    """Return the id of all letters of one content: 24 hex digits.
 
     Args:
         body: the letter's bytes.
-        failed_at: its `cim-failed-at`, so that a message that dies again after a replay is another letter.
-        identity: what else tells letters apart, such as AMQP message id and origin queue.
+        identity: what else tells contents apart: why and where it died, and what it is a replay of. Not when, and not
+            the AMQP message id: whoever sends the same bytes again and again has one problem, not many.
     """
-    digest = hashlib.sha256(f"{failed_at}\0{identity}\0".encode("utf-8", "surrogatepass"))
+    text = "\0".join(identity)
+    digest = hashlib.sha256(f"{text}\0".encode("utf-8", "surrogatepass"))
     digest.update(body)
     return digest.hexdigest()[:_ID_DIGITS]

@@ -22,6 +22,8 @@ _BY_BROKER_REASON = {
     "rejected": Code.BROKER_REJECTED,
 }
 _REPLAYED = ("message_id", "correlation_id", "content_type", "content_encoding", "type", "app_id", "timestamp")
+_TELL_APART = (contract.USER_ID, contract.IDEMPOTENCY_KEY, contract.REPLAY_OF)
+"""Headers by which letters of the same bytes are about different messages: other publisher, other key, a replay."""
 _MAX_HEADERS = 100
 _MAX_VALUE = 2048
 
@@ -41,15 +43,17 @@ def read_letter(delivery: Delivery, *, recorded_at: int) -> LetterRecord:
 
 def _ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> LetterRecord:
     failed_at = _integer(headers.get(contract.FAILED_AT))
-    identity = f"{delivery.properties.message_id}\0{_text(headers.get(contract.ORIGIN_QUEUE))}"
+    names = (contract.FINGERPRINT, contract.ORIGIN_QUEUE, *_TELL_APART)
     return LetterRecord(
-        id=letter_id(delivery.body, failed_at, identity),
+        id=letter_id(delivery.body, *(_text(headers.get(name)) for name in names)),
         code=_text(headers.get(contract.CODE)),
         failure_class=_text(headers.get(contract.CLASS)),
         stage=_text(headers.get(contract.STAGE)),
         fingerprint=_text(headers.get(contract.FINGERPRINT)),
         failed_at=failed_at,
         recorded_at=recorded_at,
+        first_seen=recorded_at if failed_at is None else failed_at,
+        last_seen=recorded_at if failed_at is None else failed_at,
         body=delivery.body,
         pointer=_text(headers.get(contract.POINTER)),
         detail=_text(headers.get(contract.DETAIL)),
@@ -67,6 +71,7 @@ def _ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> Lett
         traceparent=_text(headers.get(contract.TRACEPARENT)),
         headers=_pairs(headers),
         properties=_properties(delivery),
+        redelivered=delivery.redelivered,
     )
 
 
@@ -77,15 +82,17 @@ def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> 
     died_at = _integer(death.get("time"))
     failed_at = died_at * 1000 if died_at is not None and abs(died_at) < 10**11 else died_at
     keys = death.get("routing-keys")
-    letter = f"{delivery.properties.message_id}\0{_text(death.get('queue'))}"
+    queue = _text(death.get("queue"))
     return LetterRecord(
-        id=letter_id(delivery.body, failed_at, letter),
+        id=letter_id(delivery.body, code.value, queue, *(_text(headers.get(name)) for name in _TELL_APART)),
         code=code.value,
         failure_class=code.spec.failure_class.value,
         stage=code.spec.stage.value,
         fingerprint=fingerprint(code, code.spec.stage, "", _text(death.get("queue"))),
         failed_at=failed_at,
         recorded_at=recorded_at,
+        first_seen=recorded_at if failed_at is None else failed_at,
+        last_seen=recorded_at if failed_at is None else failed_at,
         body=delivery.body,
         detail=code.spec.meaning,
         attempt=_integer(headers.get(contract.ATTEMPT)),
@@ -99,6 +106,7 @@ def _not_ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> 
         traceparent=_text(headers.get(contract.TRACEPARENT)),
         headers=_pairs(headers),
         properties=_properties(delivery),
+        redelivered=delivery.redelivered,
     )
 
 

@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from worker.codes import FailureClass, Stage
 from worker.dead_letters.envelope import parked_copy
-from worker.dead_letters.letter import LetterRecord, RecordResult
+from worker.dead_letters.letter import PARKED, LetterRecord, RecordResult
 from worker.dead_letters.reading import read_letter
+from worker.failure import AdapterError, classify
 from worker.flow.confirmed import publish_until_confirmed
 from worker.flow.window import Window
+from worker.ports import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from worker.failure import Failure
     from worker.flow.gate import Gate
-    from worker.ports import Clock, Consumer, Delivery, EventPublisher, Reporter
+    from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
 _PREFETCH = 200
 _BATCH_BYTES = 16 * 1024 * 1024
 _QUIET_SECONDS = 0.2
 """Silence after which the queue counts as empty."""
+_CLOSE_SECONDS = 2
+"""Longest the broker may take to confirm the end of a round."""
+_REMINDER_SECONDS = 60.0
+_MAX_UNPROVEN = 3
+"""After so many rounds in which the store failed for this letter, and took others, it is parked."""
+_PROBED = 8
+"""How many letters of those that failed are kept to see when the store works again."""
 
 
 class LetterStore(Protocol):
     """Where letters are kept. Raises `AdapterError`."""
 
-    async def record(self, letters: Sequence[LetterRecord]) -> list[RecordResult]:
-        """Record letters, each once, and return what became of each."""
+    async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:
+        """Record letters, each counted once however often it is delivered, and return what became of each.
+
+        *left* tells how many of each id have left the queue since `settled`.
+        """
+
+    async def settled(self, counts: Mapping[str, int]) -> None:
+        """Know that so many letters of each id have left the queue."""
+
+
+class DeadLetterQueue(Consumer, Protocol):
+    """The dead-letter queue, open for one round."""
+
+    async def close(self) -> None:
+        """Hand back what is unsettled, and end."""
 
 
 class DeadLetterRecorder:
-    """Empties the queue every now and then; in between, letters can be seen where they were put."""
+    """Empties the queue every now and then; in between, letters can be seen where they were put.
+
+    A round leaves nothing in hand. Whatever goes wrong ends the round and nothing else.
+    """
 
     def __init__(
         self,
         *,
-        consumer: Consumer,
+        open_queue: Callable[[], Awaitable[DeadLetterQueue]],
         letters: LetterStore,
         publisher: EventPublisher,
         gate: Gate,
@@ -46,7 +76,7 @@ class DeadLetterRecorder:
         reporter: Reporter,
         new_id: Callable[[], str],
     ) -> None:
-        self._consumer = consumer
+        self._open_queue = open_queue
         self._letters = letters
         self._publisher = publisher
         self._gate = gate
@@ -55,53 +85,132 @@ class DeadLetterRecorder:
         self._reporter = reporter
         self._new_id = new_id
         self._window = Window(_PREFETCH, _BATCH_BYTES)
-        self._grown = False
+        self._left: Counter[str] = Counter()
+        """Letters by id that have left the queue since the store was told."""
+        self._unproven: Counter[str] = Counter()
+        """How often each letter failed for a reason nobody knows."""
+        self._said_at: float | None = None
 
     async def run(self) -> None:
-        """Record until cancelled or the consumer has ended."""
-        while not self._consumer.cancelled.is_set():
+        """Record until cancelled."""
+        while True:
             await asyncio.sleep(self._interval_ms / 1000)
             await self._gate.wait()
-            await self._consumer.start(self._window.size)
-            await self._empty()
-            await self._consumer.stop()
-            await self._record_waiting()
+            try:
+                await self._round()
+            except Exception as error:  # noqa: BLE001 - nothing outside the pipeline may end a process
+                self._interrupted(classify(error, Stage.STORE))
 
-    async def _empty(self) -> None:
-        while True:
-            await self._consumer.wait_for(1, _QUIET_SECONDS)
-            if not self._consumer.waiting or self._consumer.cancelled.is_set():
+    def _interrupted(self, failure: Failure) -> None:
+        now = self._clock.monotonic()
+        is_new = self._said_at is None or now - self._said_at >= _REMINDER_SECONDS
+        if is_new and failure.failure_class is not FailureClass.OUTAGE:  # who watches the dependency reports that
+            self._said_at = now
+            self._reporter.warn("recording_interrupted", code=failure.code.value, reason=failure.detail)
+
+    async def _round(self) -> None:
+        queue = await self._open_queue()
+        try:
+            await queue.start(self._window.size)
+            await self._empty(queue)
+            await queue.stop()
+            await self._record_waiting(queue)
+            # The broker has answered since our last acknowledgement, on the same AMQP channel: it has got them all.
+            await self._letters.settled(self._left)
+            self._left.clear()
+        except Exception as error:
+            if isinstance(error, AdapterError) and self._gate.holds(error.failure):
                 return
-            await self._record_waiting()
-            if self._grown:
-                self._grown = False
-                await self._consumer.resize(self._window.size)
+            self._left.clear()  # not known any more: those that were not acknowledged come again
+            raise
+        finally:
+            with contextlib.suppress(Exception):  # a dying channel, or a silent broker, must not keep us from the rest
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await queue.close()
 
-    async def _record_waiting(self) -> None:
-        while batch := self._consumer.take(_PREFETCH, _BATCH_BYTES):
-            self._grown |= self._window.observe((one.prior_deliveries, len(one.body)) for one in batch)
-            await self._record(batch)
+    async def _empty(self, queue: DeadLetterQueue) -> None:
+        while True:
+            await queue.wait_for(1, _QUIET_SECONDS)
+            if not queue.waiting or queue.cancelled.is_set():
+                return
+            if await self._record_waiting(queue):
+                await queue.resize(self._window.size)
 
-    async def _record(self, batch: Sequence[Delivery]) -> None:
-        """Record a batch, and settle what is safe; while the store is away the letters wait in our hands."""
+    async def _record_waiting(self, queue: DeadLetterQueue) -> bool:
+        """Record all that has arrived; return whether the window should change."""
+        changed = False
+        while batch := queue.take(_PREFETCH, _BATCH_BYTES):
+            changed |= self._window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+            await self._record(queue, batch)
+        return changed
+
+    async def _record(self, queue: DeadLetterQueue, batch: Sequence[Delivery], *, again: bool = False) -> None:
+        """Record a batch, and settle what is safe; *again* if it was tried. Raises what a store at fault raises."""
         now = self._clock.now_ms()
         letters = [read_letter(delivery, recorded_at=now) for delivery in batch]
-        results = await self._gate.until_done(lambda: self._letters.record(letters))
-        unkept = [index for index, result in enumerate(results) if result in _NOT_KEPT]
-        if unkept and not await self._park([batch[index] for index in unkept], [letters[index] for index in unkept]):
-            return
-        for delivery in batch:
-            self._consumer.settle(delivery)
-        self._reporter.batch("letters", len(batch), (self._clock.now_ms() - now) / 1000, parked=len(unkept))
+        if again:
+            letters = _perhaps_counted(letters)
+        try:
+            results = await self._letters.record(letters, self._left)
+        except AdapterError as error:
+            if not self._gate.holds(error.failure):
+                raise
+            self._gate.close(error.failure, self._probe(letters))
+            raise
+        except Exception as error:  # noqa: BLE001 - one letter must not keep the others from being recorded
+            if len(batch) > 1:
+                for delivery in batch:
+                    await self._record(queue, [delivery], again=True)
+                return
+            self._interrupted(classify(error, Stage.STORE))
+            results = [RecordResult.UNPROVEN]
+        parked = await self._settle(queue, [*zip(batch, letters, results, strict=True)])
+        self._reporter.batch("letters", len(batch), (self._clock.now_ms() - now) / 1000, parked=parked)
 
-    async def _park(self, deliveries: Sequence[Delivery], letters: Sequence[LetterRecord]) -> bool:
-        """Put letters that no document can hold into their own queue, and list them without their body."""
-        copies = [parked_copy(delivery, copy_id=self._new_id()) for delivery in deliveries]
-        if not await publish_until_confirmed(self._publisher, copies, self._reporter):
-            return False
-        bodiless = [replace(letter, body=b"", status="parked") for letter in letters]
-        await self._gate.until_done(lambda: self._letters.record(bodiless))
-        return True
+    async def _settle(self, queue: DeadLetterQueue, recorded: Sequence[_Recorded]) -> int:
+        """Settle what is kept, in a document or parked; return how many were parked. The rest goes back."""
+        parked = [one for one in recorded if self._is_to_be_parked(one)]
+        kept = [one for one in recorded if one[2] in _KEPT]
+        if parked and await self._park(parked):
+            kept += parked
+        for delivery, letter, _ in kept:
+            queue.settle(delivery)
+            self._left[letter.id] += 1
+            del self._unproven[letter.id]
+        return len(parked)
+
+    def _is_to_be_parked(self, one: _Recorded) -> bool:
+        _, letter, result = one
+        if result is RecordResult.UNPROVEN:
+            self._unproven[letter.id] += 1
+            return self._unproven[letter.id] >= _MAX_UNPROVEN
+        return result not in _KEPT
+
+    async def _park(self, parked: Sequence[_Recorded]) -> bool:
+        """List letters that no document can hold without their body, and put them into their own queue."""
+        bodiless = [replace(letter, body=b"", status=PARKED) for _, letter, _ in parked]
+        await self._letters.record(bodiless, self._left)
+        copies = [parked_copy(delivery, copy_id=self._new_id()) for delivery, _, _ in parked]
+        return await publish_until_confirmed(self._publisher, copies, self._reporter)
+
+    def _probe(self, letters: Sequence[LetterRecord]) -> Callable[[], Awaitable[None]]:
+        """Return what tries to record some of *letters* again, which needs no delivery in hand.
+
+        Two at a time, others each time: no single letter can keep the gate closed for the rest.
+        """
+        small = _perhaps_counted(sorted(letters, key=lambda letter: len(letter.body))[:_PROBED])
+        pairs = itertools.cycle([small[place : place + 2] for place in range(0, len(small), 2)])
+
+        async def probe() -> None:
+            await self._letters.record(next(pairs), self._left)
+
+        return probe
 
 
-_NOT_KEPT = frozenset({RecordResult.TOO_LARGE, RecordResult.REFUSED})
+def _perhaps_counted(letters: Sequence[LetterRecord]) -> list[LetterRecord]:
+    """Return *letters* as delivered again: an attempt whose effect is unknown may have counted them."""
+    return [replace(letter, redelivered=True) for letter in letters]
+
+
+_Recorded = tuple["Delivery", LetterRecord, RecordResult]
+_KEPT = frozenset({RecordResult.RECORDED, RecordResult.ALREADY_RECORDED})

@@ -1,50 +1,77 @@
-"""The `dead_letters` collection: one document per dead letter, recorded once."""
+"""The `dead_letters` collection: one document for all letters of one content, with their number."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from pymongo import UpdateOne
+
 from worker.codes import Code
-from worker.dead_letters.letter import LetterRecord, RecordResult
+from worker.dead_letters.letter import OPEN, LetterRecord, RecordResult
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
-from worker.mongo.evidence import Inserted, InsertResult
+from worker.mongo.evidence import Inserted, InsertResult, is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "dead_letters"
 _READ_BACK_IDS: Final = 500
+_DECIDED: Final = frozenset({"replayed", "settled", "died_again", "discarded"})
+"""Statuses of letters that nobody is working on."""
 
 
 class DeadLetterStore:
-    """Records dead letters. Idempotent: the same letter handed over twice is one document."""
+    """Records dead letters: one document for all letters of one content, with their number.
+
+    A letter that is delivered again must not be counted again, and the broker's word that it was delivered before does
+    not tell whether it was recorded then. So a document also knows how many of its letters were counted and are not
+    known to have left the queue (`unsettled`): a letter delivered again is one of those, if there are any, and else it
+    was never recorded. That is wrong only where a process dies between its acknowledgements and saying `settled`, or
+    another process is just there, and such letters come from both: then the number is too small by as many.
+    """
 
     def __init__(self, store: Store) -> None:
         """Record through *store*."""
         self._store = store
         self._collection = store.collection(COLLECTION)
 
-    async def record(self, letters: Sequence[LetterRecord]) -> list[RecordResult]:
-        """Record *letters* and return what became of each, in the same order.
+    async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:
+        """Record *letters* and return what became of each, in the same order. Say `settled` when they left the queue.
 
-        A letter already there is left as it is, with whatever has been decided about it since.
+        Another letter of a content that somebody has decided about opens it again; nothing else of it changes.
+
+        Args:
+            letters: any number of them.
+            left: how many letters of each id have left the queue since `settled` was last said.
 
         Raises:
-            StoreUnavailable: the store is away or the effect is unknown. Record all of them again later.
+            StoreUnavailable: the store is away or sick, or the effect is unknown. Give the letters back to the queue:
+                when they are delivered again, those that were counted are known.
             OperatorFault: credentials, permissions or configuration.
         """
-        distinct = {letter.id: letter for letter in reversed(letters)}
-        encoded = {key: encode_alone(letter.to_document()) for key, letter in distinct.items()}
+        groups: dict[str, list[LetterRecord]] = {}
+        for letter in letters:
+            groups.setdefault(letter.id, []).append(letter)
+        encoded = {key: encode_alone(_document(group)) for key, group in groups.items()}
         good = {key: item for key, item in encoded.items() if isinstance(item, Encoded)}
         answers: dict[str, InsertResult] = {key: item for key, item in encoded.items() if not isinstance(item, Encoded)}
         answers |= zip(good, await insert_each(self._store, self._collection, list(good.values())), strict=True)
-        there = await self._present([key for key, answer in answers.items() if answer is Inserted.KEY_TAKEN])
+        taken = [groups[key] for key, answer in answers.items() if answer is Inserted.KEY_TAKEN]
+        there = await self._count(taken, left)
         return [
-            _result(answers[letter.id], first=distinct[letter.id] is letter, present=letter.id in there)
+            _result(answers[letter.id], first=groups[letter.id][0] is letter, present=letter.id in there)
             for letter in letters
         ]
+
+    async def settled(self, counts: Mapping[str, int]) -> None:
+        """Know that so many letters of each id have left the queue. Raises `StoreUnavailable` or `OperatorFault`."""
+        updates = [UpdateOne({"_id": key}, {"$inc": {"unsettled": -count}}) for key, count in counts.items()]
+        if updates:
+            async with self._store.operation(writes=True):
+                await self._collection.bulk_write(updates, ordered=False)
 
     async def get(self, letter_id: str) -> LetterRecord | None:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""
@@ -52,13 +79,52 @@ class DeadLetterStore:
             document = await self._collection.find_one({"_id": letter_id})
         return None if document is None else LetterRecord.from_document(document)
 
-    async def _present(self, ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
+    async def _count(self, groups: Sequence[Sequence[LetterRecord]], left: Mapping[str, int]) -> set[str]:
+        """Count letters whose content is recorded; return the ids that are there."""
+        known = await self._known([group[0].id for group in groups])
+        found = [(group, known[group[0].id]) for group in groups if group[0].id in known]
+        updates = [update for group, there in found if (update := _counted(group, there, left.get(there["_id"], 0)))]
+        if updates:
+            async with self._store.operation(writes=True):
+                await self._collection.bulk_write(updates, ordered=False)
+        return set(known)
+
+    async def _known(self, ids: Sequence[str]) -> dict[str, Document]:
+        found: dict[str, Document] = {}
         for start in range(0, len(ids), _READ_BACK_IDS):
             query: Document = {"_id": {"$in": list(ids[start : start + _READ_BACK_IDS])}}
             async with self._store.operation():
-                found |= {document["_id"] async for document in self._collection.find(query, {"_id": 1})}
+                cursor = self._collection.find(query, {"unsettled": 1, "status": 1})
+                found |= {document["_id"]: document async for document in cursor}
         return found
+
+
+def _document(group: Sequence[LetterRecord]) -> Document:
+    """Return the first document of a content."""
+    first, last = _seen(group)
+    counted = replace(group[0], count=len(group), first_seen=first, last_seen=last)
+    return {**counted.to_document(), "unsettled": len(group)}
+
+
+def _counted(group: Sequence[LetterRecord], known: Document, left: int) -> UpdateOne | None:
+    """Return the update that counts what is new in *group*, or None when nothing is."""
+    again = sum(letter.redelivered for letter in group)
+    new = len(group) - min(again, max(0, known.get("unsettled", 0) - left))
+    if not new:
+        return None
+    first, last = _seen(group)
+    update: Document = {
+        "$inc": {"count": new, "unsettled": new},
+        "$min": {"firstSeen": first},
+        "$max": {"lastSeen": last},
+    }
+    if known.get("status") in _DECIDED:
+        update["$set"] = {"status": OPEN}
+    return UpdateOne({"_id": group[0].id}, update)
+
+
+def _seen(group: Sequence[LetterRecord]) -> tuple[int, int]:
+    return min(letter.first_seen for letter in group), max(letter.last_seen for letter in group)
 
 
 def _result(answer: InsertResult, *, first: bool, present: bool) -> RecordResult:
@@ -66,4 +132,6 @@ def _result(answer: InsertResult, *, first: bool, present: bool) -> RecordResult
         return RecordResult.RECORDED if first else RecordResult.ALREADY_RECORDED
     if answer is Inserted.KEY_TAKEN:
         return RecordResult.ALREADY_RECORDED if present else RecordResult.REFUSED
+    if not is_own(answer):
+        return RecordResult.UNPROVEN
     return RecordResult.TOO_LARGE if answer.code is Code.DOCUMENT_TOO_LARGE else RecordResult.REFUSED

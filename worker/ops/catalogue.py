@@ -158,6 +158,12 @@ EVENTS: Final = (
         ("name", "difference", "fix"),
     ),
     LogEvent(
+        "recording_interrupted",
+        "warning",
+        "Dead letters could not be recorded; they stay in their queue until the next round. Once a minute.",
+        ("code", "reason"),
+    ),
+    LogEvent(
         "store_indexes_missing",
         "warning",
         "The platform's collection has none of these indexes, which searches by people need; seen at start.",

@@ -209,10 +209,10 @@ class App:
         self._returned = reconciler.returned
         return [consumer.run(), reaper.run(), reconciler.run()]
 
-    async def recorder(self, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
+    def recorder(self, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
         """Return what moves dead letters into the store."""
         return DeadLetterRecorder(
-            consumer=await Consumer.open(connection, contract.DEAD_LETTERS, self.clock.monotonic),
+            open_queue=lambda: Consumer.open(connection, contract.DEAD_LETTERS, self.clock.monotonic),
             letters=DeadLetterStore(self.store),
             publisher=publisher,
             gate=self.gates["letters"],

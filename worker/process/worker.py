@@ -132,7 +132,7 @@ class Worker:
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
-                jobs.append((await self._app.recorder(consuming, publisher)).run())
+                jobs.append(self._app.recorder(consuming, publisher).run())
             tasks = [asyncio.create_task(job) for job in jobs]
             self._consuming(consumer, consuming)
             started = self._app.clock.monotonic()

@@ -251,6 +251,8 @@ class Consumer:
         await self.hand_back()
         if self._single_ack_timer is not None:
             self._single_ack_timer.cancel()
+        with contextlib.suppress(ValueError):  # closed before
+            self._connection.on_closing.remove(self._give_back)
         await self._channel.close()
 
     @property

@@ -45,16 +45,18 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
 
 
 def letter(number: int, body: bytes = b"not json", **fields: Any) -> LetterRecord:
-    """Return a dead letter; the same number and body: the same letter."""
+    """Return a dead letter; the same number and body: the same content."""
     return replace(
         LetterRecord(
-            id=letter_id(body, NOW, f"message-{number}"),
+            id=letter_id(body, f"cause-{number}"),
             code="malformed_json",
             failure_class="invalid",
             stage="decode",
             fingerprint=hashlib.sha256(b"cause").hexdigest()[:12],
             failed_at=NOW,
             recorded_at=NOW + 5,
+            first_seen=NOW,
+            last_seen=NOW,
             body=body,
             problems=(LetterProblem("malformed_json", "", "JSON"),),
             attempt=1,

@@ -19,7 +19,7 @@ async def test_a_letter_comes_back_as_it_was_recorded(open_store: OpenStore) -> 
     async with open_store() as store:
         letters = DeadLetterStore(store)
 
-        assert await letters.record([every_byte]) == [RECORDED]
+        assert await letters.record([every_byte], {}) == [RECORDED]
 
         assert await letters.get(every_byte.id) == every_byte
 
@@ -29,35 +29,83 @@ async def test_a_letter_of_which_little_is_known_is_recorded_too(open_store: Ope
     foreign = letter(1, b"", problems=(), attempt=None, headers=(), properties=())
     async with open_store() as store:
         letters = DeadLetterStore(store)
-        await letters.record([foreign])
+        await letters.record([foreign], {})
 
         assert await letters.get(foreign.id) == foreign
 
 
-async def test_a_letter_handed_over_again_is_one_document_and_keeps_its_status(open_store: OpenStore) -> None:
+async def test_letters_of_one_content_are_one_document_that_counts_them(open_store: OpenStore) -> None:
     async with open_store() as store:
         letters = DeadLetterStore(store)
-        await letters.record([letter(1), letter(2)])
-        await store.collection(COLLECTION).update_one({"_id": letter(1).id}, {"$set": {"status": "replayed"}})
 
-        assert await letters.record([letter(2), letter(3), letter(1), letter(3)]) == [
-            ALREADY,
-            RECORDED,
-            ALREADY,
-            ALREADY,
-        ]
+        assert await letters.record([letter(1), letter(2), letter(1)], {}) == [RECORDED, RECORDED, ALREADY]
+        early, late = letter(1, first_seen=NOW - 9, last_seen=NOW - 9), letter(1, first_seen=NOW + 9, last_seen=NOW + 9)
+        assert await letters.record([late, letter(3), early], {}) == [ALREADY, RECORDED, ALREADY]
 
-        assert await store.collection(COLLECTION).count_documents({}) == 3
         kept = await letters.get(letter(1).id)
-    assert kept is not None
-    assert kept.status == "replayed"
+        assert kept is not None
+        assert (kept.count, kept.first_seen, kept.last_seen) == (4, NOW - 9, NOW + 9)
+        assert await store.collection(COLLECTION).count_documents({}) == 3
+
+
+async def test_a_letter_delivered_again_is_counted_once_whether_it_had_been_recorded_or_not(
+    open_store: OpenStore,
+) -> None:
+    """The broker's word that it was delivered before does not tell: what counts is whether it has left the queue."""
+    again = letter(1, redelivered=True)
+    async with open_store() as store:
+        letters = DeadLetterStore(store)
+
+        async def count() -> int:
+            kept = await letters.get(letter(1).id)
+            assert kept is not None
+            return kept.count
+
+        await letters.record([again], {})  # never recorded: handed back before
+        assert await count() == 1
+        await letters.record([again], {})  # recorded, and delivered again before it was acknowledged
+        assert await count() == 1
+        await letters.settled({letter(1).id: 1})
+        await letters.record([again, again], {})  # two others, handed back before
+        assert await count() == 3
+        await letters.record([again, again, letter(1)], {})  # the same two, and a third
+        assert await count() == 4
+        await letters.settled({letter(1).id: 3})
+        await letters.record([again], {})
+        assert await count() == 5
+
+
+async def test_what_somebody_has_decided_about_stays_so_until_another_such_letter_comes(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        letters = DeadLetterStore(store)
+
+        async def decide(status: str) -> str:
+            await store.collection(COLLECTION).update_one({"_id": letter(1).id}, {"$set": {"status": status}})
+            await letters.record([letter(1)], {})
+            kept = await letters.get(letter(1).id)
+            assert kept is not None
+            return kept.status
+
+        await letters.record([letter(1)], {})
+        await store.collection(COLLECTION).update_one({"_id": letter(1).id}, {"$set": {"status": "replayed"}})
+        await letters.record([letter(1, redelivered=True)], {})
+        kept = await letters.get(letter(1).id)
+        assert kept is not None
+        assert kept.status == "replayed"
+
+        assert {status: await decide(status) for status in ("discarded", "settled", "sending", "parked")} == {
+            "discarded": "open",
+            "settled": "open",
+            "sending": "sending",
+            "parked": "parked",
+        }
 
 
 async def test_a_letter_no_document_can_hold_is_told_apart(open_store: OpenStore) -> None:
     async with open_store(timeout_ms=60_000) as store:
         huge = letter(2, b"x" * 16 * 1024 * 1024)
 
-        assert await DeadLetterStore(store).record([letter(1), huge, letter(3)]) == [
+        assert await DeadLetterStore(store).record([letter(1), huge, letter(3)], {}) == [
             RECORDED, RecordResult.TOO_LARGE, RECORDED,
         ]  # fmt: skip
 
@@ -66,16 +114,16 @@ async def test_an_index_of_somebody_else_that_says_no_is_not_taken_for_recorded(
     async with open_store() as store:
         await store.collection(COLLECTION).create_index("fingerprint", unique=True)
         letters = DeadLetterStore(store)
-        await letters.record([letter(1)])
+        await letters.record([letter(1)], {})
 
-        assert await letters.record([letter(2)]) == [RecordResult.REFUSED]
+        assert await letters.record([letter(2)], {}) == [RecordResult.REFUSED]
 
 
 async def test_letters_can_be_counted_by_a_single_field(open_store: OpenStore) -> None:
     async with open_store() as store:
-        await DeadLetterStore(store).record([letter(1), letter(2), letter(3, code="invalid_utf8")])
+        await DeadLetterStore(store).record([letter(1), letter(2), letter(3, code="invalid_utf8")], {})
         cursor = await store.collection(COLLECTION).aggregate(
-            [{"$match": {"status": "dead"}}, {"$group": {"_id": "$code", "n": {"$sum": 1}}}, {"$sort": {"_id": 1}}]
+            [{"$match": {"status": "open"}}, {"$group": {"_id": "$code", "n": {"$sum": 1}}}, {"$sort": {"_id": 1}}]
         )
         groups = [document async for document in cursor]
 

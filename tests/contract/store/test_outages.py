@@ -75,7 +75,7 @@ async def test_everything_that_needs_the_store_says_so_while_it_is_killed(breaka
             Registry(store).lookup([], ["s-1"]),
             Registry(store).get("c-1"),
             Registry(store).list(),
-            DeadLetterStore(store).record([letter(1)]),
+            DeadLetterStore(store).record([letter(1)], {}),
             DeadLetterStore(store).get(letter(1).id),
         ):
             with pytest.raises(StoreUnavailable):

@@ -165,7 +165,7 @@ OPERATIONS: Final[Mapping[str, tuple[str, Callable[[Store], Awaitable[object]]]]
     "read back": ("find", lambda store: ActivityStore(store).store([activity("taken")], NOW)),
     "insert a conversation": ("insert", lambda store: Registry(store).apply(change("c-1", NOW, state="ACTIVE"))),
     "replace a conversation": ("update", lambda store: Registry(store).apply(change("c-2", NOW + 1, state="CLOSED"))),
-    "record a letter": ("insert", lambda store: DeadLetterStore(store).record([letter(1)])),
+    "record a letter": ("insert", lambda store: DeadLetterStore(store).record([letter(1)], {})),
 }
 NOT_AN_ERROR: Final = {"count": {26}}
 """To the driver, a collection that does not exist holds nothing."""
