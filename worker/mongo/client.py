@@ -114,7 +114,9 @@ def connect(
             uri,
             appname=app_name,
             serverSelectionTimeoutMS=selection_timeout_ms,
-            connectTimeoutMS=selection_timeout_ms,
+            # Also the deadline of the driver's own heartbeat, whose failure ends every operation in progress: a server
+            # that is slow must not count as gone before the configured time.
+            connectTimeoutMS=timeout_ms,
             socketTimeoutMS=timeout_ms,
             waitQueueTimeoutMS=timeout_ms,
             **options,

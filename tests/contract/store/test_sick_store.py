@@ -5,6 +5,7 @@ Numbers of the table in `worker/mongo/errors.py` and fifty that are in no table,
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -206,6 +207,27 @@ async def test_what_the_operator_wants_to_know_is_said_and_the_servers_text_is_n
         failure = await failed(store, proxy, "insert", wire.error(2, "BadValue", message=secret), activity("m-1"))
 
     assert failure.detail.endswith("(OperationFailure 2 BadValue: it has no journal)")
+
+
+async def test_a_slow_store_is_not_down_and_a_silent_one_is_after_exactly_the_configured_time(
+    store_uri: str, database: str
+) -> None:
+    """Slow in everything, the driver's own heartbeat included, which comes every half second here."""
+    with wire.wire_proxy(store_uri) as proxy:
+        uri = f"{proxy.uri}?heartbeatFrequencyMS=500"
+        store = connect(uri, database, timeout_ms=2000, selection_timeout_ms=200)
+        await store.ping()
+        proxy.on(answer=wire.delayed(0.6))
+        for _ in range(4):
+            await Registry(store).lookup(["c-1"], [])
+        assert proxy.seen["find"] == 4
+
+        proxy.on("find", answer=wire.silence)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await Registry(store).lookup(["c-1"], [])
+        assert 1.9 < time.monotonic() - started < 3.5
+        await store.close()
 
 
 def COMMAND_CLASS(number: int) -> FailureClass:  # noqa: N802 - a table in the form of a function
