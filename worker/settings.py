@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     rabbitmq_ca_file: str | None = Field(
         default=None, description="PEM file with the authorities to trust for amqps:// (default: the system's)."
     )
+    rabbitmq_management_url: SecretStr | None = Field(
+        default=None,
+        description="Management API of the broker, http://user:password@host:15672, its user tagged monitoring; "
+        "shows bindings and policies to `topology check` and at start (default: not checked).",
+    )
     rabbitmq_heartbeat_seconds: int = Field(
         default=20,
         ge=2,
@@ -189,7 +194,7 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error.",
     )
 
-    @field_validator("health_port", mode="before")
+    @field_validator("health_port", "rabbitmq_management_url", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -198,6 +203,11 @@ class Settings(BaseSettings):
     @classmethod
     def _amqp_url(cls, value: SecretStr) -> SecretStr:
         return _checked_url(value, ("amqp", "amqps"))
+
+    @field_validator("rabbitmq_management_url")
+    @classmethod
+    def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else _checked_url(value, ("http", "https"))
 
     @field_validator("mongodb_uri")
     @classmethod

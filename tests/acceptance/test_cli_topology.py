@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
 import pika
 
 from tests.support.command import cim_worker, printed_json
 from worker.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from tests.services.services import Broker
 
 
 def test_an_empty_virtual_host_fails_the_check_and_says_what_to_do(vhost_url: str) -> None:
@@ -37,7 +48,7 @@ def test_a_queue_with_other_arguments_is_named_with_the_difference_and_left_alon
     assert (applied.returncode, checked.returncode) == (ExitCode.CONFIGURATION, ExitCode.CONFIGURATION)
     problems = [finding for finding in printed_json(applied)["findings"] if finding["problem"]]
     assert [finding["name"] for finding in problems] == ["cim.ingress"]
-    assert "x-" in problems[0]["problem"] or "type" in problems[0]["problem"]
+    assert problems[0]["problem"] == "is classic, must be quorum: its messages are on one node only"
     assert "cim.ingress" in problems[0]["fix"]
 
 
@@ -49,3 +60,64 @@ def test_a_refused_password_is_a_matter_of_configuration_and_is_not_repeated(vho
     assert finished.returncode == ExitCode.CONFIGURATION
     assert "hunter2" not in finished.stdout + finished.stderr
     assert "CIM_RABBITMQ_URL" in finished.stderr
+
+
+def test_a_check_needs_no_rights_and_says_what_it_could_not_see(
+    url_with_rights: Callable[..., str], vhost_url: str
+) -> None:
+    url = url_with_rights(configure="^$", write="^$", read="^cim.ingress$")
+    assert cim_worker("topology", "check", CIM_RABBITMQ_URL=url).returncode == ExitCode.CONFIGURATION
+    cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url)
+
+    finished = cim_worker("topology", "check", "--json", CIM_RABBITMQ_URL=url)
+
+    assert finished.returncode == ExitCode.OK
+    rows = {(row["kind"], row["name"]): row for row in printed_json(finished)["findings"]}
+    assert "not compared" in rows["queue", "cim.ingress"]["unchecked"]
+    assert "CIM_RABBITMQ_MANAGEMENT_URL" in rows["binding", "cim.ingress → cim.ingress"]["unchecked"]
+    assert "CIM_RABBITMQ_MANAGEMENT_URL" in rows["policies", "all"]["unchecked"]
+
+
+def test_the_example_in_the_help_gives_what_it_says(vhost_url: str) -> None:
+    example = re.search(r"jq '(.*)'", cim_worker("topology", "check", "--help").stdout)
+    assert example
+    assert example[1] == ".findings[] | select(.problem)"
+    finished = cim_worker("topology", "check", "--json", CIM_RABBITMQ_URL=vhost_url)
+    report = printed_json(finished)
+    assert [one["name"] for one in report["findings"] if one["problem"]]
+    assert report["problems"] == sum(one["problem"] is not None for one in report["findings"])
+
+
+def test_with_the_management_api_bindings_and_policies_are_seen(broker: Broker, vhost_url: str) -> None:
+    vhost, name = urlsplit(vhost_url).path[1:], f"watcher-{uuid.uuid4().hex[:8]}"
+    broker.management.create_user(name, "hunter2", "monitoring")
+    broker.management.set_permissions(name, vhost, configure="^$", write="^$", read="^$")
+    places = {
+        "CIM_RABBITMQ_URL": vhost_url.replace("guest:guest", f"{name}:hunter2"),
+        "CIM_RABBITMQ_MANAGEMENT_URL": broker.management.url.replace("guest:guest", f"{name}:hunter2"),
+    }
+    cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url)
+    fine = cim_worker("topology", "check", "--json", **places)
+    assert fine.returncode == ExitCode.OK, fine.stdout
+    assert not [row for row in printed_json(fine)["findings"] if row["unchecked"]]
+
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        connection.channel().queue_unbind("cim.ingress", "cim.ingress", "#")
+    broker.management.set_policy(
+        vhost, "catch-all", "^cim.conversations$", {"alternate-exchange": "amq.fanout"}, "exchanges"
+    )
+    harmed = cim_worker("topology", "check", "--json", **places)
+
+    assert harmed.returncode == ExitCode.CONFIGURATION
+    found = {row["name"]: row for row in printed_json(harmed)["findings"] if row["problem"]}
+    assert set(found) == {"cim.ingress → cim.ingress", "catch-all on exchange cim.conversations"}
+    assert all(row["fix"] for row in found.values())
+    broker.management.request("DELETE", f"/users/{name}")
+    refused = cim_worker("topology", "check", **places | {"CIM_RABBITMQ_URL": vhost_url})
+    assert refused.returncode == ExitCode.CONFIGURATION
+    for finished in (fine, harmed, refused):
+        assert_silent_about("hunter2", finished)
+
+
+def assert_silent_about(secret: str, finished: subprocess.CompletedProcess[str]) -> None:
+    assert secret not in finished.stdout + finished.stderr

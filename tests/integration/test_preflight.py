@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.services.services import Broker
 
 NEEDED = {
-    "configure": r"^conversation\..*$",
+    "configure": r"^(cim\.reconciler|conversation\..*)$",
     "write": r"^(amq\.default|cim\.conversations|cim\.dead-letters|conversation\..*)$",
     "read": r"^cim\..*$",
 }
@@ -90,7 +90,8 @@ def test_a_worker_with_its_rights_is_refused_nothing_and_leaves_nothing_behind(a
         ({"read": r"^cim\.(ingress.*|con.*)$"}, "read from the queue cim.dead-letters"),
         ({"read": r"^cim\.(ingress.*|dead-letters|conversations)$"}, "read from the queue cim.conversation-events"),
         ({"read": r"^cim\.(ingress.*|dead-letters|conversation-events)$"}, "read from cim.conversations (to bind"),
-        ({"configure": "^$"}, "configure the exchanges conversation.…"),
+        ({"configure": r"^cim\.reconciler$"}, "configure the exchanges conversation.…"),
+        ({"configure": r"^conversation\..*$"}, "configure the queue cim.reconciler"),
     ],
 )
 def test_each_right_that_is_missing_is_named_with_the_user(asker: Asker, rights: dict[str, str], refused: str) -> None:
@@ -103,7 +104,7 @@ def test_each_right_that_is_missing_is_named_with_the_user(asker: Asker, rights:
 def test_all_that_is_missing_is_said_at_once(asker: Asker, vhost_url: str) -> None:
     said = asker.refusal({"configure": "^$", "write": "^$", "read": "^$"})
     assert said.count("may not") == 1
-    assert said.count(", nor ") == 8
+    assert said.count(", nor ") == 9
     assert depth(vhost_url, "cim.dead-letters") == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 _ENVIRONMENT = ("CIM_RABBITMQ_URL", "CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT")
+_WITH_MANAGEMENT = (*_ENVIRONMENT, "CIM_RABBITMQ_MANAGEMENT_URL")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -36,8 +38,8 @@ def add_to(app: typer.Typer) -> None:
         "check",
         check,
         "cim-worker topology check",
-        "cim-worker topology check --json | jq '.problems'",
-        environment=_ENVIRONMENT,
+        "cim-worker topology check --json | jq '.findings[] | select(.problem)'",
+        environment=_WITH_MANAGEMENT,
     )
     app.add_typer(group, name="topology")
 
@@ -53,7 +55,8 @@ def apply(as_json: _Json = False) -> None:
 def check(as_json: _Json = False) -> None:
     """Check without changing anything: exit code 2 when something is missing, unsafe or different; each has its fix.
 
-    Bindings cannot be seen over AMQP and are not checked; `apply` renews them.
+    Any user of the virtual host will do. Bindings, policies that lose messages, and what the user may not compare are
+    seen with CIM_RABBITMQ_MANAGEMENT_URL; without it they are not checked.
     """
     _report(asyncio.run(_examine(command_settings(), create=False)), as_json=as_json)
 
@@ -73,7 +76,7 @@ async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
     async with open_broker(settings) as connection:
         wanted = wanted_topology(settings, connection)
         if not create:
-            return await topology.check(connection, wanted)
+            return await _with_management(settings, wanted, await topology.check(connection, wanted))
         findings = await topology.apply(connection, wanted)
         await _ask_to_reconcile(connection)
         return findings
@@ -89,16 +92,37 @@ async def _ask_to_reconcile(connection: Connection) -> None:
     await publisher.publish([Outgoing("", RECONCILER, RECONCILER, b"")])
 
 
+async def _with_management(settings: Settings, wanted: Topology, findings: list[Finding]) -> list[Finding]:
+    """Return *findings* and what the management API adds; why it does not, in their place."""
+    from worker.rabbit.hazards import compare_unchecked, hazards, not_checked
+    from worker.rabbit.management import Management, ManagementUnavailable
+    from worker.rabbit.topology import Finding
+    from worker.settings import virtual_host
+
+    if settings.rabbitmq_management_url is None:
+        return [*findings, *not_checked(wanted)]
+    api = Management(
+        settings.rabbitmq_management_url.get_secret_value(),
+        virtual_host(settings.rabbitmq_url),
+        ca_file=settings.rabbitmq_ca_file,
+    )
+    try:
+        return [*await compare_unchecked(api, wanted, findings), *await hazards(api, wanted)]
+    except ManagementUnavailable as error:
+        fix = "correct CIM_RABBITMQ_MANAGEMENT_URL"
+        return [*findings, Finding("management", "CIM_RABBITMQ_MANAGEMENT_URL", str(error), fix)]
+
+
 def _report(findings: list[Finding], *, as_json: bool) -> None:
     problems = sum(finding.problem is not None for finding in findings)
     if as_json:
-        rows = [{"kind": one.kind, "name": one.name, "problem": one.problem, "fix": one.fix} for one in findings]
+        rows = [asdict(one) for one in findings]
         print_json({"problems": problems, "findings": rows})
     else:
         print_table(
             None,
             ("kind", "name", "state", "fix"),
-            [(one.kind, one.name, one.problem or "ok", one.fix) for one in findings],
+            [(one.kind, one.name, one.problem or one.unchecked or "ok", one.fix) for one in findings],
         )
     if problems:
         raise typer.Exit(ExitCode.CONFIGURATION)

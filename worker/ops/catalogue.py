@@ -154,7 +154,7 @@ EVENTS: Final = (
     LogEvent(
         "topology_differs",
         "warning",
-        "A queue or exchange is not as the worker would create it; seen at start.",
+        "A queue, exchange or binding is not as the worker would create it, or a policy loses messages; seen at start.",
         ("name", "difference", "fix"),
     ),
     LogEvent(
@@ -162,6 +162,12 @@ EVENTS: Final = (
         "warning",
         "Dead letters could not be recorded; they stay in their queue until the next round. Once a minute.",
         ("code", "reason"),
+    ),
+    LogEvent(
+        "management_unavailable",
+        "warning",
+        "The broker's management API could not be asked about bindings and policies; work goes on.",
+        ("reason",),
     ),
     LogEvent(
         "store_indexes_missing",

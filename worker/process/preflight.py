@@ -11,17 +11,22 @@ from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.process.app import new_id
 from worker.rabbit.errors import AccessRefused, TopologyMismatch
+from worker.rabbit.hazards import hazards
+from worker.rabbit.management import Management, ManagementUnavailable
 from worker.rabbit.probing import try_bind, try_configure, try_consume, try_publish
 from worker.rabbit.topology import check, problems, wanted
-from worker.settings import delay_seconds, user_name
+from worker.settings import delay_seconds, user_name, virtual_host
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from worker.mongo.client import Store
     from worker.ports import Reporter
     from worker.rabbit.connection import Connection
+    from worker.rabbit.topology import Finding, Topology
     from worker.settings import Settings
+
+_HAZARDS_SECONDS = 15
 
 
 async def check_topology(connection: Connection, settings: Settings, reporter: Reporter) -> None:
@@ -29,16 +34,39 @@ async def check_topology(connection: Connection, settings: Settings, reporter: R
 
     Raises `TopologyMismatch` when something is missing; other differences are reported.
     """
-    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
-    expected = wanted(tiers, settings.delivery_limit, connection.server_version)
+    expected = _wanted(settings, connection.server_version)
     findings = list(problems(await check(connection, expected)))
     absent = [f"{one.kind} {one.name}" for one in findings if one.is_missing]
     if absent:
         msg = f"missing: {', '.join(absent)}; run `cim-worker topology apply`"
         raise TopologyMismatch(msg)
+    _warn(findings, reporter)
+
+
+async def warn_of_hazards(settings: Settings, reporter: Reporter) -> None:
+    """Report bindings that are missing and policies that lose messages, if the management API may be asked."""
+    if settings.rabbitmq_management_url is None:
+        return
+    api = Management(
+        settings.rabbitmq_management_url.get_secret_value(),
+        virtual_host(settings.rabbitmq_url),
+        ca_file=settings.rabbitmq_ca_file,
+    )
+    try:
+        async with asyncio.timeout(_HAZARDS_SECONDS):
+            _warn(problems(await hazards(api, _wanted(settings))), reporter)
+    except (ManagementUnavailable, TimeoutError) as error:
+        reporter.warn("management_unavailable", reason=str(error) or f"no answer within {_HAZARDS_SECONDS} s")
+
+
+def _wanted(settings: Settings, broker_version: tuple[int, ...] = (0,)) -> Topology:
+    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
+    return wanted(tiers, settings.delivery_limit, broker_version)
+
+
+def _warn(findings: Iterable[Finding], reporter: Reporter) -> None:
     for one in findings:
-        if not one.is_unchecked:
-            reporter.warn("topology_differs", name=one.name, difference=one.problem, fix=one.fix)
+        reporter.warn("topology_differs", name=one.name, difference=one.problem, fix=one.fix)
 
 
 async def check_rights(consuming: Connection, publishing: Connection, settings: Settings) -> None:
@@ -74,6 +102,7 @@ def _rights(
         queues.append(contract.DEAD_LETTERS)
     if settings.conversation_events:
         queues.append(contract.CONVERSATION_EVENTS)
+        rights[f"configure the queue {contract.RECONCILER}"] = try_configure(consuming, contract.RECONCILER)
         exchange = contract.conversation_exchange(new_id())
         every = contract.conversation_exchange("…")
         rights[f"configure the exchanges {every}"] = try_configure(consuming, exchange)

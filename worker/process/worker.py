@@ -13,7 +13,7 @@ from worker.codes import Code, FailureClass, Stage
 from worker.failure import Dependency, Failure, classify
 from worker.flow.tasks import Crash, cancel_and_wait
 from worker.process.app import App
-from worker.process.preflight import check_rights, check_topology, ensure_indexes
+from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import NOT_FOUND, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
@@ -69,12 +69,16 @@ class Worker:
             prefetch=settings.prefetch,
             batch_size=settings.batch_size,
         )
-        store_ready = asyncio.create_task(self._prepare_store(), name="prepare store")
+        preparing = [asyncio.create_task(self._prepare_store(), name="prepare store")]
+        if self._index == 0:  # one process of the pool says it for all
+            preparing.append(
+                asyncio.create_task(warn_of_hazards(settings, self._app.reporter), name="look for hazards")
+            )
         try:
             while not self._stopping.is_set():
                 await self._session_and_pause()
         finally:
-            await cancel_and_wait([store_ready])
+            await cancel_and_wait(preparing)
             for gate in self._app.gates.values():
                 await gate.stop()
             await health.stop()

@@ -56,10 +56,10 @@ async def try_consume(connection: Connection, queue: str) -> None:
             raise
 
 
-async def try_configure(connection: Connection, exchange: str) -> None:
-    """Have the broker check our right to create and delete *exchange*, which must not exist: it deletes nothing."""
+async def try_configure(connection: Connection, name: str) -> None:
+    """Have the broker check our right to create and delete what is named so; no exchange may be: it deletes nothing."""
     async with fresh_channel(connection) as channel:
-        await channel.call("exchange_delete", exchange)
+        await channel.call("exchange_delete", name)
 
 
 async def try_bind(connection: Connection, exchange: str, to: str) -> None:

@@ -9,6 +9,7 @@ platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events]
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,21 @@ from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, 
 from worker.rabbit.probing import fresh_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from worker.rabbit.connection import Connection
 
 _MISSING = "missing"
-_MAY_NOT_LOOK = "this user may not look at it"
+_MAY_NOT_LOOK = "not checked: this user may not look at it"
+_MAY_NOT_COMPARE = "exists; not compared: only a user with configure permission, or the management API, can"
 _MAY_NOT_DECLARE = "this user may not declare it"
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)' for \w+ '.*' in vhost '.*': "
+    r"received (?P<received>.+) but current is (?P<current>.+)"
+)
+_VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '\w+')?")
+"""A value in the broker's words; `none` is the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +62,19 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One checked thing. *problem* is None when it is as wanted; otherwise *fix* says what to do."""
+    """One checked thing: as wanted, unless it has a *problem*, whose *fix* says what to do."""
 
     kind: str
     name: str
     problem: str | None = None
     fix: str | None = None
+    unchecked: str | None = None
+    """What could not be checked, and why, as is right for a worker's user; no problem in itself."""
 
     @property
     def is_missing(self) -> bool:
         """Whether it does not exist."""
         return self.problem == _MISSING
-
-    @property
-    def is_unchecked(self) -> bool:
-        """Whether it could not be compared for lack of permission, as is right for a worker's user."""
-        return self.problem in {_MAY_NOT_LOOK, _MAY_NOT_DECLARE}
 
 
 def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker_version: tuple[int, ...]) -> Topology:
@@ -138,18 +143,36 @@ async def apply(connection: Connection, topology: Topology) -> list[Finding]:
 
 
 async def check(connection: Connection, topology: Topology) -> list[Finding]:
-    """Compare without changing anything. Bindings cannot be seen over AMQP and are not reported.
+    """Compare without changing anything. Bindings and policies cannot be seen over AMQP and are not reported.
 
-    A thing that exists is declared again with the wanted arguments, which AMQP defines as a comparison.
+    A thing that exists is declared again with the wanted arguments, which AMQP defines as a comparison; a user who may
+    not declare it learns only that it exists.
     """
     findings = []
     for exchange in topology.exchanges:
         missing = await _missing(connection, "exchange", exchange.name)
-        findings.append(missing or await _declare_exchange(connection, exchange))
+        findings.append(missing or _as_comparison(await _declare_exchange(connection, exchange)))
     for queue in topology.queues:
         missing = await _missing(connection, "queue", queue.name)
-        findings.append(missing or await _declare_queue(connection, queue))
+        findings.append(missing or _as_comparison(await _declare_queue(connection, queue)))
     return findings
+
+
+def compare(wanted: Exchange | Queue, found: Mapping[str, Any]) -> Finding:
+    """Return how *wanted* differs from what the management API found under its name."""
+    if isinstance(wanted, Exchange):
+        kind, expected = "exchange", {"type": wanted.type}
+        current: dict[str, Any] = {"type": found.get("type")}
+    else:
+        kind, expected = "queue", wanted.arguments
+        current = {"x-queue-type": "classic", **found.get("arguments", {})}
+    for name in sorted({*expected, *current}, key=lambda name: name != "x-queue-type"):
+        if expected.get(name) != current.get(name):
+            text = _in_words(name, expected.get(name), current.get(name))
+            return Finding(kind, wanted.name, text, _fix(kind, wanted.name))
+    if not found.get("durable", True):
+        return Finding(kind, wanted.name, _in_words("durable", "true", "false"), _fix(kind, wanted.name))
+    return Finding(kind, wanted.name)
 
 
 async def _missing(connection: Connection, kind: str, name: str) -> Finding | None:
@@ -161,7 +184,7 @@ async def _missing(connection: Connection, kind: str, name: str) -> Finding | No
             return Finding(kind, name, _MISSING, "run `cim-worker topology apply`")
         raise
     except AccessRefused:
-        return Finding(kind, name, _MAY_NOT_LOOK, f"grant the user any permission on {name}")
+        return Finding(kind, name, fix=f"grant the user any permission on {name}", unchecked=_MAY_NOT_LOOK)
     return None
 
 
@@ -172,9 +195,16 @@ async def _declare_exchange(connection: Connection, exchange: Exchange) -> Findi
 
 
 async def _declare_queue(connection: Connection, queue: Queue) -> Finding:
-    return await _try(
-        connection, "queue", queue.name, "queue_declare", queue.name, durable=True, arguments=queue.arguments
-    )
+    finding = await _declare_queue_with(connection, queue.name, queue.arguments)
+    if finding.problem is None or finding.problem == _MAY_NOT_DECLARE:
+        return finding
+    # The broker names the first difference it meets; that of the type says more than any other.
+    of_type = await _declare_queue_with(connection, queue.name, {"x-queue-type": queue.arguments["x-queue-type"]})
+    return of_type if of_type.problem and of_type.problem.startswith("is ") else finding
+
+
+async def _declare_queue_with(connection: Connection, name: str, arguments: Mapping[str, Any]) -> Finding:
+    return await _try(connection, "queue", name, "queue_declare", name, durable=True, arguments=arguments)
 
 
 async def _bind(connection: Connection, queue: str, exchange: str) -> Finding:
@@ -202,13 +232,36 @@ async def _try(
     return Finding(kind, name)
 
 
+def _as_comparison(finding: Finding) -> Finding:
+    if finding.problem != _MAY_NOT_DECLARE:
+        return finding
+    return Finding(finding.kind, finding.name, fix=finding.fix, unchecked=_MAY_NOT_COMPARE)
+
+
 def _difference(text: str) -> str:
-    return text.removeprefix("PRECONDITION_FAILED - ").partition(" in vhost")[0] + _values(text)
+    """Put the broker's words for a difference into ours; what they do not fit stays as it is."""
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return text.removeprefix("PRECONDITION_FAILED - ")
+    return _in_words(found["argument"], _value(found["received"]), _value(found["current"]))
 
 
-def _values(text: str) -> str:
-    _, found, values = text.partition(": received ")
-    return f": wanted {values.replace('but current is', 'but it has')}" if found else ""
+def _in_words(argument: str, wanted: object, current: object) -> str:
+    if argument == "x-queue-type":
+        current = current or "classic"  # as the broker means a queue without that argument
+        reason = ": its messages are on one node only" if current == "classic" else ""
+        return f"is {current}, must be {wanted}{reason}"
+    if argument == "type":
+        return f"is {current}, must be {wanted}"
+    if argument == "durable":
+        return "is not durable, must be: it ends with the broker" if wanted == "true" else "is durable, must not be"
+    must = "must not be set" if wanted is None else f"must be {wanted}"
+    return f"{argument} is {'not set' if current is None else current}, {must}"
+
+
+def _value(text: str) -> str | None:
+    found = _VALUE.fullmatch(text.strip())
+    return found["value"] if found else None
 
 
 def _fix(kind: str, name: str) -> str:
