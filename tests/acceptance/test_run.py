@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -608,6 +609,46 @@ def test_a_deleted_hub_is_told_and_worked_again_once_it_is_back(world: World) ->
         eventually(lambda: not pool.ready()[0])
         world.apply_topology()
         eventually(lambda: world.stored("1"))
+
+
+# -- nobody reads the log ---------------------------------------------------------------------------------------------
+
+
+def all_stored(world: World, count: int) -> bool:
+    return len(world.stored_ids()) == count
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_job_goes_on_when_nobody_reads_the_log_or_standard_error_is_closed(world: World, processes: str) -> None:
+    port = unused_port()
+    settings = {
+        "CIM_RABBITMQ_URL": world.amqp_url,
+        "CIM_MONGODB_URI": world.mongodb_uri,
+        "CIM_MONGODB_DATABASE": world.database,
+        "CIM_RETRY_DELAYS": "1s",
+        "CIM_LOG_FORMAT": "json",
+        "CIM_BATCH_SIZE": "1",
+        "CIM_HEALTH_PORT": str(port),
+        "CIM_PROCESSES": processes,
+    }
+    with subprocess.Popen([COMMAND, "run"], env=environment(**settings), stderr=subprocess.PIPE) as process:
+        try:
+            for part in range(4):  # a line for each message, and a pipe that holds some hundred
+                world.publish(*(customers(f"{part}-{number}") for number in range(500)))
+                eventually(partial(all_stored, world, 500 * (part + 1)), "stored", 60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    closed = ["sh", "-c", f"exec {COMMAND} run 2>&-"]
+    with subprocess.Popen(closed, env=environment(**settings)) as process:
+        try:
+            world.publish(customers("closed"))
+            eventually(lambda: expected("closed") <= world.stored_ids())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------

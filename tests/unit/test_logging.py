@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
+from worker.ops import background
 from worker.ops.logging import configure_logging, mask_secrets
 
 if TYPE_CHECKING:
@@ -106,3 +112,36 @@ def test_the_console_format_is_no_json(capsys: pytest.CaptureFixture[str]) -> No
     output = capsys.readouterr().err
     assert "batch" in output
     assert not output.startswith("{")
+
+
+def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream, os.fdopen(reading) as reader:
+        monkeypatch.setattr(sys, "stderr", stream)
+        before = background.dropped_lines
+        configure_logging("json", "info", in_background=True)
+        started = time.monotonic()
+        for number in range(8000):
+            structlog.get_logger().info("line", number=number)
+        assert time.monotonic() - started < 20
+        dropped = background.dropped_lines - before
+        assert dropped > 1000
+
+        found = [json.loads(reader.readline())["event"] for _ in range(8000 - dropped + 1)]
+        assert found.count("line") == 8000 - dropped
+        structlog.get_logger().info("afterwards")
+        assert "log_lines_dropped" in {*found, json.loads(reader.readline())["event"]}
+        logging.getLogger().handlers[0].flush()
+
+
+def test_what_cannot_be_written_at_all_is_counted_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        before = background.dropped_lines
+        configure_logging("json", "info", in_background=True)
+        for _ in range(10):
+            structlog.get_logger().info("line")
+        logging.getLogger().handlers[0].flush()
+        assert background.dropped_lines == before + 10
+        with contextlib.suppress(OSError):
+            stream.close()

@@ -61,6 +61,12 @@ EVENTS: Final = (
         "A worker process starts; addresses are host and port.",
         ("broker", "store", "prefetch", "batch_size"),
     ),
+    LogEvent(
+        "log_lines_dropped",
+        "warning",
+        "Standard error can be written again; lines were dropped while it could not.",
+        ("count",),
+    ),
     LogEvent("health_listening", "info", "The health port of this process is open.", ("host", "port")),
     LogEvent(
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
@@ -222,5 +228,6 @@ METRICS: Final = (
         "1 while the broker blocks publishers (memory or disk alarm), else 0.",
         unit="0 or 1",
     ),
+    Metric("cim_log_lines_dropped_total", "counter", "Log lines dropped because nobody read standard error."),
 )
 METRIC: Final = {row.name: row for row in METRICS}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from worker.ops.background import BackgroundHandler
 from worker.ops.printable import printable
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ _SECRET_NAMES: Final = (
 _CREDENTIALS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]+@")
 
 
-def configure_logging(log_format: str, log_level: str) -> None:
+def configure_logging(log_format: str, log_level: str, *, in_background: bool = False) -> None:
     """Set up structlog and the standard library's logging for this process. May be called again.
 
     Args:
         log_format: "console", "json", or "auto" for console on a terminal and JSON otherwise.
         log_level: "debug", "info", "warning" or "error"; what is below is dropped.
+        in_background: write in a thread of its own, and drop lines rather than wait for whoever reads them.
     """
     level = logging.getLevelNamesMapping()[log_level.upper()]
     is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
@@ -45,7 +47,8 @@ def configure_logging(log_format: str, log_level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    _redirect_standard_logging(level, _last(is_console=is_console))
+    handler = BackgroundHandler(sys.stderr) if in_background else logging.StreamHandler(sys.stderr)
+    _redirect_standard_logging(handler, level, _last(is_console=is_console))
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
@@ -82,8 +85,7 @@ def _is_coloured() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _redirect_standard_logging(level: int, last: Sequence[Processor]) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+def _redirect_standard_logging(handler: logging.Handler, level: int, last: Sequence[Processor]) -> None:
     formatter = structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=_shared())
     handler.setFormatter(formatter)
     root = logging.getLogger()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from worker.ops import background
 from worker.ops.catalogue import METRIC
 from worker.outcome import Outcome
 
@@ -74,6 +75,7 @@ class Metrics(Collector):
         yield _family("cim_dependency_up", (((name,), usable) for name, usable in self.dependency_up.items()))
         yield _family("cim_outages_total", self.outages.items())
         yield _family("cim_publisher_blocked", [((), self.publisher_blocked)])
+        yield _family("cim_log_lines_dropped_total", [((), background.dropped_lines)])
 
     def _cumulative(self) -> list[tuple[str, float]]:
         total, buckets = 0, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import random
@@ -38,6 +39,7 @@ def run(settings: Settings, signals: StopSignals) -> int:
     Raises `ConfigurationError` when a health port cannot be used.
     """
     check_health_ports(settings)
+    configure_logging(settings.log_format, settings.log_level, in_background=True)
     if settings.processes == 1:
         run_process(settings, 0, signals)
         return 0
@@ -145,5 +147,6 @@ def run_child(settings: Settings, index: int, parent: int) -> None:
     signals = StopSignals(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    configure_logging(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level, in_background=True)
     run_process(settings, index, signals, parent=parent)
+    logging.shutdown()  # a spawned process ends without the handlers of `atexit`
