@@ -545,7 +545,8 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
         (line,) = pool.wait_for("dependency_down")
         assert f"127.0.0.1:{breakable_broker.amqp_port}" in json.dumps(line)
         assert (line["dependency"], line["code"]) == ("broker", "broker_unavailable")
-        assert not pool.ready()[0]
+        assert "refused" in line["reason"]
+        assert any(reason.startswith("broker unavailable since ") for reason in pool.ready()[1])
         breakable_broker.start()
         eventually(lambda: world.stored("before the start"), seconds=20)
         world.tell("live", "ACTIVE", 1_760_000_000_000)
@@ -563,7 +564,10 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
         eventually(all_there, seconds=40)
         eventually(lambda: pool.ready()[0])
         assert world.depth("cim.dead-letters") == 0
-        assert len(pool.lines("dependency_up")) >= 2
+        down, up = pool.lines("dependency_down"), pool.lines("dependency_up")
+        assert len(down) == len(up) == 2, "the restart is one outage: connections lost, then refused"
+        assert "Error" not in down[1]["reason"], "words, no class names"
+        assert sum(count for name, count in pool.metrics().items() if name.startswith("cim_outages_total")) == 2
     breakable_broker.delete_vhost(vhost)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -51,6 +52,7 @@ class Worker:
         self._metrics = self._app.metrics
         self._stopping = asyncio.Event()
         self._consumer: Consumer | None = None
+        self._consuming_since: float | None = None
         self._broker = self._app.broker_outage()
         self._publishing = self._app.broker_outage()
         self._backoff = self._app.backoff(*_RECONNECT_SECONDS)
@@ -111,14 +113,17 @@ class Worker:
             if self._stopping.is_set():
                 return
             self._broker.began(error.failure, _reason(error))
-            await self._pause_after(error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._pause_after(error))
 
-    async def _pause_after(self, error: BrokerError) -> None:
-        seconds = self._backoff.next()
+    def _pause_after(self, error: BrokerError) -> float:
+        """Return the seconds until the next attempt; after a session that worked they are the fewest again."""
+        since, self._consuming_since = self._consuming_since, None
+        if since is not None and self._app.clock.monotonic() - since > _STEADY_SECONDS:
+            self._backoff.reset()
         if error.failure.failure_class is FailureClass.OPERATOR:
-            seconds = _OPERATOR_PAUSE_SECONDS
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            return _OPERATOR_PAUSE_SECONDS
+        return self._backoff.next()
 
     async def _session(self) -> None:
         """Connect, work until a connection ends or we are told to stop, and leave everything settled or given back."""
@@ -139,15 +144,12 @@ class Worker:
                 jobs.append(self._app.recorder(consuming, publisher).run())
             tasks = [asyncio.create_task(job) for job in jobs]
             self._consuming(consumer, consuming)
-            started = self._app.clock.monotonic()
             try:
                 await self._until_an_end(
                     [*tasks, crash.happened], consuming.closed, publishing.closed, publisher.closed
                 )
             finally:
                 self._consumer = None
-                if self._app.clock.monotonic() - started > _STEADY_SECONDS:
-                    self._backoff.reset()
                 await cancel_and_wait(tasks)
                 await self._leave(session, consumer)
 
@@ -179,6 +181,7 @@ class Worker:
 
     def _consuming(self, consumer: Consumer, connection: Connection) -> None:
         self._consumer = consumer
+        self._consuming_since = self._app.clock.monotonic()
         self._metrics.dependency_up["broker"] = True
         self._broker.ended()
         version = ".".join(map(str, connection.server_version))
@@ -248,11 +251,17 @@ class Worker:
         metrics = self._metrics
         checks = {
             "stopping": self._stopping.is_set(),
-            "not consuming": self._consumer is None or not self._consumer.is_consuming,
+            self._not_consuming(): self._consumer is None or not self._consumer.is_consuming,
             "store unavailable": not metrics.dependency_up.get("store", False),
             "broker blocks publishers": metrics.publisher_blocked,
         }
         return [reason for reason, holds in checks.items() if holds]
+
+    def _not_consuming(self) -> str:
+        if self._broker.failure is None:
+            return "not consuming yet"
+        began = self._app.clock.now_ms() / 1000 - self._broker.seconds
+        return f"broker unavailable since {datetime.fromtimestamp(began, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _reason(error: BrokerError) -> str:

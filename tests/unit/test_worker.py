@@ -1,0 +1,45 @@
+"""What one worker process makes of broker sessions that end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.deliveries import FakeClock
+from worker.flow.backoff import Backoff
+from worker.process.worker import Worker
+from worker.rabbit.errors import AccessRefused, ConnectionLost
+from worker.settings import load_settings
+
+LOST = ConnectionLost("the connection was cut")
+
+
+async def test_pauses_grow_with_every_attempt_and_are_short_again_after_a_session_that_worked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, clock = Worker(load_settings()), FakeClock()
+    monkeypatch.setattr(worker._app, "clock", clock)
+    monkeypatch.setattr(worker, "_backoff", Backoff(0.2, 3, random=lambda: 1.0))
+    assert [worker._pause_after(LOST) for _ in range(5)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3])
+    worker._consuming_since = clock.monotonic()
+    clock.ms += 1000
+    assert worker._pause_after(LOST) == 3, "it consumed, but not for long enough"
+    worker._consuming_since = clock.monotonic()
+    clock.ms += 6000
+    assert worker._pause_after(LOST) == pytest.approx(0.2)
+    assert worker._pause_after(LOST) == pytest.approx(0.4), "that session counts once"
+    assert worker._pause_after(AccessRefused("no")) == 10, "only an operator can help"
+    await worker._app.store.close()
+
+
+async def test_readiness_says_since_when_the_broker_is_away_and_nothing_before_it_was_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, clock = Worker(load_settings()), FakeClock()
+    monkeypatch.setattr(worker._app, "clock", clock)
+    monkeypatch.setattr(worker._broker, "_clock", clock)
+    assert "not consuming yet" in worker._reasons_not_ready()
+    clock.ms = 1_764_000_000_000
+    worker._broker.began(LOST.failure, str(LOST))
+    clock.ms += 90_000
+    assert "broker unavailable since 2025-11-24T16:00:00Z" in worker._reasons_not_ready()
+    await worker._app.store.close()
