@@ -9,7 +9,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.codes import Disposition
+from worker.codes import Disposition, FailureClass
 from worker.conversations.conversation import ConversationRecord, ConversationState, Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.failure import Failure, classify
@@ -31,6 +31,7 @@ _BUNDLE_SECONDS = 0.1
 _MAX_REMEMBERED = 20_000
 _AGAIN_SECONDS = 10.0
 _COMPARE_SECONDS = 3600.0
+_REMINDER_SECONDS = 60.0
 
 
 class ExchangeReconciler:
@@ -60,6 +61,7 @@ class ExchangeReconciler:
         self._acted_at: dict[str, float] = {}
         self._pending: set[str] = set()
         self._is_pending = asyncio.Event()
+        self._said_at = -_REMINDER_SECONDS
 
     def returned(self, conversation_id: str) -> None:
         """Say that a live event of this conversation came back: nobody listens, or its exchange is gone.
@@ -91,9 +93,16 @@ class ExchangeReconciler:
             try:
                 await one()
             except Exception as error:  # noqa: BLE001 - nothing outside the pipeline may end a process
-                failure = classify(error)
-                self._reporter.warn("exchanges_not_reconciled", code=failure.code.value, reason=failure.detail)
+                self._say_failed(classify(error))
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _say_failed(self, failure: Failure) -> None:
+        """Say once a minute why; the end of a connection is reported by who watches it."""
+        now = self._clock.monotonic()
+        if failure.failure_class is FailureClass.OUTAGE or now - self._said_at < _REMINDER_SECONDS:
+            return
+        self._said_at = now
+        self._reporter.warn("exchanges_not_reconciled", code=failure.code.value, reason=failure.detail)
 
     async def _converge_pending(self) -> None:
         await self._is_pending.wait()

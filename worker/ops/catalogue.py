@@ -117,7 +117,7 @@ EVENTS: Final = (
     LogEvent(
         "exchanges_not_reconciled",
         "warning",
-        "Exchanges could not be compared with the registry; it is tried again in ten seconds.",
+        "Exchanges could not be compared with the registry; tried again every ten seconds, said once a minute.",
         ("code", "reason"),
     ),
     LogEvent(
