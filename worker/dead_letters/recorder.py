@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from worker.codes import FailureClass, Stage
+from worker.codes import Code, FailureClass, Stage
 from worker.dead_letters.envelope import parked_copy
 from worker.dead_letters.letter import PARKED, LetterRecord, RecordResult
 from worker.dead_letters.reading import read_letter
-from worker.failure import AdapterError, classify
+from worker.failure import AdapterError, Failure, classify
 from worker.flow.confirmed import publish_until_confirmed
 from worker.flow.window import Window
 from worker.ports import Consumer
@@ -21,7 +21,6 @@ from worker.ports import Consumer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from worker.failure import Failure
     from worker.flow.gate import Gate
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
@@ -32,8 +31,6 @@ _QUIET_SECONDS = 0.2
 _CLOSE_SECONDS = 2
 """Longest the broker may take to confirm the end of a round."""
 _REMINDER_SECONDS = 60.0
-_MAX_UNPROVEN = 3
-"""After so many rounds in which the store failed for this letter, and took others, it is parked."""
 _PROBED = 8
 """How many letters of those that failed are kept to see when the store works again."""
 
@@ -87,8 +84,10 @@ class DeadLetterRecorder:
         self._window = Window(_PREFETCH, _BATCH_BYTES)
         self._left: Counter[str] = Counter()
         """Letters by id that have left the queue since the store was told."""
-        self._unproven: Counter[str] = Counter()
-        """How often each letter failed for a reason nobody knows."""
+        self._recorded = 0
+        """New documents so far."""
+        self._unproven: dict[str, int] = {}
+        """Letters that failed for a reason nobody knows, with how many were recorded then."""
         self._said_at: float | None = None
 
     async def run(self) -> None:
@@ -169,6 +168,7 @@ class DeadLetterRecorder:
 
     async def _settle(self, queue: DeadLetterQueue, recorded: Sequence[_Recorded]) -> int:
         """Settle what is kept, in a document or parked; return how many were parked. The rest goes back."""
+        self._recorded += sum(result is RecordResult.RECORDED for *_, result in recorded)
         parked = [one for one in recorded if self._is_to_be_parked(one)]
         kept = [one for one in recorded if one[2] in _KEPT]
         if parked and await self._park(parked):
@@ -176,15 +176,20 @@ class DeadLetterRecorder:
         for delivery, letter, _ in kept:
             queue.settle(delivery)
             self._left[letter.id] += 1
-            del self._unproven[letter.id]
+            self._unproven.pop(letter.id, None)
         return len(parked)
 
     def _is_to_be_parked(self, one: _Recorded) -> bool:
+        """Tell whether no document can hold a letter.
+
+        One that fails for a reason nobody knows waits in the queue: the store may be sick. Once another was recorded
+        after it failed, its next failure is its own.
+        """
         _, letter, result = one
-        if result is RecordResult.UNPROVEN:
-            self._unproven[letter.id] += 1
-            return self._unproven[letter.id] >= _MAX_UNPROVEN
-        return result not in _KEPT
+        if result is not RecordResult.UNPROVEN:
+            return result not in _KEPT
+        self._interrupted(Failure.of(Code.UNEXPECTED_ERROR, "the store fails for a letter", stage=Stage.STORE))
+        return self._recorded > self._unproven.setdefault(letter.id, self._recorded)
 
     async def _park(self, parked: Sequence[_Recorded]) -> bool:
         """List letters that no document can hold without their body, and put them into their own queue."""
