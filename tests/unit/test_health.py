@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.eventually import eventually_async
 from worker.web.health import HealthServer
 
 if TYPE_CHECKING:
@@ -77,6 +78,22 @@ async def test_what_is_no_http_ends_the_connection_quietly_and_harms_nobody(requ
     async with served() as port:
         assert b"200" not in await exchange(port, request_)
         assert (await get(port, "/health/live"))[0] == 200
+
+
+async def test_slow_clients_are_held_in_bounded_number_and_make_room_when_they_go() -> None:
+    async with served() as port:
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(150)]
+        ended = [asyncio.create_task(reader.read()) for reader, _ in slow]
+        await eventually_async(lambda: sum(one.done() for one in ended) >= 150 - 64, seconds=4)
+        assert sum(one.done() for one in ended) == 150 - 64
+        for _, writer in slow:
+            writer.close()
+        await asyncio.wait(ended)
+        await eventually_async(lambda: answers(port))
+
+
+async def answers(port: int) -> bool:
+    return b"200 OK" in await exchange(port, b"GET /health/live HTTP/1.1\r\n\r\n")
 
 
 async def test_a_client_that_hangs_up_is_no_trouble() -> None:

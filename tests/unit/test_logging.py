@@ -69,6 +69,18 @@ def test_libraries_speak_up_only_when_it_matters_and_pika_never(capsys: pytest.C
     assert line["event"] == "no primary at amqp://***@broker.example.org:5672/vhost"
 
 
+def test_what_asyncio_repeats_is_said_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+
+    for number in range(1000):
+        logging.getLogger("asyncio").error("socket.accept() out of system resource\nsocket: %s", number)
+    logging.getLogger("asyncio").error("something else")
+
+    first, second = lines(capsys)
+    assert first["event"].startswith("socket.accept() out of system resource")
+    assert second["event"] == "something else"
+
+
 @pytest.mark.parametrize(
     "key", ["body", "payload", "password", "rabbitmq_url", "mongodb_uri", "Authorization", "input"]
 )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 MASK: Final = "***"
+_REPETITION_SECONDS: Final = 60
+_MAX_KINDS: Final = 1000
 _SECRET_NAMES: Final = (
     *("body", "payload", "content", "password", "passwd", "secret", "token", "authorization", "credentials"),
     *("url", "uri", "input"),
@@ -95,6 +97,25 @@ def _redirect_standard_logging(handler: logging.Handler, level: int, last: Seque
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     for library in ("pymongo", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").filters[:] = [_RepetitionFilter()]
+
+
+class _RepetitionFilter(logging.Filter):
+    """Lets the same complaint through once a minute: asyncio repeats some, a thousand times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_at: dict[tuple[str, object], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Pass the first of a kind, which is its first line and the type of its exception."""
+        kind = (str(record.msg).partition("\n")[0], record.exc_info[0] if record.exc_info else None)
+        if record.created - self._passed_at.get(kind, 0) < _REPETITION_SECONDS:
+            return False
+        if len(self._passed_at) > _MAX_KINDS:
+            self._passed_at.clear()
+        self._passed_at[kind] = record.created
+        return True
 
 
 def _add_process_id(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _REQUEST_SECONDS = 5
+_MAX_CLIENTS = 64
+"""Clients at once: slow ones must not take the descriptors that the work needs. Those beyond are turned away."""
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -22,6 +24,7 @@ class HealthServer:
         self._reasons_not_ready = reasons_not_ready
         self._exposition = exposition
         self._server: asyncio.Server | None = None
+        self._clients = 0
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port. Raises OSError when it is taken."""
@@ -35,6 +38,10 @@ class HealthServer:
             await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._clients >= _MAX_CLIENTS:
+            writer.close()
+            return
+        self._clients += 1
         unreadable = (ValueError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
         with contextlib.suppress(TimeoutError, OSError, *unreadable):
             async with asyncio.timeout(_REQUEST_SECONDS):
@@ -43,6 +50,7 @@ class HealthServer:
                 head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
                 writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
                 await writer.drain()
+        self._clients -= 1
         writer.close()
 
     def _respond(self, path: bytes) -> tuple[str, str, bytes]:
