@@ -170,6 +170,9 @@ class Reporter(Protocol):
     def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
         """One delivery was given up, or retried."""
 
+    def contradiction(self, kind: str) -> None:
+        """The anchors of one message contradict each other; *kind*: the one that did not count."""
+
     def info(self, what: str, **facts: object) -> None:
         """Something worth a line in the log."""
 

@@ -22,6 +22,7 @@ _ALIKE = 0.78
 _MIB = 1024 * 1024
 _QUOTE = re.compile("[\"'`\\x00-\\x1f\\x7f]")
 """What a shell or a YAML file left in the value, and control characters, which no sender id can hold."""
+_EVENT_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 _ANOTHER_ENTRY = re.compile("=[^=]")
 """Inside a list of senders: the next entry after a wrong separator. At the end of an id it is padding."""
 _URL = re.compile(r"(?P<scheme>[a-z+]+)://(?P<authority>[^/?#\s\x00-\x20\x7f]*)(?P<rest>[^\s\x00-\x20\x7f]*)")
@@ -172,6 +173,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Senders each broker user may use: user=sender-1|sender-2,other=sender-3; empty: no check.",
     )
+    event_names: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="Event names by header.intent: VOICE_RECORDING=MEDIA_RECORDING,…; every other intent: "
+        "THIRD_PARTY_ACTIVITY.",
+    )
 
     processes: int = Field(
         default=1, ge=1, le=256, description="Number of worker processes started by `cim-worker run`."
@@ -243,6 +249,11 @@ class Settings(BaseSettings):
             msg = "delays must grow from tier to tier, for example 1s,10s,1m,10m"
             raise ValueError(msg)
         return value
+
+    @field_validator("event_names", mode="before")
+    @classmethod
+    def _split_event_names(cls, value: object) -> object:
+        return _parse_event_names(value) if isinstance(value, str) else value
 
     @field_validator("sender_users", mode="before")
     @classmethod
@@ -388,4 +399,19 @@ def _parse_sender_users(text: str) -> dict[str, frozenset[str]]:
             msg = "names a user twice; list all of its senders in one entry, separated by |"
             raise ValueError(msg)
         table[user] = frozenset(senders)
+    return table
+
+
+def _parse_event_names(text: str) -> dict[str, str]:
+    """Return the event name of each intent. Raises ValueError."""
+    table: dict[str, str] = {}
+    for entry in text.split(",") if text.strip() else ():
+        intent, _, name = (part.strip() for part in entry.partition("="))
+        if not intent or not _EVENT_NAME.fullmatch(name):
+            msg = "must be INTENT=NAME,OTHER_INTENT=OTHER_NAME; a name has letters, digits and underscores"
+            raise ValueError(msg)
+        if intent in table:
+            msg = "names an intent twice"
+            raise ValueError(msg)
+        table[intent] = name
     return table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymongo
 
-from tests.chaos.messages import TRAP, Kind, canonical, digest_of, event_id_of
+from tests.chaos.messages import TRAP, Kind, as_sent, digest_of, event_id_of
 
 if TYPE_CHECKING:
     from tests.chaos.ledger import Ledger
@@ -99,7 +99,7 @@ def read_trap(channel: Any) -> int:
 
 def _read_document(document: dict[str, Any], ledger: Ledger, evidence: Evidence) -> None:
     data = document["activity"]["data"]
-    body = canonical(data)
+    body = as_sent(data, document["conversationId"])
     number = ledger.number_of_message(data, body)
     if number is None:
         evidence.wrong.append(("a document nobody published", str(document["_id"])))

@@ -10,7 +10,7 @@ from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.messages import DIGEST_BYTES, Kind, Sample, canonical, digest_of, event_id_of
+from tests.chaos.messages import DIGEST_BYTES, Kind, Sample, as_sent, digest_of, event_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,7 +127,7 @@ class Ledger:
         without anybody's fault.
         """
         event = json.loads(written)
-        body = canonical(event["data"])
+        body = as_sent(event["data"], event["conversationId"])
         number = self.number_of_message(event["data"], body)
         if number is None:
             self.findings.add("an event nobody published", f"{event.get('id')} of {event['data'].get('id')}")

@@ -163,6 +163,19 @@ def canonical(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def customer_of(place: str) -> dict[str, str]:
+    """Return the customer that the registry knows of a conversation."""
+    return {"_id": f"customer-of-{place}"}
+
+
+def as_sent(data: dict[str, Any], place: str | None) -> bytes:
+    """Return the bytes of the message in an event's `data`, without the customer that the registry added."""
+    header = dict(data["header"])
+    if place is not None and header.get("customer") == customer_of(place):
+        del header["customer"]
+    return canonical({**data, "header": header})
+
+
 def sender_of(number: int) -> str:
     """Return the sender id of message *number*."""
     return f"chaos-app-{number % _SENDERS}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 
+from tests.chaos.messages import customer_of
+
 if TYPE_CHECKING:
     from tests.chaos.world import World
 
@@ -105,7 +107,7 @@ def _event(conversation: str, state: str, at: int) -> bytes:
     data = {
         "id": conversation,
         "state": state,
-        "customer": {"_id": f"customer-of-{conversation}"},
+        "customer": customer_of(conversation),
         "channelSession": session,
         "roomInfo": {"id": f"room-{conversation}", "mode": "CONTACT_CENTER"},
     }

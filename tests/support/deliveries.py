@@ -61,6 +61,7 @@ class RecordingReporter:
         self.warnings: list[tuple[str, dict[str, object]]] = []
         self.down: list[str] = []
         self.up: list[str] = []
+        self.contradictions: list[str] = []
 
     def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
         assert seconds >= 0
@@ -82,6 +83,9 @@ class RecordingReporter:
 
     def warn(self, what: str, **facts: object) -> None:
         self.warnings.append((what, facts))
+
+    def contradiction(self, kind: str) -> None:
+        self.contradictions.append(kind)
 
     def dependency_down(
         self, name: str, failure: Failure, *, address: str, reason: str, outage_seconds: float | None

@@ -46,6 +46,7 @@ class PipelineHarness:
         reporter: Reporter | None = None,
         senders: dict[str, frozenset[str]] | None = None,
         before: PipelineHarness | None = None,
+        event_names: dict[str, str] | None = None,
     ) -> None:
         """Make a session; it follows the session *before* in the same process, when that is given."""
         self.publisher: Any = publisher or FakePublisher()
@@ -75,7 +76,11 @@ class PipelineHarness:
         ids = itertools.count()
         common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
         settlement = Settlement(self.settle, self.reported, self.clock)
-        reading = Reading(Senders(senders or {}, "worker" if senders else None), max_message_bytes=max_message_bytes)
+        reading = Reading(
+            Senders(senders or {}, "worker" if senders else None),
+            max_message_bytes=max_message_bytes,
+            event_names=event_names or {},
+        )
         copies = Copies(
             publisher=self.publisher,
             retry=RetryPolicy(("1s", "10s"), max_attempts, per_second=1000, now=self.clock.monotonic()),
@@ -97,6 +102,7 @@ class PipelineHarness:
                 clock=self.clock,
                 crash=self.crash,
                 bundle=bundle,
+                reporter=self.reported,
             ),
             publisher=self.publisher,
             storing=self.storing,

@@ -199,6 +199,36 @@ async def test_the_same_id_with_other_content_is_another_activity() -> None:
     assert harness.outcomes == {"stored": 2}
 
 
+async def test_contradicting_anchors_are_counted_and_change_nothing() -> None:
+    harness = pipeline_harness()
+    ours, theirs = {"_id": f"customer of {LIVE}"}, {"_id": "somebody else"}
+    for customer in (ours, theirs, theirs):  # the registry is asked for the first, the others are remembered
+        await harness.process(live(1, customer=customer))
+    await harness.process(of_session("live-session", 2))
+    assert harness.reported.contradictions == ["customer", "customer"]
+    assert harness.outcomes == {"published": 4}
+
+
+async def test_a_session_of_another_conversation_is_counted_where_that_one_is_remembered() -> None:
+    harness = pipeline_harness()
+    harness.registry.records["other"] = record("other", "ACTIVE", "other-session")
+    await harness.process(live(1, channelSessionId="other-session"))
+    assert harness.reported.contradictions == [], "nobody is asked only to count"
+    await harness.process(of_session("other-session", 2))
+    await harness.process(live(3, channelSessionId="other-session"))
+    assert harness.reported.contradictions == ["channel_session"]
+    assert len(harness.at(LIVE)) == 2
+
+
+async def test_the_event_has_the_customer_the_registry_knows_and_the_name_of_its_intent() -> None:
+    harness = pipeline_harness(event_names={"VOICE_RECORDING": "MEDIA_RECORDING"})
+    await harness.process(live(1, intent="VOICE_RECORDING"))
+    (event,) = harness.at(LIVE)
+    body = json.loads(event.body)
+    assert body["data"]["header"]["customer"] == {"_id": f"customer of {LIVE}"}
+    assert event.type == body["name"] == "MEDIA_RECORDING"
+
+
 async def test_with_an_idempotency_key_other_content_is_the_same_activity() -> None:
     harness = pipeline_harness()
     first, rebuilt, other = closed(1, "first"), closed(2, "rebuilt"), closed(1, "first")

@@ -87,3 +87,19 @@ def test_any_other_form_is_refused_because_the_check_would_be_left_out(
 
 def test_an_empty_health_port_is_unset() -> None:
     assert load_settings(health_port="").health_port is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", {}), (" A = B , QM_ACTIVITY=QM_ACTIVITY", {"A": "B", "QM_ACTIVITY": "QM_ACTIVITY"})],
+)
+def test_event_names_by_intent(text: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIM_EVENT_NAMES", text)
+    assert load_settings().event_names == expected
+
+
+@pytest.mark.parametrize("text", ["A", "A=", "=B", "A=B,", "A=B C", "A=B,A=C", "A=B=C", "'A=B'"])
+def test_any_other_form_of_event_names_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIM_EVENT_NAMES", text)
+    with pytest.raises(ConfigurationError, match=r"^CIM_EVENT_NAMES: "):
+        load_settings()

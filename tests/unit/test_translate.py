@@ -14,7 +14,7 @@ from worker.cim import CimMessage, parse
 from worker.cim.decode import DEEPEST
 from worker.conversations.conversation import ChannelSession, Conversation, ConversationState, Room
 from worker.pipeline.ports import StoredBecause
-from worker.pipeline.translate import Activity, Destination, place, translate
+from worker.pipeline.translate import EVENT_NAME, Activity, Destination, contradictions, place, translate
 
 NOW = 1_760_000_222_333
 STARTED = {"id": "s-live", "state": {"name": "STARTED"}, "channel": {"name": "Web"}}
@@ -41,7 +41,7 @@ def activity(message: CimMessage, conversation: Conversation | None = None) -> A
 
 
 def test_the_envelope_has_the_fields_of_a_cim_event_in_their_order() -> None:
-    message = anchored(conversationId="conv-1", channelSessionId="s-live")
+    message = anchored(conversationId="conv-1", channelSessionId="s-live", customer={"_id": "cust-1"})
     assert activity(message, CONVERSATION).event == {
         "id": message.event_id,
         "name": "THIRD_PARTY_ACTIVITY",
@@ -113,6 +113,69 @@ def test_the_conversation_of_a_session_is_filled_in_and_the_message_stays_as_sen
     assert result.event["channelSession"] == ENDED
     assert result.event["data"]["header"]["conversationId"] is None
     assert (result.customer_id, result.channel_session_id, result.room_id) == ("cust-1", "s-over", "r-1")
+
+
+@pytest.mark.parametrize(
+    ("customer", "expected"),
+    [
+        (None, {"_id": "cust-1"}),
+        ({}, {"_id": "cust-1"}),
+        ({"firstName": "Sam", "_id": ""}, {"firstName": "Sam", "_id": "cust-1"}),
+        ({"_id": "c-x", "firstName": "Sam"}, {"_id": "c-x", "firstName": "Sam"}),
+    ],
+)
+def test_the_customer_the_registry_knows_stands_where_the_message_names_none(
+    customer: dict[str, Any] | None, expected: dict[str, Any]
+) -> None:
+    message = anchored(conversationId="conv-1", customer=customer)
+    before = message.event_id
+    result = activity(message, CONVERSATION)
+    assert result.event["data"]["header"]["customer"] == expected
+    assert json.loads(result.event_bytes()) == result.event
+    assert (message.wire["header"]["customer"], message.event_id) == (customer, before), "the message itself stays"
+
+
+def test_without_a_customer_in_the_registry_the_message_stays_as_sent() -> None:
+    message = anchored(conversationId="conv-1")
+    assert activity(message, replace(CONVERSATION, customer_id=None)).data is message.wire
+
+
+@pytest.mark.parametrize(
+    ("header", "owner", "expected"),
+    [
+        ({"customer": {"_id": "cust-1"}}, None, []),
+        ({"customer": {"_id": "cust-2"}}, None, ["customer"]),
+        ({"channelSessionId": "s-9"}, replace(CONVERSATION, id="conv-2"), ["channel_session"]),
+        ({"channelSessionId": "s-live"}, CONVERSATION, []),
+        (
+            {"customer": {"_id": "x"}, "channelSessionId": "s"},
+            replace(CONVERSATION, id="b"),
+            ["customer", "channel_session"],
+        ),
+    ],
+)
+def test_anchors_that_contradict_each_other_are_told_and_change_no_route(
+    header: dict[str, Any], owner: Conversation | None, expected: list[str]
+) -> None:
+    message = anchored(conversationId="conv-1", **header)
+    assert list(contradictions(message, CONVERSATION, owner)) == expected
+    assert activity(message, CONVERSATION).conversation_id == "conv-1"
+    assert place(message, CONVERSATION) == (Destination.HUB, None)
+
+
+def test_a_registry_that_knows_no_customer_contradicts_none() -> None:
+    message = anchored(conversationId="conv-1", customer={"_id": "cust-2"})
+    assert list(contradictions(message, replace(CONVERSATION, customer_id=None), None)) == []
+
+
+def test_an_intent_may_name_the_event() -> None:
+    names = {"VOICE_RECORDING": "MEDIA_RECORDING"}
+    for intent, expected in (("VOICE_RECORDING", "MEDIA_RECORDING"), ("OTHER", EVENT_NAME), (None, EVENT_NAME)):
+        message = anchored(conversationId="conv-1", intent=intent)
+        for conversation in (None, CONVERSATION):
+            result = translate(message, conversation, now=NOW, event_names=names)
+            assert result.event["name"] == result.name == expected
+        assert translate(message, None, now=NOW).name == EVENT_NAME, "by default every event has one name"
 
 
 def test_what_the_message_says_goes_before_what_the_registry_knows() -> None:

@@ -223,6 +223,12 @@ METRICS: Final = (
     Metric("cim_dependency_up", "gauge", "1 while the dependency can be used, else 0.", ("dependency",), unit="0 or 1"),
     Metric("cim_outages_total", "counter", "Outages by dependency and reason code.", ("dependency", "code")),
     Metric(
+        "cim_contradicting_anchors_total",
+        "counter",
+        "Messages that name a customer or a channel session of another conversation; the route does not depend on it.",
+        ("kind",),
+    ),
+    Metric(
         "cim_publisher_blocked",
         "gauge",
         "1 while the broker blocks publishers (memory or disk alarm), else 0.",

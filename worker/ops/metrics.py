@@ -37,6 +37,7 @@ class Metrics(Collector):
         self.dependency_up: dict[str, bool] = {}
         self.outages: Counter[tuple[str, str]] = Counter()
         self.publisher_blocked = False
+        self.contradictions: Counter[str] = Counter()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -74,6 +75,8 @@ class Metrics(Collector):
         yield _family("cim_bundles_total", (((lane,), count) for lane, count in self.bundles.items()))
         yield _family("cim_dependency_up", (((name,), usable) for name, usable in self.dependency_up.items()))
         yield _family("cim_outages_total", self.outages.items())
+        kinds = (((kind,), count) for kind, count in self.contradictions.items())
+        yield _family("cim_contradicting_anchors_total", kinds)
         yield _family("cim_publisher_blocked", [((), self.publisher_blocked)])
         yield _family("cim_log_lines_dropped_total", [((), background.dropped_lines)])
 

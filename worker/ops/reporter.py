@@ -66,6 +66,10 @@ class LoggingReporter:
             conversation_id=_log_safe(identity.conversation_id),
         )
 
+    def contradiction(self, kind: str) -> None:
+        """Count a message whose anchors contradict each other."""
+        self._metrics.contradictions[kind] += 1
+
     def info(self, what: str, **facts: object) -> None:
         """Log something worth knowing."""
         self._log.info(what, **_all_log_safe(facts))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from worker.failure import AdapterError, Failure
 from worker.flow.lane import Lane
+from worker.pipeline.translate import contradictions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from worker.flow.gate import Gate
     from worker.flow.tasks import Crash
     from worker.pipeline.inbound import Inbound
-    from worker.ports import Clock
+    from worker.ports import Clock, Reporter
 
 
 _SLOW_SECONDS = 0.05
@@ -37,6 +38,7 @@ class ConversationFinder:
         cache: ConversationCache,
         gate: Gate,
         clock: Clock,
+        reporter: Reporter,
         crash: Crash,
         bundle: int,
     ) -> None:
@@ -45,6 +47,7 @@ class ConversationFinder:
         self._cache = cache
         self._gate = gate
         self._clock = clock
+        self._reporter = reporter
         self._asked_at: dict[int, float] = {}
         self._last_took = 0.0
         self._numbers = itertools.count()
@@ -75,9 +78,11 @@ class ConversationFinder:
             if known is not None:
                 self._refresh_soon(known.id)
         inbound.conversation = known
-        if known is None or conversation_id is None or session_id is None:
-            return known is not None
-        return known.session(session_id) is not None
+        if known is None or not (conversation_id is None or session_id is None or known.session(session_id)):
+            return False
+        if message.customer_id is not None:
+            self._count_contradictions(inbound)
+        return True
 
     def can_go_on(self, inbound: Inbound) -> bool:
         """Tell whether a message the registry did not answer for can go on: it names its conversation."""
@@ -181,6 +186,18 @@ class ConversationFinder:
                 inbound.conversation = conversations.get(message.conversation_id)
             elif message.channel_session_id is not None:
                 inbound.conversation = owners.get(message.channel_session_id)
+            self._count_contradictions(inbound)
+
+    def _count_contradictions(self, inbound: Inbound) -> None:
+        """Count anchors that contradict each other, where both sides are known without asking for them."""
+        message, conversation = _message(inbound), inbound.conversation
+        if conversation is None:
+            return
+        session_id, owner = message.channel_session_id, None
+        if session_id is not None and conversation.session(session_id) is None:
+            owner = self._cache.by_session(session_id, self._clock.monotonic())
+        for kind in contradictions(message, conversation, owner):
+            self._reporter.contradiction(kind)
 
 
 def _message(inbound: Inbound) -> CimMessage:

@@ -15,6 +15,8 @@ from worker.pipeline.translate import Destination, place, translate
 from worker.ports import Outgoing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.cim import CimMessage
     from worker.pipeline.senders import Senders
     from worker.pipeline.translate import Activity
@@ -31,8 +33,10 @@ class Rejection(NamedTuple):
 class Reading:
     """Reads deliveries. No I/O."""
 
-    def __init__(self, senders: Senders, *, max_message_bytes: int) -> None:
+    def __init__(self, senders: Senders, *, max_message_bytes: int, event_names: Mapping[str, str]) -> None:
+        """Take bodies up to *max_message_bytes*; name events by intent after *event_names*."""
         self._senders = senders
+        self._event_names = event_names
         self._max_message_bytes = max_message_bytes
 
     def read(self, delivery: Delivery, now: int) -> Inbound | Rejection:
@@ -77,7 +81,7 @@ class Reading:
         return identity
 
     def _translate(self, inbound: Inbound, message: CimMessage) -> Activity:
-        return translate(message, inbound.conversation, now=inbound.translated_at)
+        return translate(message, inbound.conversation, now=inbound.translated_at, event_names=self._event_names)
 
     def _parse(self, delivery: Delivery, received_at: int) -> CimMessage | Rejected:
         return parse(
@@ -105,7 +109,7 @@ def _outgoing(delivery: Delivery, activity: Activity, now: int) -> Outgoing:
         activity.event_id,
         activity.event_bytes(),
         correlation_id=delivery.properties.correlation_id or activity.message.id,
-        type=contract.EVENT_TYPE_PROPERTY,
+        type=activity.name,
         app_id=contract.APP_ID,
         timestamp=now // 1000,
         headers=carried_headers(delivery),

@@ -10,11 +10,14 @@ import orjson
 from worker.pipeline.ports import StoredBecause
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from worker.cim import CimMessage
     from worker.conversations.conversation import ChannelSession, Conversation, Room
 
 EVENT_NAME = "THIRD_PARTY_ACTIVITY"
 EVENT_TYPE = "ACTIVITY"
+_NO_NAMES: Mapping[str, str] = {}
 
 
 class Destination(StrEnum):
@@ -26,6 +29,15 @@ class Destination(StrEnum):
     """To the Conversations store."""
 
 
+class Contradiction(StrEnum):
+    """An anchor of a message that says something else than the conversation it belongs to."""
+
+    CUSTOMER = "customer"
+    """The conversation belongs to another customer."""
+    CHANNEL_SESSION = "channel_session"
+    """The channel session belongs to another conversation."""
+
+
 class Activity(NamedTuple):
     """A message on its way, with its place: what its event and its document are made of."""
 
@@ -34,10 +46,13 @@ class Activity(NamedTuple):
     message: CimMessage
     conversation_id: str | None
     customer_id: str | None
+    """The customer the message names, else the one the registry knows."""
     channel_session: ChannelSession | None
     room: Room | None
     stored_because: StoredBecause | None = None
     """Why it is stored, when it is."""
+    name: str = EVENT_NAME
+    """What the event is called."""
 
     @property
     def event_id(self) -> str:
@@ -61,8 +76,17 @@ class Activity(NamedTuple):
         return self.message.room_id or (self.room.id if self.room else None)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """The message, with the customer the registry knows where it names none: agent desks read it unguarded."""
+        wire = self.message.wire
+        if self.message.customer_id is not None or self.customer_id is None:
+            return wire
+        header = wire["header"]
+        return {**wire, "header": {**header, "customer": {**(header.get("customer") or {}), "_id": self.customer_id}}}
+
+    @property
     def event(self) -> dict[str, Any]:
-        """The CIM event envelope, recreated each time; `data` is the message."""
+        """The CIM event envelope, recreated each time."""
         session, room = self.channel_session, self.room
         return self._envelope(session.value if session else None, room.value if room else None)
 
@@ -79,24 +103,28 @@ class Activity(NamedTuple):
         message = self.message
         return {
             "id": self.event_id,
-            "name": EVENT_NAME,
+            "name": self.name,
             "type": EVENT_TYPE,
             "timestamp": self.timestamp,
             "conversationId": self.conversation_id,
             "eventEmitter": message.sender,
             "channelSession": channel_session,
-            "data": message.wire,
+            "data": self.data,
             "roomInfo": room_info,
         }
 
 
-def translate(message: CimMessage, conversation: Conversation | None, *, now: int) -> Activity:
+def translate(
+    message: CimMessage, conversation: Conversation | None, *, now: int, event_names: Mapping[str, str] = _NO_NAMES
+) -> Activity:
     """Return the activity a message becomes at `now` (epoch ms).
 
-    `conversation` is what the registry knows (None: nothing); it fills the channel session and the room.
+    `conversation` is what the registry knows (None: nothing); it fills the channel session, the room and the customer.
+    `event_names` are event names by intent; any other intent means `EVENT_NAME`.
     """
+    name = event_names.get(message.wire["header"].get("intent"), EVENT_NAME) if event_names else EVENT_NAME
     if conversation is None:
-        return Activity(now, message, message.conversation_id, message.customer_id, None, None)
+        return Activity(now, message, message.conversation_id, message.customer_id, None, None, None, name)
     return Activity(
         now,
         message,
@@ -104,7 +132,22 @@ def translate(message: CimMessage, conversation: Conversation | None, *, now: in
         message.customer_id or conversation.customer_id,
         _session_of(message, conversation),
         conversation.room,
+        None,
+        name,
     )
+
+
+def contradictions(
+    message: CimMessage, conversation: Conversation, session_owner: Conversation | None
+) -> Iterator[Contradiction]:
+    """Yield the anchors of `message` that contradict where it belongs, as far as is known; they never change the route.
+
+    `conversation` is its own, `session_owner` the one its channel session is known to belong to, if any is known.
+    """
+    if message.customer_id is not None and conversation.customer_id not in {None, message.customer_id}:
+        yield Contradiction.CUSTOMER
+    if session_owner is not None and session_owner.id != conversation.id:
+        yield Contradiction.CHANNEL_SESSION
 
 
 def place(message: CimMessage, conversation: Conversation | None) -> tuple[Destination, StoredBecause | None]:

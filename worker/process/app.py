@@ -106,7 +106,11 @@ class App:
         settings, bundle = self.settings, self.settings.batch_size
         consumers = {contract.INGRESS: ingress, contract.WAITING: waiting_room}
         settlement = Settlement(lambda delivery: consumers[delivery.queue].settle(delivery), self.reporter, self.clock)
-        reading = Reading(Senders(settings.sender_users, self.own_user), max_message_bytes=settings.max_message_bytes)
+        reading = Reading(
+            Senders(settings.sender_users, self.own_user),
+            max_message_bytes=settings.max_message_bytes,
+            event_names=settings.event_names,
+        )
         copies = Copies(
             publisher=publisher,
             retry=self.retry,
@@ -136,6 +140,7 @@ class App:
             clock=self.clock,
             crash=crash,
             bundle=bundle,
+            reporter=self.reporter,
         )
         pipeline = Pipeline(
             reading=reading,
