@@ -12,7 +12,7 @@ import typer
 from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
-from worker.codes import Code
+from worker.codes import Code, WarningCode
 from worker.ops.catalogue import EVENTS, METRICS
 
 if TYPE_CHECKING:
@@ -115,9 +115,14 @@ def metric_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def warning_table() -> str:
+    """Return the catalogue of warnings."""
+    return "| Warning | Means |\n|---|---|\n" + "".join(f"| `{one.value}` | {one.meaning} |\n" for one in WarningCode)
+
+
 TABLES = {
     README: {"settings": settings_table, "exit codes": exit_code_table},
-    SCHEMAS: {"codes": code_table},
+    SCHEMAS: {"codes": code_table, "warnings": warning_table},
     DEPLOY: {"log events": event_table, "metrics": metric_table},
 }
 

@@ -274,6 +274,28 @@ _SPECS: dict[Code, CodeSpec] = {
 }
 
 
+class WarningCode(StrEnum):
+    """What is probably a mistake and never a reason to reject; `cim-worker validate` shows it."""
+
+    MISSPELT_FIELD = "misspelt_field"
+    MISSPELT_BODY_TYPE = "misspelt_body_type"
+    IMPLAUSIBLE_TIME = "implausible_time"
+    INEXACT_NUMBER = "inexact_number"
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for the publisher."""
+        return _WARNINGS[self]
+
+
+_WARNINGS = {
+    WarningCode.MISSPELT_FIELD: "A field is named nearly like a known one, such as `conversation_id`, and is not read.",
+    WarningCode.MISSPELT_BODY_TYPE: "The body type is nearly a known one; as it stands its fields are not checked.",
+    WarningCode.IMPLAUSIBLE_TIME: "header.timestamp lies before the year 2000 or more than a day in the future.",
+    WarningCode.INEXACT_NUMBER: "A number has more digits than a double holds, so readers get another one.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a message. Holds no part of the payload, so it may travel in headers and logs."""

@@ -220,3 +220,20 @@ def test_a_store_that_is_not_there_is_named_by_host_and_port() -> None:
     assert "127.0.0.1:1" in finished.stderr
     assert "hunter2" not in finished.stderr + finished.stdout
     assert finished.stderr.count("\n") == 1
+
+
+def test_validate_warns_of_probable_mistakes_and_rejects_for_them_only_when_told_to(tmp_path: Path) -> None:
+    file = tmp_path / "message.json"
+    file.write_text(json.dumps({**VALID, "body": {"type": "plain"}}))
+
+    lenient = cim_worker("validate", str(file), "--json")
+    strict = cim_worker("validate", str(file), "--strict", "--json")
+    table = cim_worker("validate", str(file))
+
+    assert (lenient.returncode, strict.returncode) == (ExitCode.OK, ExitCode.REJECTED)
+    assert printed_json(lenient)["with_warnings"] == 1
+    (message,) = printed_json(lenient)["messages"]
+    assert (message["result"], message["warnings"][0]["code"]) == ("valid", "misspelt_body_type")
+    assert printed_json(strict)["rejected"] == 1
+    assert "misspelt_body_type" in table.stdout
+    assert "1 message: 1 valid, 0 rejected, 1 with warnings" in table.stdout

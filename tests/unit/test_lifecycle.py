@@ -157,7 +157,10 @@ def test_a_new_customer_is_found_in_every_shape(data: Any, envelope: Any) -> Non
 
 @pytest.mark.parametrize(
     ("timestamp", "expected"),
-    [(T, T), (T // 1000, T), ("2025-10-09T08:53:20.000+00:00", T), (None, RECEIVED), (-5, 1)],
+    [
+        *((T, T), (T // 1000, T), (str(T), T), ("2025-10-09T08:53:20.000+00:00", T), ("2025-10-09T08:53:20", T)),
+        *((None, RECEIVED), ("", RECEIVED), (-5, 1)),
+    ],
 )
 def test_event_times_come_in_every_form_and_default_to_receipt(timestamp: Any, expected: int) -> None:
     assert example("channel_session_started", timestamp=timestamp).at == expected

@@ -1,0 +1,140 @@
+"""Warnings: what is probably a mistake is told to people who check a message, and rejects nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.examples import NAMES, RECEIVED_AT, accepted, document, encode, raw, spoilt
+from worker.cim.warnings import MAX_WARNINGS, find_warnings
+from worker.codes import WarningCode
+
+CASES = sorted((Path(__file__).parents[1] / "cases").glob("*.json"))
+DAY_MS = 24 * 3600 * 1000
+
+
+def warned(message: Any, received_at: int = RECEIVED_AT) -> list[tuple[str, str]]:
+    body = message if isinstance(message, bytes) else encode(message)
+    return [(one.code.value, one.pointer) for one in find_warnings(body, received_at=received_at, max_bytes=1_048_576)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_example_has_a_warning(name: str) -> None:
+    assert warned(raw(name)) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_no_real_shape_has_a_warning(case: Path) -> None:
+    assert warned(case.read_bytes(), received_at=1_800_000_000_000) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        ("header/conversation_id", "c", "/header/conversation_id"),
+        ("header/channelsessionid", "s", "/header/channelsessionid"),
+        ("header/room-id", "r", "/header/room-id"),
+        ("header/sender/sender_name", "x", "/header/sender/sender_name"),
+        ("header/customer/id", "x", "/header/customer/id"),
+        ("header/channelData/additional_attributes", [], "/header/channelData/additional_attributes"),
+    ],
+)
+def test_a_known_field_in_another_spelling_is_not_read(path: str, value: Any, place: str) -> None:
+    message = document()
+    message["header"] = {"sender": {"id": "s", "type": "APP"}, "customer": {"firstName": "Sam"}, "channelData": {}}
+    *parents, last = path.split("/")
+    inner = message
+    for part in parents:
+        inner = inner[part]
+    inner[last] = value
+    assert warned(message) == [("misspelt_field", place)], "told although, or because, the message is rejected"
+
+
+def test_a_field_of_a_known_body_in_another_spelling_is_not_read() -> None:
+    message = spoilt("body", {"type": "VOICE_RECORDING", "media_url": "https://x.example.org"})
+    assert warned(message) == [("misspelt_field", "/body/media_url")]
+    accepted(message)
+
+
+def test_another_spelling_beside_the_right_one_is_somebodys_own_field() -> None:
+    message = document()
+    message["header"]["conversation_id"] = "theirs"
+    assert warned(message) == []
+
+
+@pytest.mark.parametrize(
+    ("body_type", "meant"),
+    [
+        ("image", "IMAGE"),
+        ("FORMDATA", "FORM_DATA"),
+        ("Delivery-Notification", "DELIVERYNOTIFICATION"),
+        ("WRAPUPS", "WRAPUP"),
+    ],
+)
+def test_a_body_type_that_is_nearly_a_known_one(body_type: str, meant: str) -> None:
+    message = spoilt("body", {"type": body_type})
+    (warning,) = find_warnings(encode(message), received_at=RECEIVED_AT, max_bytes=10_000)
+    assert (warning.code, warning.pointer) == (WarningCode.MISSPELT_BODY_TYPE, "/body/type")
+    assert warning.expected.startswith(meant)
+
+
+@pytest.mark.parametrize(
+    "body_type", ["FNB", "LOAN_STEP", "WIDGET_FORM", "CALL_PROGRESS_EVENT", "VOICE_ACTIVITY", "😀"]
+)
+def test_an_open_body_type_is_no_mistake(body_type: str) -> None:
+    assert warned(spoilt("body", {"type": body_type})) == []
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "doubtful"),
+    [
+        (RECEIVED_AT + DAY_MS, False),
+        (RECEIVED_AT + DAY_MS + 1, True),
+        ("2026-11-25T00:00:00Z", True),
+        ("20251009", True),
+        (RECEIVED_AT * 1000 // 1_000_000, False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_time_that_cannot_be_meant(timestamp: Any, doubtful: bool) -> None:  # noqa: FBT001 - what is expected
+    expected = [("implausible_time", "/header/timestamp")] if doubtful else []
+    assert warned(spoilt("header/timestamp", timestamp)) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "inexact"),
+    [
+        ("9007199254740993.0", True),
+        ("12345678901234567.89", True),
+        ("9007199254740993", True),
+        ("1e-400", True),
+        ("9007199254740992", False),
+        ("9007199254740994", False),
+        ("0.1", False),
+        ("1.50", False),
+        ("1e3", False),
+        ("-0.0", False),
+    ],
+)
+def test_a_number_that_readers_get_changed(number: str, inexact: bool) -> None:  # noqa: FBT001 - what is expected
+    body = encode(spoilt("body/amount", "NUMBER")).replace(b'"NUMBER"', number.encode())
+    assert warned(body) == ([("inexact_number", "/body/amount")] if inexact else [])
+
+
+def test_there_is_an_end_to_warnings_and_none_where_nothing_can_be_read() -> None:
+    many = encode(spoilt("body/amount", "NUMBER")).replace(b'"NUMBER"', b"[" + b",".join([b"1e-999"] * 50) + b"]")
+    assert len(warned(many)) == MAX_WARNINGS
+    assert warned(b"{") == []
+    assert warned(b"\xff") == []
+    assert warned(b"[]") == []
+
+
+@given(st.recursive(st.none() | st.text() | st.integers(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+def test_no_document_raises(value: Any) -> None:
+    for part in ("header", "body", "id"):
+        warned({"header": {}, "body": {"type": "PLAIN"}, part: value})
