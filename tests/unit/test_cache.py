@@ -26,6 +26,19 @@ def test_a_conversation_is_found_by_its_id_and_by_each_session_until_it_is_stale
     assert made.by_conversation("c", 6.01) is None
 
 
+def test_what_is_remembered_is_bounded_by_bytes_too() -> None:
+    large = [conversation(f"c-{number}", "s" * 1000) for number in range(5)]
+    made = ConversationCache(max_size=100, ttl_ms=1000, max_bytes=2 * large[0].size)
+    for one in [*large, large[4]]:
+        made.remember(one, 5.0)
+    assert [made.by_conversation(one.id, 5.0) for one in large] == [None, None, None, large[3], large[4]]
+    made.forget("c-3")
+    made.remember(conversation("too large", "s" * 3000), 5.0)
+    made.remember(large[0], 5.0)
+    assert len(made) == 2
+    assert made.by_conversation("too large", 5.0) is None
+
+
 def test_beyond_its_time_a_conversation_is_found_only_by_who_may_use_it_stale() -> None:
     made, one = cache(), conversation("c", "s1")
     made.remember(one, 5.0, owns=("s1", "s2"))

@@ -8,20 +8,24 @@ event, for as long as an entry lives, and never a message.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from worker.conversations.conversation import Conversation
 
+_MAX_BYTES: Final = 64 * 1024 * 1024
+
 
 class ConversationCache:
     """Conversations by id and by channel session, least recently added dropped first."""
 
-    def __init__(self, *, max_size: int, ttl_ms: int) -> None:
-        """Keep at most *max_size* conversations for *ttl_ms* each; 0 of either switches it off."""
+    def __init__(self, *, max_size: int, ttl_ms: int, max_bytes: int = _MAX_BYTES) -> None:
+        """Keep at most *max_size* conversations, *max_bytes* together, for *ttl_ms* each; 0 switches it off."""
         self._max_size = max_size if ttl_ms else 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._ttl = ttl_ms / 1000
         self._entries: OrderedDict[str, tuple[float, Conversation]] = OrderedDict()
         self._by_session: dict[str, str] = {}
@@ -52,11 +56,13 @@ class ConversationCache:
             if session.id in self._owned and self._by_session[session.id] == conversation.id
         }
         self.forget(conversation.id)
-        if not self._max_size or not conversation.active:
+        size = conversation.size
+        if not self._max_size or not conversation.active or size > self._max_bytes:
             return
         self._owned |= known_owner
-        while len(self._entries) >= self._max_size:
+        while len(self._entries) >= self._max_size or self._bytes + size > self._max_bytes:
             self.forget(next(iter(self._entries)))
+        self._bytes += size
         self._entries[conversation.id] = (now + self._ttl, conversation)
         for session in conversation.channel_sessions:
             if session.id in owns:
@@ -69,6 +75,7 @@ class ConversationCache:
         """Forget a conversation and its sessions; an unknown one is fine."""
         entry = self._entries.pop(conversation_id, None)
         if entry is not None:
+            self._bytes -= entry[1].size
             for session in entry[1].channel_sessions:
                 if self._by_session.get(session.id) == conversation_id:
                     del self._by_session[session.id]

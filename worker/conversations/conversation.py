@@ -111,6 +111,11 @@ class Conversation:
         return is_active(self.state)
 
     @property
+    def size(self) -> int:
+        """Bytes of the room and the sessions."""
+        return sum(len(one.json) for one in self.channel_sessions) + (len(self.room.json) if self.room else 0)
+
+    @property
     def current_session(self) -> ChannelSession | None:
         """The last session that has not ended, else the last one; for messages that name only the conversation."""
         sessions = self.channel_sessions
