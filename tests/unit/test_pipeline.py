@@ -599,6 +599,23 @@ async def test_a_bug_in_a_lookup_retries_the_messages_that_asked_and_no_other() 
     assert harness.lookups_gate.is_open
 
 
+async def test_a_bug_when_a_late_registry_is_asked_again_is_that_of_the_next_message_and_ends_no_session() -> None:
+    harness = pipeline_harness(cache_ms=1000)
+    real = harness.registry.lookup
+
+    async def late(conversations: Any, sessions: Any) -> Any:
+        harness.clock.ms += 600
+        return await real(conversations, sessions)
+
+    harness.registry.lookup = late
+    await harness.process(live(1))
+    harness.clock.ms += 1500
+    harness.registry.bug = TypeError("a record of another kind")
+    await harness.process(live(2))
+    await harness.process(live(3))
+    assert harness.outcomes == {"published": 2, "retry": 1}
+
+
 async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits_in_the_broker() -> None:
     harness = pipeline_harness(window=8, bundle=1)
     answered, real = asyncio.Event(), harness.store.store
