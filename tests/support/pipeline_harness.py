@@ -26,6 +26,8 @@ from worker.pipeline.settlement import Settlement
 from worker.pipeline.storing import Storing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.ports import Delivery, EventPublisher, Outgoing, Reporter
 
 
@@ -55,6 +57,7 @@ class PipelineHarness:
         self.reported: Any = reporter or RecordingReporter()
         self.clock = FakeClock()
         self.settled: list[Delivery] = []
+        self.settling: Callable[[Delivery], None] = lambda _delivery: None
         self.returned: list[str] = []
         self.received = 0
         outage = Outage("store", address="fake", reporter=self.reported, clock=self.clock)
@@ -115,6 +118,7 @@ class PipelineHarness:
     def settle(self, one: Delivery) -> None:
         assert not any(one is other for other in self.settled), "settled twice"
         self.settled.append(one)
+        self.settling(one)
 
     async def process(self, *batch: FakeDelivery) -> None:
         """Process a batch and let its lanes run as far as they get."""

@@ -547,6 +547,18 @@ async def test_while_the_registry_is_away_what_is_remembered_is_used_beyond_its_
     assert json.loads(harness.at(LIVE)[-1].body)["roomInfo"]["id"] == f"room of {LIVE}"
 
 
+async def test_once_the_store_is_known_to_be_away_what_is_remembered_waits_for_no_lookup() -> None:
+    harness = pipeline_harness(cache_ms=1000)
+    await harness.process(live(1))
+    harness.store.away = harness.registry.away = True
+    await harness.process(customers(2))
+    assert harness.lookups_gate.is_open, "nothing has been asked since"
+    harness.clock.ms += 1500
+    harness.registry.lookup = lambda *_: asyncio.sleep(3600)
+    await harness.process(live(3))
+    assert harness.outcomes == {"published": 2}
+
+
 async def test_a_slow_registry_holds_up_neither_what_is_remembered_nor_what_needs_no_lookup() -> None:
     harness = pipeline_harness(cache_ms=1000)
     await harness.process(live(1))

@@ -49,6 +49,11 @@ class Gate:
         """Whether the work was possible when last tried."""
         return self._open.is_set()
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether this work, or another kind on the same dependency, was not possible when last tried."""
+        return self._outage.failure is not None
+
     async def wait(self) -> None:
         """Wait until the work is possible."""
         await self._open.wait()

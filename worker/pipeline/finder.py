@@ -66,15 +66,15 @@ class ConversationFinder:
     def remembers(self, inbound: Inbound) -> bool:
         """Fill the conversation from memory; tell whether the registry need not be asked.
 
-        While the registry is away or slow, what is remembered is used beyond its time: live events keep their room,
-        session and customer, and are not held up. A slow one is asked again meanwhile.
+        While the store is away or the registry slow, what is remembered is used beyond its time: live events keep their
+        room, session and customer, and are not held up. A slow one is asked again meanwhile.
         """
         message, now = _message(inbound), self._clock.monotonic()
         conversation_id, session_id = message.conversation_id, message.channel_session_id
         if conversation_id is None and session_id is None:
             return True
         known = self._remembered(conversation_id, session_id, now, stale=False)
-        if known is None and (not self._gate.is_open or self._is_slow(now)):
+        if known is None and (self._gate.is_doubtful or self._is_slow(now)):
             known = self._remembered(conversation_id, session_id, now, stale=True)
             if known is not None:
                 self._refresh_soon(known.id)

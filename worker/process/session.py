@@ -64,7 +64,7 @@ class IngressSession:
     async def run(self) -> None:
         """Take and process batches from the ingress queue until cancelled or the consumer has ended."""
         self._storing.start()
-        self._storing.set_window(self._window.size)
+        self._set_storing_window()
         await self._ingress.start(self._window.size)
         while not self._ingress.cancelled.is_set():
             await self._ingress.wait_for_arrival()
@@ -73,7 +73,7 @@ class IngressSession:
             if batch:
                 self._begin(batch, self._batches)
                 if self._window.observe((one.prior_deliveries, len(one.body)) for one in batch):
-                    self._storing.set_window(self._window.size)
+                    self._set_storing_window()
                     await self._ingress.resize(self._window.size)
 
     async def run_waiting_room(self) -> None:
@@ -131,6 +131,9 @@ class IngressSession:
     def _unsettled(self) -> int:
         return self._ingress.unsettled + self._waiting_room.unsettled
 
+    def _set_storing_window(self) -> None:
+        self._storing.set_window(self._window.size + self._waiting_window.size)
+
     async def _consume_waiting_room(self, prefetch: int) -> int:
         """Change the prefetch from *prefetch*, 0 for none, to what it should be now; return that."""
         wanted = self._waiting_window.size if self._storing.is_usable else 1
@@ -144,7 +147,8 @@ class IngressSession:
         batch = self._waiting_room.take(min(self._storing.room, _WAITING_BATCH), self._settings.max_bytes_in_flight)
         if not batch:
             return
-        self._waiting_window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+        if self._waiting_window.observe((one.prior_deliveries, len(one.body)) for one in batch):
+            self._set_storing_window()
         await self._process_waiting(batch)
         if not self._pipeline.finds_conversations:
             await asyncio.sleep(_WITHOUT_REGISTRY_SECONDS)

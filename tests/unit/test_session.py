@@ -1,0 +1,179 @@
+"""One broker session's two consumers: what waits in the broker is brought back beside live traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.support.deliveries import FakeClock, FakeDelivery
+from tests.support.eventually import eventually_async
+from tests.support.pipeline_harness import PipelineHarness
+from worker import contract
+from worker.flow.tasks import cancel_and_wait
+from worker.pipeline.settlement import Settlement
+from worker.process.session import IngressSession
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from worker.ports import Outgoing
+
+
+class FakeConsumer:
+    """Delivers what was put in, while it is started, as many at a time as the prefetch allows."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.ready: deque[FakeDelivery] = deque()
+        self.held: list[FakeDelivery] = []
+        self.prefetches: list[int] = []
+        self.cancelled = asyncio.Event()
+        self.is_open = True
+        self._arrived: deque[FakeDelivery] = deque()
+        self._prefetch = 0
+
+    async def start(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        self.prefetches.append(prefetch)
+
+    resize = start
+
+    async def stop(self) -> None:
+        self._prefetch = 0
+
+    @property
+    def may_deliver(self) -> bool:
+        return bool(self._prefetch)
+
+    @property
+    def unsettled(self) -> int:
+        return len(self.held)
+
+    @property
+    def waiting(self) -> int:
+        while self.ready and len(self.held) < self._prefetch:
+            self._arrived.append(self.ready.popleft())
+            self._arrived[-1].received_at = self._clock.monotonic()
+            self.held.append(self._arrived[-1])
+        return len(self._arrived)
+
+    async def wait_for_arrival(self) -> None:
+        await eventually_async(lambda: self.waiting or self.cancelled.is_set())
+
+    async def wait_for(self, count: int, timeout: float) -> None:  # noqa: ASYNC109 - as the real one
+        await asyncio.sleep(timeout if self.waiting < count else 0)
+
+    def take(self, max_count: int, max_bytes: int) -> Sequence[FakeDelivery]:
+        assert max_bytes
+        return [self._arrived.popleft() for _ in range(min(max_count, self.waiting))]
+
+    def settle(self, delivery: Any) -> None:
+        self.held.remove(delivery)
+
+    async def hand_back(self, *, failed: bool = False) -> Sequence[FakeDelivery]:
+        assert failed in {True, False}
+        back, self.held = self.held, []
+        return back
+
+
+class SessionHarness:
+    """A session between fakes."""
+
+    def __init__(self, **options: Any) -> None:
+        self.harness = PipelineHarness(**options)
+        self.ingress, self.room = FakeConsumer(self.harness.clock), FakeConsumer(self.harness.clock)
+        self.harness.settling = lambda one: (self.room if one.queue == contract.WAITING else self.ingress).settle(one)
+        self.session = IngressSession(
+            ingress=self.ingress,
+            waiting_room=self.room,
+            pipeline=self.harness.pipeline,
+            storing=self.harness.storing,
+            settlement=Settlement(self.harness.settle, self.harness.reported, self.harness.clock),
+            settings=Settings(rabbitmq_url="amqp://localhost", mongodb_uri="mongodb://localhost"),
+            clock=self.harness.clock,
+            crash=self.harness.crash,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        jobs = [asyncio.create_task(job) for job in (self.session.run(), self.session.run_waiting_room())]
+        yield
+        await cancel_and_wait(jobs)
+
+
+def waiting(number: int, **header: Any) -> FakeDelivery:
+    place = header or {"customer": {"_id": "customer-1"}}
+    message = {"id": f"m-{number}", "header": {"sender": {"id": "app-1", "type": "APP"}, **place}}
+    body = json.dumps({**message, "body": {"type": "PLAIN", "markdownText": "hello"}}).encode()
+    return FakeDelivery(body, queue=contract.WAITING)
+
+
+async def test_what_waits_is_brought_back_with_a_window_that_grows() -> None:
+    made = SessionHarness()
+    made.room.ready.extend(waiting(number) for number in range(200))
+    async with made.running():
+        await eventually_async(lambda: made.harness.outcomes["stored"] == 200, "with a quiet ingress, too", seconds=8)
+    assert made.room.prefetches[0] == 1
+    assert made.room.prefetches == sorted(set(made.room.prefetches))
+
+
+async def test_after_an_outage_the_one_message_asked_for_does_not_set_the_pace() -> None:
+    made = SessionHarness()
+    made.room.ready.extend(waiting(number) for number in range(100))
+    async with made.running():
+        await eventually_async(lambda: made.harness.outcomes["stored"] == 100, seconds=5)
+        made.harness.store.away = True
+        made.ingress.ready.append(waiting(100))
+        made.ingress.ready[0].queue = contract.INGRESS
+        await eventually_async(lambda: not made.harness.store_gate.is_open, seconds=5)
+        made.harness.clock.ms += 301_000  # nothing is in hand any more, so one is asked for
+        await eventually_async(lambda: made.room.prefetches[-1] == 1, seconds=5)
+        made.harness.store.away = False
+        made.room.ready.extend(waiting(number) for number in range(200, 300))
+        await eventually_async(lambda: not made.room.ready and not made.room.held, seconds=8)
+        assert made.room.prefetches[-1] > 1
+
+
+async def test_a_stop_in_the_middle_of_what_is_brought_back_leaves_it_to_its_end() -> None:
+    made = SessionHarness()
+    publishing, go_on = asyncio.Event(), asyncio.Event()
+    real = made.harness.publisher.publish
+
+    async def slow(messages: Sequence[Outgoing]) -> Any:
+        publishing.set()
+        await go_on.wait()
+        return await real(messages)
+
+    made.harness.publisher.publish = slow
+    made.room.ready.append(waiting(1, conversationId="c-1"))
+    async with made.running():
+        await asyncio.wait_for(publishing.wait(), 5)
+    go_on.set()
+    assert (await asyncio.wait_for(made.session.drain(10), 5))[1] == 0
+    assert made.harness.outcomes == {"published": 1}
+
+
+async def test_what_needs_the_registry_comes_back_in_vain_at_most_fifty_times_a_second() -> None:
+    made = SessionHarness(cache_ms=0)
+    made.harness.registry.away = True
+    made.room.ready.extend(waiting(number, channelSessionId="s-1") for number in range(200))
+    made.harness.clock.ms += 1
+    async with made.running():
+        await eventually_async(lambda: made.harness.outcomes["waiting"] > 0, seconds=5)
+        await asyncio.sleep(0.5)
+        assert made.harness.outcomes["waiting"] <= 50
+        made.harness.registry.away = False
+        await eventually_async(lambda: len(made.harness.settled) == 200, seconds=20)
+    assert made.harness.outcomes["stored"] >= 150
+
+
+async def test_a_waiting_room_that_is_deleted_ends_its_consumer() -> None:
+    made = SessionHarness()
+    room = asyncio.create_task(made.session.run_waiting_room())
+    await eventually_async(lambda: made.room.prefetches, seconds=5)
+    made.room.cancelled.set()
+    await asyncio.wait_for(room, 5)
