@@ -93,3 +93,13 @@ def test_large_lifecycle_events_do_not_fill_the_memory(world: World) -> None:
     with world.pool() as pool:
         eventually(lambda: len(pool.lines("conversation")) == 100, "all conversations are open", 120)
         assert peak(pool) < BOUND
+
+
+@pytest.mark.slow
+def test_bodies_that_grow_when_parsed_do_not_fill_the_memory(world: World) -> None:
+    body = b"[" + b",".join([b'{"":0}'] * (MIB // 7 - 1)) + b"]"
+    publish(world, "", "cim.ingress", (body for _ in range(120)))
+    with world.pool() as pool:
+        eventually(lambda: pool.ready()[0])
+        eventually(lambda: ended(pool) >= 120, "all are dead letters", 120)
+        assert peak(pool) < BOUND
