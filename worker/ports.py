@@ -161,8 +161,11 @@ class Clock(Protocol):
 class Reporter(Protocol):
     """Is told of everything that must be counted and logged. No method raises."""
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
-        """One delivery ended in *outcome*, *seconds* after it was received."""
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
+        """One delivery ended in *outcome*, *seconds* after it was received; *reason* says why it was stored."""
+
+    def journal_missed(self, count: int) -> None:
+        """Outcomes could not be written to the journal."""
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         """One bundle of work was done."""

@@ -147,6 +147,15 @@ class Settings(BaseSettings):
         description="After this many unacknowledged deliveries the broker itself dead-letters a message.",
     )
 
+    journal: bool = Field(
+        default=True, description="Whether this process writes every outcome to the stream cim.outcomes."
+    )
+    journal_max_bytes: int = Field(
+        default=1024 * _MIB, ge=_MIB, description="Size at which the stream cim.outcomes drops its oldest part."
+    )
+    journal_max_days: int = Field(
+        default=7, ge=1, le=365, description="Age at which the stream cim.outcomes drops an outcome."
+    )
     conversation_events: bool = Field(
         default=True,
         description="Whether this process updates registry and conversation exchanges from conversation events.",

@@ -32,6 +32,7 @@ QUEUES = {
     "cim.conversation-events",
     "cim.dead-letters",
     "cim.dead-letters.parked",
+    "cim.outcomes",
 }
 
 
@@ -66,7 +67,12 @@ async def test_everything_of_the_contract_is_created_on_an_empty_virtual_host(br
     assert EXCHANGES.items() <= exchanges.items()
     queues = broker.management.request("GET", f"/queues/{vhost}?columns=name,type,durable,arguments")
     assert {one["name"] for one in queues} == QUEUES
+    (journal,) = [one for one in queues if one["name"] == "cim.outcomes"]
+    bounds = {"x-queue-type": "stream", "x-max-length-bytes": 1024**3, "x-max-age": "7D"}
+    assert journal["arguments"] == bounds
     for one in queues:
+        if one is journal:
+            continue
         assert one["arguments"]["x-queue-type"] == "quorum"
         assert one["arguments"]["x-overflow"] == "reject-publish"
         assert one["durable"]

@@ -62,9 +62,16 @@ class RecordingReporter:
         self.down: list[str] = []
         self.up: list[str] = []
         self.contradictions: list[str] = []
+        self.missed = 0
+        self.reasons: Counter[str] = Counter()
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+    def journal_missed(self, count: int) -> None:
+        self.missed += count
+
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
         assert seconds >= 0
+        if reason is not None:
+            self.reasons[reason] += 1
         self.outcomes[outcome.value, code.value if code else ""] += 1
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:

@@ -38,7 +38,7 @@ def test_received_is_the_sum_of_outcomes_and_in_flight() -> None:
     ended = sum(value for (name, _), value in found.items() if name == "cim_outcomes_total")
     assert ended == len(Outcome) + 1
     assert found["cim_received_total", ()] == ended + found["cim_in_flight", ()]
-    assert found["cim_outcomes_total", ("dead", "malformed_json")] == 1
+    assert found["cim_outcomes_total", ("", "dead", "malformed_json")] == 1
     assert metrics.outcomes() == {**dict.fromkeys(map(str, Outcome), 1), "dead": 2}
 
 

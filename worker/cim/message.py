@@ -20,14 +20,17 @@ MAX_PROBLEMS = 20
 _KEY = contract.IDEMPOTENCY_KEY
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whose message it is and what it is about, as far as could be read; for letters and logs."""
+class Identity(NamedTuple):
+    """Whose message it is and what it is about, as far as could be read; for letters, logs and the journal."""
 
     sender_id: str | None = None
     sender_name: str | None = None
     message_id: str | None = None
     conversation_id: str | None = None
+    event_id: str | None = None
+
+
+NOBODY = Identity()
 
 
 class CimMessage(NamedTuple):
@@ -55,7 +58,7 @@ class CimMessage(NamedTuple):
     @property
     def identity(self) -> Identity:
         """Whose message it is and what it is about."""
-        return Identity(self.sender_id, self.sender_name, self.id, self.conversation_id)
+        return Identity(self.sender_id, self.sender_name, self.id, self.conversation_id, self.event_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Rejected:
 
     problems: tuple[Problem, ...]
     """One to twenty: those of the bytes first, then those of the contract in its order."""
-    identity: Identity = Identity()
+    identity: Identity = NOBODY
 
     @property
     def first(self) -> Problem:

@@ -63,11 +63,9 @@ def check(as_json: _Json = False) -> None:
 
 def wanted_topology(settings: Settings, connection: Connection) -> Topology:
     """Return the topology of *settings* on the broker behind *connection*."""
-    from worker.rabbit.topology import wanted
-    from worker.settings import delay_seconds
+    from worker.process.preflight import wanted_topology as wanted
 
-    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
-    return wanted(tiers, settings.delivery_limit, connection.server_version)
+    return wanted(settings, connection.server_version)
 
 
 async def _examine(settings: Settings, *, create: bool) -> list[Finding]:

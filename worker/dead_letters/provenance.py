@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 _MAX_ATTEMPT = 1_000_000
 _MAX_TIME = 2**53
-_RESERVED = (*contract.LETTER_HEADERS, contract.USER_ID, contract.REFUSED, contract.SUSPECTED_AT)
+_RESERVED = (
+    *contract.LETTER_HEADERS,
+    contract.USER_ID,
+    contract.REFUSED,
+    contract.SUSPECTED_AT,
+    contract.REPLAY_OF,
+    contract.REPLAY_JOB,
+)
 
 
 def attempt_of(delivery: Delivery) -> int:

@@ -216,7 +216,13 @@ EVENTS: Final = (
 
 METRICS: Final = (
     Metric("cim_received_total", "counter", "Deliveries taken from the ingress queue and from the waiting room."),
-    Metric("cim_outcomes_total", "counter", "Deliveries by outcome and reason code.", ("outcome", "code")),
+    Metric(
+        "cim_outcomes_total",
+        "counter",
+        "Deliveries by outcome, reason code of a failure, and reason for storing.",
+        ("outcome", "code", "reason"),
+    ),
+    Metric("cim_journal_missed_total", "counter", "Outcomes that could not be written to the stream cim.outcomes."),
     Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
     Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds"),
     Metric("cim_bundles_total", "counter", "Batches and bundles of work by lane.", ("lane",)),

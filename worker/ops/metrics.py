@@ -30,7 +30,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         """Start at zero."""
         self.received = 0
-        self.settled: Counter[tuple[Outcome, str]] = Counter()
+        self.settled: Counter[tuple[Outcome, str, str]] = Counter()
+        self.journal_missed = 0
         self.seconds = [0] * (len(_BUCKETS) + 1)
         self.seconds_sum = 0.0
         self.bundles: Counter[str] = Counter()
@@ -46,16 +47,16 @@ class Metrics(Collector):
         """Deliveries received and not ended yet."""
         return self.received - sum(self.settled.values())
 
-    def count_outcome(self, outcome: Outcome, seconds: float, code: Code | None) -> None:
+    def count_outcome(self, outcome: Outcome, seconds: float, code: Code | None, reason: str | None = None) -> None:
         """Count the end of one delivery."""
-        self.settled[outcome, code.value if code is not None else ""] += 1
+        self.settled[outcome, code.value if code is not None else "", reason or ""] += 1
         self.seconds[bisect_left(_BUCKETS, seconds)] += 1
         self.seconds_sum += seconds
 
     def outcomes(self) -> dict[str, int]:
         """Return how many deliveries ended in each outcome."""
         totals = dict.fromkeys((outcome.value for outcome in Outcome), 0)
-        for (outcome, _), count in self.settled.items():
+        for (outcome, _, _), count in self.settled.items():
             totals[outcome.value] += count
         return totals
 
@@ -66,7 +67,9 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families; called by Prometheus' registry."""
         yield _family("cim_received_total", [((), self.received)])
-        yield _family("cim_outcomes_total", (((end.value, code), count) for (end, code), count in self.settled.items()))
+        outcomes = (((end.value, code, reason), count) for (end, code, reason), count in self.settled.items())
+        yield _family("cim_outcomes_total", outcomes)
+        yield _family("cim_journal_missed_total", [((), self.journal_missed)])
         yield _family("cim_in_flight", [((), self.in_flight)])
         handling = METRIC["cim_handling_seconds"]
         yield HistogramMetricFamily(

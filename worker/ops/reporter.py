@@ -33,9 +33,13 @@ class LoggingReporter:
         """Count deliveries taken from ingress."""
         self._metrics.received += count
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None) -> None:
+    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
         """Count one delivery's outcome."""
-        self._metrics.count_outcome(outcome, seconds, code)
+        self._metrics.count_outcome(outcome, seconds, code, reason)
+
+    def journal_missed(self, count: int) -> None:
+        """Count outcomes that the journal does not have."""
+        self._metrics.journal_missed += count
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         """Log one bundle of work."""

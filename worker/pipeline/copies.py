@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.cim import Identity
 from worker.dead_letters.envelope import dead_letter, retry_copy, waiting_copy
 from worker.dead_letters.provenance import attempt_of, note_refusal, refused_before
 from worker.flow.confirmed import pause_after_refusal
@@ -20,6 +19,7 @@ from worker.ports import Confirmation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.cim import Identity
     from worker.failure import Failure
     from worker.flow.tasks import Crash
     from worker.pipeline.retry import RetryPolicy
@@ -77,7 +77,7 @@ class Copies:
             case Again() as again:
                 self._again(delivery, identity, failure, again)
             case Verdict.WAIT:
-                self.wait(delivery, failure)
+                self.wait(delivery, identity, failure)
             case Verdict.DEAD:
                 self.dead_letter(delivery, identity, failure)
 
@@ -95,14 +95,14 @@ class Copies:
         again = self._retry.later(attempt_of(delivery), self._clock.monotonic())
         self._again(delivery, identity, failure, again)
 
-    def wait(self, delivery: Delivery, failure: Failure, *, suspected: bool = False) -> None:
+    def wait(self, delivery: Delivery, identity: Identity, failure: Failure, *, suspected: bool = False) -> None:
         """Let a delivery wait for the store in the waiting room, its attempt unspent.
 
         *suspected* says that the store failed for this very message.
         """
         now = self._clock.now_ms()
         copy = waiting_copy(delivery, failure, now=now, copy_id=self._new_id(), suspected=suspected)
-        self._lane.add([_Copy(delivery, copy, failure, Identity(), Outcome.WAITING)])
+        self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.WAITING)])
 
     def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Give a delivery up: its letter goes to the dead letters."""

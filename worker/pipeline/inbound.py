@@ -9,7 +9,7 @@ from worker import contract
 from worker.dead_letters.provenance import suspected_at
 
 if TYPE_CHECKING:
-    from worker.cim import CimMessage
+    from worker.cim import CimMessage, Identity
     from worker.conversations.conversation import Conversation
     from worker.pipeline.ports import StoredBecause
     from worker.pipeline.translate import Activity
@@ -28,6 +28,8 @@ class Inbound:
     read_at: int
     """Epoch milliseconds: what stands in for a missing timestamp."""
     message: CimMessage | None
+    identity: Identity
+    """Whose message it is; with the conversation that the registry found, once it is routed."""
     conversation: Conversation | None = None
     translated_at: int = 0
     """Epoch milliseconds: the event's own time; 0 before it is translated."""

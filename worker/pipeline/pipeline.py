@@ -139,13 +139,13 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - a bug must not stop the other lookups
             failure = classify(error, Stage.ROUTE)
             for inbound in inbounds:
-                self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
+                self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
             return
         now = self._clock.now_ms()
         routed = _Routed()
         for inbound in inbounds:
             if unanswered is not None and not self._finder.can_go_on(inbound):
-                self._copies.wait(inbound.delivery, unanswered)
+                self._copies.wait(inbound.delivery, inbound.identity, unanswered)
             elif routed.add(inbound, self._route(inbound, now)):
                 await self._publish(routed.take_live())
         await self._send(routed)
@@ -161,8 +161,7 @@ class Pipeline:
         try:
             return self._reading.route(inbound, now)
         except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
-            identity = self._reading.identity_of(inbound)
-            self._copies.retry_or_give_up(inbound.delivery, identity, classify(error, Stage.TRANSLATE))
+            self._copies.retry_or_give_up(inbound.delivery, inbound.identity, classify(error, Stage.TRANSLATE))
             return None
 
     async def _publish(self, inbounds: Sequence[Inbound]) -> None:
@@ -173,7 +172,7 @@ class Pipeline:
         for_store = []
         for inbound, confirmation in zip(inbounds, confirmations, strict=True):
             if confirmation is Confirmation.CONFIRMED:
-                self._settlement.settle(inbound.delivery, Outcome.PUBLISHED)
+                self._settlement.settle(inbound, Outcome.PUBLISHED)
             elif confirmation is not Confirmation.UNKNOWN and self._to_store(inbound, confirmation):
                 for_store.append(inbound)
         self._storing.add(for_store)
@@ -190,9 +189,7 @@ class Pipeline:
             )
         elif confirmation is Confirmation.TOO_LARGE:
             inbound.stored_because = StoredBecause.EVENT_TOO_LARGE
-        elif self._copies.publish_once_more(
-            inbound.delivery, self._reading.identity_of(inbound), Failure.of(Code.PUBLISH_REJECTED)
-        ):
+        elif self._copies.publish_once_more(inbound.delivery, inbound.identity, Failure.of(Code.PUBLISH_REJECTED)):
             return False
         else:
             inbound.stored_because = StoredBecause.REFUSED_BY_SUBSCRIBER

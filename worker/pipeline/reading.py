@@ -48,7 +48,7 @@ class Reading:
         problem = self._senders.problem(message, delivery)
         if problem is not None:
             return Rejection(Failure.of_problems((problem,)), message.identity)
-        return Inbound(delivery, now, message)
+        return Inbound(delivery, now, message, message.identity)
 
     def route(self, inbound: Inbound, now: int) -> Destination:
         """Translate the message at *now* (epoch ms) and say where it goes first.
@@ -63,6 +63,8 @@ class Reading:
             # It waited for the store since; the other subscribers have it twice already.
             destination, inbound.stored_because = Destination.STORE, StoredBecause.REFUSED_BY_SUBSCRIBER
         inbound.size = message.size + activity.added_bytes
+        if message.conversation_id is None and inbound.conversation is not None:
+            inbound.identity = inbound.identity._replace(conversation_id=inbound.conversation.id)
         if destination is Destination.HUB:
             inbound.outgoing = _outgoing(inbound.delivery, activity, now)
             inbound.drop_parsed()
@@ -72,13 +74,6 @@ class Reading:
         """Return the activity of a message that was routed; the very same when it has to be made again."""
         activity = inbound.activity or self._translate(inbound, self._message_of(inbound))
         return activity._replace(stored_because=inbound.stored_because)
-
-    def identity_of(self, inbound: Inbound) -> Identity:
-        """Return whose message it is, with the conversation that the registry found for it."""
-        identity = self._message_of(inbound).identity
-        if identity.conversation_id is None and inbound.conversation is not None:
-            return Identity(identity.sender_id, identity.sender_name, identity.message_id, inbound.conversation.id)
-        return identity
 
     def _translate(self, inbound: Inbound, message: CimMessage) -> Activity:
         return translate(message, inbound.conversation, now=inbound.translated_at, event_names=self._event_names)

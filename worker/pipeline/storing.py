@@ -187,11 +187,11 @@ class Storing:
     def _end(self, inbound: Inbound, result: StoreResult) -> None:
         match result:
             case Written.STORED:
-                self._settlement.settle(inbound.delivery, Outcome.STORED)
+                self._settlement.settle(inbound, Outcome.STORED)
             case Written.DUPLICATE:
-                self._settlement.settle(inbound.delivery, Outcome.DUPLICATE)
+                self._settlement.settle(inbound, Outcome.DUPLICATE)
             case Refused(failure):
-                self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
+                self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
             case Unproven(failure):
                 self._suspect(inbound, failure)
 
@@ -203,11 +203,11 @@ class Storing:
         """
         failed_before = inbound.suspected_since
         if failed_before is None:
-            self._copies.wait(inbound.delivery, failure, suspected=True)
+            self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=True)
         elif self._last_stored_at > failed_before:
             is_outage = self._gate.holds(failure)
             end = self._copies.come_back_later if is_outage else self._copies.retry_or_give_up
-            end(inbound.delivery, self._reading.identity_of(inbound), failure)
+            end(inbound.delivery, inbound.identity, failure)
         else:
             suspected = Failure.of(Code.STORE_UNAVAILABLE, failure.detail, dependency=Dependency.STORE)
             self._gate.close(suspected, self._probe)
@@ -273,11 +273,11 @@ class Storing:
                 self._wait(inbound, self._gate.failure or _BEHIND)
 
     def _wait(self, inbound: Inbound, failure: Failure) -> None:
-        self._copies.wait(inbound.delivery, failure)
+        self._copies.wait(inbound.delivery, inbound.identity, failure)
 
     def _fail_all(self, inbounds: Sequence[Inbound], failure: Failure) -> None:
         for inbound in inbounds:
-            self._copies.retry_or_give_up(inbound.delivery, self._reading.identity_of(inbound), failure)
+            self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
 
     # -- size -----------------------------------------------------------------------------------------------------
 

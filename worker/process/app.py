@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import socket
 from typing import TYPE_CHECKING
 
 from worker import contract
@@ -26,6 +28,7 @@ from worker.ops.metrics import Metrics
 from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
+from worker.pipeline.journal import Journal
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
@@ -36,16 +39,21 @@ from worker.process.clock import SystemClock
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
+from worker.rabbit.publisher import Publisher
 from worker.settings import address, delay_seconds, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from worker.flow.tasks import Crash
+    from worker.ports import Delivery
     from worker.rabbit.connection import Connection
-    from worker.rabbit.publisher import Publisher
     from worker.settings import Settings
 
+_JOURNAL_PAUSE_SECONDS = (1.0, 30.0)
+"""First and longest pause before a journal that is down is tried again."""
+_NEVER_MS = 10**9
+"""A missing confirm of the journal must not end the connection that everything else is published on."""
 _PROBE_SECONDS = (0.1, 2.0)
 """First and longest pause between two probes of the store: full speed is back within five seconds of its return."""
 
@@ -79,6 +87,9 @@ class App:
             timeout_ms=settings.mongodb_timeout_ms,
             ca_file=settings.mongodb_ca_file,
         )
+        self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
+        """Names this process in the journal."""
+        self.journal_outage = self.outage("journal", contract.OUTCOMES)
         self.store_outage = self.outage("store", self.store.address)
         self.gates = {work: self._gate(work) for work in ("start", "lookups", "activities", "lifecycle", "letters")}
         """One for each kind of work on the store: a failing one does not stop the others."""
@@ -101,11 +112,18 @@ class App:
         """Our broker user, when copies have to prove that they are ours."""
         return user_name(self.settings.rabbitmq_url) if self.settings.sender_users else None
 
-    def session(self, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash) -> IngressSession:
+    def session(
+        self, publishing: Connection, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash
+    ) -> IngressSession:
         """Return the work on the ingress queue and the waiting room of one broker session."""
         settings, bundle = self.settings, self.settings.batch_size
         consumers = {contract.INGRESS: ingress, contract.WAITING: waiting_room}
-        settlement = Settlement(lambda delivery: consumers[delivery.queue].settle(delivery), self.reporter, self.clock)
+
+        def acknowledge(delivery: Delivery) -> None:
+            consumers[delivery.queue].settle(delivery)
+
+        journal = self._journal(publishing, acknowledge) if settings.journal else None
+        settlement = Settlement(acknowledge, self.reporter, self.clock, journal)
         reading = Reading(
             Senders(settings.sender_users, self.own_user),
             max_message_bytes=settings.max_message_bytes,
@@ -225,6 +243,18 @@ class App:
             clock=self.clock,
             reporter=self.reporter,
             new_id=new_id,
+        )
+
+    def _journal(self, publishing: Connection, release: Callable[[Delivery], None]) -> Journal:
+        """Return the journal of one session, on an AMQP channel of its own that ends nothing when it fails."""
+        return Journal(
+            open_publisher=lambda: Publisher.open(publishing, confirm_timeout_ms=_NEVER_MS, user_id=self.own_user),
+            release=release,
+            worker=self.worker_name,
+            outage=self.journal_outage,
+            backoff=self.backoff(*_JOURNAL_PAUSE_SECONDS),
+            clock=self.clock,
+            reporter=self.reporter,
         )
 
     def _gate(self, work: str) -> Gate:

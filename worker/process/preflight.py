@@ -14,7 +14,7 @@ from worker.rabbit.errors import AccessRefused, TopologyMismatch
 from worker.rabbit.hazards import hazards
 from worker.rabbit.management import Management, ManagementUnavailable
 from worker.rabbit.probing import try_bind, try_configure, try_consume, try_publish
-from worker.rabbit.topology import check, problems, wanted
+from worker.rabbit.topology import JournalBounds, check, problems, wanted
 from worker.settings import delay_seconds, user_name, virtual_host
 
 if TYPE_CHECKING:
@@ -29,14 +29,20 @@ if TYPE_CHECKING:
 _HAZARDS_SECONDS = 15
 
 
+def wanted_topology(settings: Settings, broker_version: tuple[int, ...] = (0,)) -> Topology:
+    """Return the topology of *settings* on a broker of *broker_version*."""
+    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
+    bounds = JournalBounds(settings.journal_max_bytes, settings.journal_max_days)
+    return wanted(tiers, settings.delivery_limit, broker_version, bounds)
+
+
 async def check_topology(connection: Connection, settings: Settings, reporter: Reporter) -> None:
     """Refuse to work on a broker where a message could have nowhere to go.
 
     Raises `TopologyMismatch` when something is missing; other differences are reported.
     """
-    expected = _wanted(settings, connection.server_version)
-    findings = list(problems(await check(connection, expected)))
-    absent = [f"{one.kind} {one.name}" for one in findings if one.is_missing]
+    findings = list(problems(await check(connection, wanted_topology(settings, connection.server_version))))
+    absent = [f"{one.kind} {one.name}" for one in findings if one.is_missing and one.name != contract.OUTCOMES]
     if absent:
         msg = f"missing: {', '.join(absent)}; run `cim-worker topology apply`"
         raise TopologyMismatch(msg)
@@ -54,14 +60,9 @@ async def warn_of_hazards(settings: Settings, reporter: Reporter) -> None:
     )
     try:
         async with asyncio.timeout(_HAZARDS_SECONDS):
-            _warn(problems(await hazards(api, _wanted(settings))), reporter)
+            _warn(problems(await hazards(api, wanted_topology(settings))), reporter)
     except (ManagementUnavailable, TimeoutError) as error:
         reporter.warn("management_unavailable", reason=str(error) or f"no answer within {_HAZARDS_SECONDS} s")
-
-
-def _wanted(settings: Settings, broker_version: tuple[int, ...] = (0,)) -> Topology:
-    tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
-    return wanted(tiers, settings.delivery_limit, broker_version)
 
 
 def _warn(findings: Iterable[Finding], reporter: Reporter) -> None:

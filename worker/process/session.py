@@ -119,6 +119,7 @@ class IngressSession:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
         await cancel_and_wait([*self._batches, *self._returning])
         await self._pipeline.stop()
+        self._settlement.acknowledge_proven()
         back = [
             *await self._ingress.hand_back(failed=failed),
             *await self._waiting_room.hand_back(failed=failed),

@@ -136,7 +136,7 @@ class Worker:
             consumer = await self._consumer_of(consuming, contract.INGRESS)
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()
-            session = self._app.session(publisher, consumer, waiting_room, crash)
+            session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_waiting_room()]
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)

@@ -3,7 +3,7 @@
 publishers ──▶ (cim.ingress) ──▶ [cim.ingress] ──▶ worker ──▶ (cim.conversations) ──▶ (conversation.<id>) ──▶ …
                                     ▲      └─ delivery limit ─▶ (cim.dead-letters) ──▶ [cim.dead-letters]
                                     ├─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
-                                    │        [cim.ingress.waiting] ◀──────▶ worker
+                                    │        [cim.ingress.waiting] ◀──────▶ worker ──▶ [cim.outcomes]
 platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events] ──▶ worker
 """
 
@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, PARKED, WAITING, retry_queue
+from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, OUTCOMES, PARKED, WAITING, retry_queue
 from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, ChannelClosed
 from worker.rabbit.probing import fresh_channel
 
@@ -45,11 +45,22 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable quorum queue and the exchanges it is bound to with key `#`."""
+    """A durable quorum queue or stream, and the exchanges it is bound to with key `#`."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     bound_to: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JournalBounds:
+    """How much the journal keeps: the oldest goes when either is exceeded."""
+
+    max_bytes: int = 1024**3
+    max_days: int = 7
+
+
+DEFAULT_BOUNDS = JournalBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +88,16 @@ class Finding:
         return self.problem == _MISSING
 
 
-def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker_version: tuple[int, ...]) -> Topology:
+def wanted(
+    retry_tiers: tuple[tuple[str, int], ...],
+    delivery_limit: int,
+    broker_version: tuple[int, ...],
+    journal: JournalBounds = DEFAULT_BOUNDS,
+) -> Topology:
     """Return the topology for *retry_tiers* (delay name, seconds) on a broker of *broker_version*.
 
-    All queues are quorum queues that dead-letter at least once and refuse publishes instead of dropping when full:
-    the default, at most once, loses messages silently when the target is away.
+    All but the journal, a stream, are quorum queues that dead-letter at least once and refuse publishes when full: the
+    default, at most once, loses messages silently when the target is away.
     """
     to_dead_letters = {"x-dead-letter-exchange": DEAD_LETTERS, **_SAFE, "x-delivery-limit": delivery_limit}
     tiers = tuple(
@@ -115,6 +131,14 @@ def wanted(retry_tiers: tuple[tuple[str, int], ...], delivery_limit: int, broker
             Queue(INGRESS, to_dead_letters, (INGRESS,)),
             Queue(WAITING, to_dead_letters),
             *tiers,
+            Queue(
+                OUTCOMES,
+                {
+                    "x-queue-type": "stream",
+                    "x-max-length-bytes": journal.max_bytes,
+                    "x-max-age": f"{journal.max_days}D",
+                },
+            ),
             # One consumer at a time keeps lifecycle events in order; the others stand by.
             Queue(CONVERSATION_EVENTS, {**to_dead_letters, "x-single-active-consumer": True}, (CONVERSATION_EVENTS,)),
         ),

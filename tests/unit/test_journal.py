@@ -1,0 +1,170 @@
+"""Every outcome is written down before its delivery is acknowledged, and a sick journal holds nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.support.deliveries import NOW, FakeClock, RecordingReporter, delivery
+from tests.support.eventually import eventually_async
+from tests.support.fakes import FakePublisher
+from worker import contract
+from worker.cim import Identity
+from worker.flow.backoff import Backoff
+from worker.flow.outage import Outage
+from worker.outcome import Outcome
+from worker.pipeline import journal as module
+from worker.pipeline.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+    from worker.ports import Confirmation, Delivery, Outgoing
+
+WHO = Identity("app-1", "App", "m-1", "c-1", "0123456789abcdef01234567")
+
+
+class Harness:
+    def __init__(self, publisher: Any = None) -> None:
+        self.publisher = publisher or FakePublisher()
+        self.opened = 0
+        self.reported, self.clock = RecordingReporter(), FakeClock()
+        self.released: list[Delivery] = []
+        self.journal = Journal(
+            open_publisher=self.open,
+            release=self.released.append,
+            worker="w-1",
+            outage=Outage("journal", address="cim.outcomes", reporter=self.reported, clock=self.clock),
+            backoff=Backoff(1, 30, random=lambda: 1.0),
+            clock=self.clock,
+            reporter=self.reported,
+        )
+
+    async def open(self) -> Any:
+        self.opened += 1
+        return self.publisher
+
+    def note(self, count: int = 1, outcome: Outcome = Outcome.STORED) -> None:
+        for _ in range(count):
+            self.journal.note(delivery(), WHO, outcome, reason="closed", code=None)
+
+    async def settled(self, count: int) -> None:
+        await eventually_async(lambda: len(self.released) == count, seconds=5)
+
+    @property
+    def written(self) -> list[dict[str, Any]]:
+        return [json.loads(gzip.decompress(one.body)) for one in self.publisher.taken]
+
+
+class SilentPublisher(FakePublisher):
+    """Never answers while it is silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = True
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        if self.silent:
+            await asyncio.Event().wait()
+        return await super().publish(messages)
+
+
+async def test_outcomes_of_one_batch_are_one_message_and_release_their_deliveries() -> None:
+    harness = Harness()
+    harness.note(3)
+    assert not harness.released, "not before it is written"
+    await harness.settled(3)
+    (message,) = harness.written
+    assert (message["worker"], message["at"], len(message["outcomes"])) == ("w-1", NOW, 3)
+    assert message["outcomes"][0] == {
+        "eventId": "0123456789abcdef01234567",
+        "messageId": "m-1",
+        "senderId": "app-1",
+        "conversationId": "c-1",
+        "outcome": "stored",
+        "reason": "closed",
+        "code": None,
+        "letterId": None,
+        "replayOf": None,
+        "receivedAt": NOW,
+        "at": NOW,
+    }
+    (sent,) = harness.publisher.taken
+    assert (sent.routing_key, sent.content_encoding) == (contract.OUTCOMES, "gzip")
+
+
+async def test_a_batch_larger_than_one_message_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ENTRIES_PER_MESSAGE", 10)
+    harness = Harness()
+    harness.note(25)
+    await harness.settled(25)
+    assert [len(message["outcomes"]) for message in harness.written] == [10, 10, 5]
+
+
+async def test_a_journal_that_is_missing_counts_as_down_is_said_once_and_holds_nothing_up() -> None:
+    harness = Harness()
+    harness.publisher.unbound.add(contract.OUTCOMES)
+    for count in range(1, 6):
+        harness.note()
+        await harness.settled(count)
+    assert harness.reported.down == ["journal broker_unavailable"]
+    assert harness.reported.missed == 5
+
+
+async def test_what_is_missing_is_named_by_the_next_message_that_gets_through() -> None:
+    harness = Harness()
+    harness.publisher.unbound.add(contract.OUTCOMES)
+    harness.note(2)
+    await harness.settled(2)
+    harness.clock.ms += 500
+    harness.note(3)
+    await harness.settled(5)
+    harness.publisher.unbound.clear()
+    harness.clock.ms += 60_000
+    harness.note()
+    await harness.settled(6)
+    await eventually_async(lambda: harness.written, seconds=5)
+    assert harness.written[0]["gap"] == {"from": NOW, "to": NOW + 500, "count": 5}
+    assert harness.reported.up == ["journal"]
+    harness.note()
+    await harness.settled(7)
+    assert "gap" not in harness.written[-1]
+
+
+async def test_an_acknowledgement_waits_a_second_at_most_for_a_silent_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 0.05)
+    harness = Harness(SilentPublisher())
+    harness.note(4)
+    await harness.settled(4)
+    assert harness.reported.missed == 4
+    harness.note()
+    await asyncio.sleep(0)
+    await harness.settled(5)
+    assert harness.opened == 1, "while it is down nothing waits for it"
+
+
+async def test_a_journal_whose_channel_ended_gets_another_one() -> None:
+    harness = Harness()
+    harness.publisher.lost = True
+    harness.note()
+    await harness.settled(1)
+    harness.publisher.lost = False
+    harness.clock.ms += 60_000
+    harness.note()
+    await eventually_async(lambda: harness.written, seconds=5)
+    assert harness.opened == 2
+
+
+async def test_at_the_end_of_a_session_what_is_proven_is_acknowledged_though_it_is_not_written() -> None:
+    harness = Harness(SilentPublisher())
+    harness.note(2)
+    await asyncio.sleep(0)
+    harness.note(1)
+    harness.journal.release_all()
+    assert len(harness.released) == 3
+    harness.journal.release_all()
+    assert len(harness.released) == 3, "each once"

@@ -1,0 +1,193 @@
+"""The journal: every outcome, in the stream `cim.outcomes`, one compressed message per batch.
+
+A delivery is acknowledged when its entry is confirmed, so an outcome in doubt stands there twice and none is missing.
+The journal is never more important than the work: after a second without a confirm it counts as down, acknowledgements
+go on without it, and the next message that gets through says from when to when how many outcomes are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from worker import contract
+from worker.codes import Code
+from worker.failure import Dependency, Failure
+from worker.ports import Confirmation, Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from worker.cim import Identity
+    from worker.flow.backoff import Backoff
+    from worker.flow.outage import Outage
+    from worker.outcome import Outcome
+    from worker.ports import Clock, Delivery, EventPublisher, Reporter
+
+_CONFIRM_SECONDS: Final = 1.0
+_ENTRIES_PER_MESSAGE: Final = 1000
+"""Some 300 kB before compression: below every broker's message limit."""
+_COMPRESSION: Final = 1
+"""The fastest: entries repeat each other, so even that makes them ten times smaller."""
+_WHY: Final = {
+    Confirmation.RETURNED: "the stream is missing: run `cim-worker topology apply`",
+    Confirmation.NACKED: "the stream refuses messages",
+    Confirmation.TOO_LARGE: "the broker's message limit is too small",
+    Confirmation.UNKNOWN: "its AMQP channel ended",
+}
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Writes outcomes down, then releases their deliveries. Lives as long as one broker session; no method raises."""
+
+    def __init__(
+        self,
+        *,
+        open_publisher: Callable[[], Awaitable[EventPublisher]],
+        release: Callable[[Delivery], None],
+        worker: str,
+        outage: Outage,
+        backoff: Backoff,
+        clock: Clock,
+        reporter: Reporter,
+    ) -> None:
+        """Publish through what *open_publisher* returns; *release* acknowledges a delivery."""
+        self._open_publisher = open_publisher
+        self._release = release
+        self._worker = worker
+        self._outage = outage
+        self._backoff = backoff
+        self._clock = clock
+        self._reporter = reporter
+        self._publisher: EventPublisher | None = None
+        self._entries: list[Entry] = []
+        self._deliveries: list[Delivery] = []
+        self._held: set[Delivery] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gap: tuple[int, int, int] | None = None
+        self._try_again_at = 0.0
+
+    def note(
+        self, delivery: Delivery, identity: Identity, outcome: Outcome, *, reason: str | None, code: str | None
+    ) -> None:
+        """Write *outcome* down soon, and release *delivery* when that is done, or at once while the journal is down.
+
+        *reason* says why it was stored, *code* why it failed.
+        """
+        now = self._clock.now_ms()
+        waited_ms = int((self._clock.monotonic() - delivery.received_at) * 1000)
+        if not self._entries:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._entries.append(
+            {
+                "eventId": identity.event_id,
+                "messageId": identity.message_id,
+                "senderId": identity.sender_id,
+                "conversationId": identity.conversation_id,
+                "outcome": outcome.value,
+                "reason": reason,
+                "code": code,
+                "letterId": None,
+                "replayOf": delivery.properties.headers.get(contract.REPLAY_OF),
+                "receivedAt": now - waited_ms,
+                "at": now,
+            }
+        )
+        self._deliveries.append(delivery)
+
+    def release_all(self) -> None:
+        """Acknowledge every delivery that still waits for its entry: its effect is proven."""
+        self._flush()
+        for delivery in self._held:
+            self._release(delivery)
+        self._held.clear()
+
+    def _flush(self) -> None:
+        while self._entries:
+            entries, self._entries = self._entries[:_ENTRIES_PER_MESSAGE], self._entries[_ENTRIES_PER_MESSAGE:]
+            deliveries, self._deliveries = self._deliveries[: len(entries)], self._deliveries[len(entries) :]
+            self._write(entries, deliveries)
+
+    def _write(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
+        if self._outage.failure is not None:
+            for delivery in deliveries:
+                self._release(delivery)
+            if self._clock.monotonic() < self._try_again_at:
+                self._miss(entries)
+                return
+            self._try_again_at = self._clock.monotonic() + self._backoff.next()
+            deliveries = ()
+        self._held.update(deliveries)
+        task = asyncio.create_task(self._publish(entries, deliveries), name="journal")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
+        gap, self._gap = self._gap, None
+        problem = "no confirm within a second"
+        try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                confirmation = await self._publish_once(entries, gap)
+            problem = _WHY.get(confirmation, "")
+            if confirmation is Confirmation.UNKNOWN:
+                self._publisher = None
+        except TimeoutError:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the journal, the work goes on
+            problem = str(error) or type(error).__name__
+            self._publisher = None
+        if problem:
+            self._down(problem)
+            self._gap = _joined(gap, self._gap)
+            self._miss(entries)
+        else:
+            self._backoff.reset()
+            self._outage.ended()
+        for delivery in deliveries:
+            if delivery in self._held:
+                self._held.discard(delivery)
+                self._release(delivery)
+
+    async def _publish_once(self, entries: list[Entry], gap: tuple[int, int, int] | None) -> Confirmation:
+        if self._publisher is None:
+            self._publisher = await self._open_publisher()
+        (confirmation,) = await self._publisher.publish([self._message(entries, gap)])
+        return confirmation
+
+    def _message(self, entries: list[Entry], gap: tuple[int, int, int] | None) -> Outgoing:
+        now = self._clock.now_ms()
+        document: Entry = {"worker": self._worker, "at": now, "outcomes": entries}
+        if gap is not None:
+            document["gap"] = {"from": gap[0], "to": gap[1], "count": gap[2]}
+        return Outgoing(
+            "",
+            contract.OUTCOMES,
+            f"{self._worker}-{now}-{id(entries):x}",
+            gzip.compress(orjson.dumps(document), compresslevel=_COMPRESSION, mtime=0),
+            type="cim.outcomes",
+            app_id=contract.APP_ID,
+            timestamp=now // 1000,
+            content_encoding="gzip",
+        )
+
+    def _down(self, problem: str) -> None:
+        if self._outage.failure is None:
+            self._try_again_at = self._clock.monotonic() + self._backoff.next()
+        failure = Failure.of(Code.BROKER_UNAVAILABLE, problem, dependency=Dependency.BROKER)
+        self._outage.began(failure, problem)
+
+    def _miss(self, entries: Sequence[Entry]) -> None:
+        self._reporter.journal_missed(len(entries))
+        missed = (entries[0]["at"], entries[-1]["at"], len(entries))
+        self._gap = _joined(self._gap, missed)
+
+
+def _joined(first: tuple[int, int, int] | None, second: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1]), first[2] + second[2]
