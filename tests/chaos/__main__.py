@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.fault import FAULTS, PENDING
 from tests.chaos.run import Plan, Progress, Report, run
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def main() -> int:
         messages=options.messages,
         every=options.every,
         at_once=options.at_once,
+        feel=None if options.feel is None else tuple(options.feel.split(",")) if options.feel else (),
         only=tuple(options.only.split(",")) if options.only else (),
         keep=options.keep,
         quiet_timeout=options.quiet,
@@ -56,7 +57,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=50_000, help="how many messages (default: %(default)s)")
     parser.add_argument("--every", type=float, default=5, help="seconds between two faults (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2, help="most faults at the same time (default: %(default)s)")
-    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS)}")
+    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS | PENDING)}")
+    parser.add_argument("--feel", help="comma separated faults during which live messages are timed; '' for none")
     parser.add_argument(
         "--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)"
     )
@@ -124,11 +126,15 @@ def print_report(report: Report) -> None:
             f"{report.sessions}; pools {report.pool_starts}; processes ended cleanly {report.clean_ends}",
         ),
         ("they counted", _counts(report.counted)),
-        ("outages seen", _counts(report.outages)),
+        ("outages seen", f"{_counts(report.outages)}; {report.flaps} flapped"),
         ("memory", f"{report.peak_mib:.0f} MiB at most"),
     ]
     for name, value in rows:
         print(f"{name:>16}  {value}")
+    if report.latency_ms:
+        print(f"{'live latency':>16}  p99 and worst in ms; p99 at most {report.latency_bound_ms:g}")
+    for fault, (p99, worst) in report.latency_ms.items():
+        print(f"{p99:>16}  {worst:>9}  {fault}")
     for fault, count in report.faults.items():
         print(f"{count:>16}  {fault}")
     for invariant, count in report.violations.items():

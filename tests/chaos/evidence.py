@@ -24,6 +24,7 @@ _REASONS = {
     Kind.NARROW: ("refused_by_subscriber",),
     Kind.REFUSED: ("refused_by_subscriber",),
     Kind.MOVING: ("closed", *_NOT_THERE),
+    Kind.BULKY: ("event_too_large",),
 }
 """Why a message of each kind may be stored."""
 
@@ -60,7 +61,7 @@ def read_store(uri: str, database: str, ledger: Ledger) -> Evidence:
     with client:
         for document in client[database]["ConversationActivities"].find({}, batch_size=2000):
             _read_document(document, ledger, evidence)
-        fields = {"code": 1, "failureClass": 1, "attempt": 1, "status": 1, "body": 1, "properties": 1}
+        fields = {"code": 1, "failureClass": 1, "attempt": 1, "status": 1, "body": 1, "properties": 1, "count": 1}
         for document in client[database]["dead_letters"].find({}, fields, batch_size=200):
             _read_letter(document, ledger, evidence)
     return evidence
@@ -131,7 +132,7 @@ def _read_letter(document: dict[str, Any], ledger: Ledger, evidence: Evidence) -
         evidence.strangers.append(f"{document['code']}, {len(body)} bytes")
         return
     letter = Letter(document["code"], document["attempt"], document["status"], document["failureClass"])
-    evidence.letters[number].append(letter)
+    evidence.letters[number] += [letter] * document.get("count", 1)
 
 
 def _number_in(body: bytes, ledger: Ledger) -> int | None:

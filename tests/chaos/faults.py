@@ -1,4 +1,4 @@
-"""Every fault, on real processes and real connections. Each leaves the world whole again."""
+"""Dead, frozen, slow and full: faults on real processes and connections. Each leaves the world whole again."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from tests.chaos.fault import fault
+from tests.chaos.messages import VHOST
 from tests.chaos.platform import NARROW_QUEUE, Platform
-from tests.chaos.world import DRAIN_SECONDS, LONGER_THAN_TIMEOUTS, SHORTER_THAN_TIMEOUTS, VHOST
+from tests.chaos.world import DRAIN_SECONDS, LONGER_THAN_TIMEOUTS, SHORTER_THAN_TIMEOUTS
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from tests.chaos.world import World
@@ -26,75 +26,52 @@ _SHORT_OUTAGE = 2.5
 _POISON_SECONDS = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One kind of fault."""
-
-    name: str
-    needs: frozenset[str]
-    """What no other fault may touch meanwhile."""
-    inject: Callable[[World, Platform, random.Random], Awaitable[None]]
-    """Does it and undoes it."""
-
-
-FAULTS: Final[dict[str, Fault]] = {}
-
-
-def _fault(*needs: str) -> Callable[[Any], Any]:
-    def register(function: Callable[[World, Platform, random.Random], Awaitable[None]]) -> Any:
-        name = function.__name__
-        FAULTS[name] = Fault(name, frozenset(needs), function)
-        return function
-
-    return register
-
-
 # -- processes ----------------------------------------------------------------------------------------------------
 
 
-@_fault("pool")
+@fault("pool")
 async def worker_kill_9(world: World, _: Platform, rng: random.Random) -> None:
     """One worker process dies at once; the supervisor starts another."""
-    await _signal_child(world, rng, signal.SIGKILL)
+    await signal_child(world, rng, signal.SIGKILL)
 
 
-@_fault("pool")
+@fault("pool")
 async def worker_sigterm(world: World, _: Platform, rng: random.Random) -> None:
     """One worker process drains and ends; the supervisor starts another."""
-    await _signal_child(world, rng, signal.SIGTERM)
+    await signal_child(world, rng, signal.SIGTERM)
 
 
-@_fault("pool")
+@fault("pool")
 async def all_workers_kill_9(world: World, _: Platform, __: random.Random) -> None:
     """All worker processes die at the same moment."""
-    for pid in await _children(world):
+    for pid in await children(world):
         _send(pid, signal.SIGKILL)
-    await _wait_for_children(world)
+    await wait_for_children(world)
 
 
-@_fault("pool")
+@fault("pool")
 async def supervisor_kill_9(world: World, _: Platform, __: random.Random) -> None:
     """The supervisor dies; a new one is started at once, while the orphans drain by themselves."""
-    orphans = await _children(world)
+    orphans = await children(world)
     world.pool.supervisor.kill()
     world.pool.supervisor.wait()
     world.pool.start()
-    await _gone(world, orphans, "orphans of a killed supervisor")
-    await _wait_for_children(world)
+    await gone(world, orphans, "orphans of a killed supervisor")
+    await wait_for_children(world)
 
 
-@_fault("pool")
+@fault("pool")
 async def rolling_restart(world: World, _: Platform, __: random.Random) -> None:
     """A new pool starts, then the old one is told to stop and drains."""
-    old, workers = world.pool.supervisor, await _children(world)
+    old, workers = world.pool.supervisor, await children(world)
     world.pool.start()
     old.send_signal(signal.SIGTERM)
-    await _gone(world, [*workers, old.pid], "processes of a pool that was told to stop")
+    await gone(world, [*workers, old.pid], "processes of a pool that was told to stop")
     old.wait()
-    await _wait_for_children(world)
+    await wait_for_children(world)
 
 
-@_fault("pool")
+@fault("pool", every=3)
 async def killing_message(world: World, _: Platform, __: random.Random) -> None:
     """A message that kills every process that takes it, until the broker gives it up."""
     deaths = world.traffic.killer()
@@ -105,38 +82,38 @@ async def killing_message(world: World, _: Platform, __: random.Random) -> None:
         with contextlib.suppress(Exception):
             if await asyncio.to_thread(world.has_letter, deaths.code, deaths.body):
                 break
-    await _wait_for_children(world)
+    await wait_for_children(world)
 
 
 # -- the broker ---------------------------------------------------------------------------------------------------
 
 
-@_fault("broker")
+@fault("broker")
 async def broker_restart(world: World, _: Platform, __: random.Random) -> None:
     """The broker is stopped in good order and started again."""
     await asyncio.to_thread(world.broker.restart)
 
 
-@_fault("broker")
+@fault("broker")
 async def broker_kill_9(world: World, _: Platform, __: random.Random) -> None:
     """The broker dies and comes back with its data."""
     await asyncio.to_thread(world.broker.kill)
     await asyncio.to_thread(world.broker.start)
 
 
-@_fault("broker")
+@fault("broker")
 async def broker_frozen_short(world: World, _: Platform, __: random.Random) -> None:
     """The broker answers nothing, for less than the timeouts."""
     await _frozen(world.broker, SHORTER_THAN_TIMEOUTS)
 
 
-@_fault("broker")
+@fault("broker")
 async def broker_frozen_long(world: World, _: Platform, __: random.Random) -> None:
     """The broker answers nothing, for longer than the timeouts."""
     await _frozen(world.broker, LONGER_THAN_TIMEOUTS)
 
 
-@_fault("broker")
+@fault("broker")
 async def memory_alarm(world: World, _: Platform, __: random.Random) -> None:
     """The broker blocks publishers for longer than the confirm timeout."""
     await world.manage(lambda: world.broker.set_memory_alarm(True))
@@ -146,7 +123,7 @@ async def memory_alarm(world: World, _: Platform, __: random.Random) -> None:
         await world.manage(lambda: world.broker.set_memory_alarm(False))
 
 
-@_fault("broker")
+@fault("broker")
 async def connections_closed_by_broker(world: World, _: Platform, __: random.Random) -> None:
     """The broker closes every client connection."""
     await world.manage(world.broker.close_connections)
@@ -155,7 +132,7 @@ async def connections_closed_by_broker(world: World, _: Platform, __: random.Ran
 # -- the store ----------------------------------------------------------------------------------------------------
 
 
-@_fault("store")
+@fault("store", elsewhere=True)
 async def store_stop(world: World, _: Platform, __: random.Random) -> None:
     """The store is stopped in good order and started again."""
     await asyncio.to_thread(world.store.stop)
@@ -163,7 +140,7 @@ async def store_stop(world: World, _: Platform, __: random.Random) -> None:
     await asyncio.to_thread(world.store.start)
 
 
-@_fault("store")
+@fault("store", elsewhere=True)
 async def store_kill_9(world: World, _: Platform, __: random.Random) -> None:
     """The store dies and comes back with its data."""
     await asyncio.to_thread(world.store.kill)
@@ -171,13 +148,13 @@ async def store_kill_9(world: World, _: Platform, __: random.Random) -> None:
     await asyncio.to_thread(world.store.start)
 
 
-@_fault("store")
+@fault("store", elsewhere=True)
 async def store_frozen_short(world: World, _: Platform, __: random.Random) -> None:
     """The store answers nothing, for less than the timeouts."""
     await _frozen(world.store, SHORTER_THAN_TIMEOUTS)
 
 
-@_fault("store")
+@fault("store", elsewhere=True)
 async def store_frozen_long(world: World, _: Platform, __: random.Random) -> None:
     """The store answers nothing, for longer than the timeouts."""
     await _frozen(world.store, LONGER_THAN_TIMEOUTS)
@@ -186,37 +163,37 @@ async def store_frozen_long(world: World, _: Platform, __: random.Random) -> Non
 # -- the network --------------------------------------------------------------------------------------------------
 
 
-@_fault("broker-net")
+@fault("broker-net")
 async def broker_connections_cut(world: World, _: Platform, __: random.Random) -> None:
     """Every connection to the broker is reset, and new ones for a moment."""
     await _cut(world.broker_net)
 
 
-@_fault("broker-net")
+@fault("broker-net")
 async def broker_black_hole(world: World, _: Platform, __: random.Random) -> None:
     """Nothing gets through to or from the broker, and nobody says so."""
     await _black_hole(world.broker_net)
 
 
-@_fault("broker-net")
+@fault("broker-net")
 async def broker_slow(world: World, _: Platform, __: random.Random) -> None:
     """Everything to and from the broker takes its time."""
     await _slow(world.broker_net)
 
 
-@_fault("store-net")
+@fault("store-net", elsewhere=True)
 async def store_connections_cut(world: World, _: Platform, __: random.Random) -> None:
     """Every connection to the store is reset, and new ones for a moment."""
     await _cut(world.store_net)
 
 
-@_fault("store-net")
+@fault("store-net", elsewhere=True)
 async def store_black_hole(world: World, _: Platform, __: random.Random) -> None:
     """Nothing gets through to or from the store, and nobody says so."""
     await _black_hole(world.store_net)
 
 
-@_fault("store-net")
+@fault("store-net", elsewhere=True)
 async def store_slow(world: World, _: Platform, __: random.Random) -> None:
     """Everything to and from the store takes its time."""
     await _slow(world.store_net)
@@ -225,7 +202,7 @@ async def store_slow(world: World, _: Platform, __: random.Random) -> None:
 # -- conversations ------------------------------------------------------------------------------------------------
 
 
-@_fault("conversations")
+@fault("conversations")
 async def exchange_deleted(world: World, platform: Platform, rng: random.Random) -> None:
     """A conversation's exchange is deleted in mid-flight; later the platform speaks of the conversation again."""
     conversation = rng.choice(world.places.moving)
@@ -235,7 +212,7 @@ async def exchange_deleted(world: World, platform: Platform, rng: random.Random)
     await platform.bind(conversation)
 
 
-@_fault("conversations")
+@fault("conversations")
 async def last_subscriber_gone(world: World, platform: Platform, rng: random.Random) -> None:
     """A conversation's last subscriber goes, its queue disappears; later another comes."""
     conversation = rng.choice(world.places.moving)
@@ -246,7 +223,7 @@ async def last_subscriber_gone(world: World, platform: Platform, rng: random.Ran
     await platform.bind(conversation)
 
 
-@_fault("conversations")
+@fault("conversations")
 async def closed_and_reopened(world: World, platform: Platform, rng: random.Random) -> None:
     """A conversation closes, within or beyond the grace of its exchange, and opens again."""
     conversation = rng.choice(world.places.moving)
@@ -259,22 +236,22 @@ async def closed_and_reopened(world: World, platform: Platform, rng: random.Rand
 # -- full queues --------------------------------------------------------------------------------------------------
 
 
-@_fault("queues")
+@fault("queues")
 async def subscriber_queue_full(world: World, _: Platform, __: random.Random) -> None:
     """A subscriber's queue takes nothing for a while: what is for it is retried."""
-    await _full(world, NARROW_QUEUE, 0, 3.0)
+    await full(world, NARROW_QUEUE, 0, 3.0)
 
 
-@_fault("queues")
+@fault("queues")
 async def retry_queues_full(world: World, _: Platform, __: random.Random) -> None:
     """The retry tiers take nothing for a while, while there is something to retry."""
-    await asyncio.gather(_full(world, r"cim\.ingress\.retry\..*", 0, 4.0), _full(world, NARROW_QUEUE, 0, 3.0))
+    await asyncio.gather(full(world, r"cim\.ingress\.retry\..*", 0, 4.0), full(world, NARROW_QUEUE, 0, 3.0))
 
 
-@_fault("queues")
+@fault("queues")
 async def dead_letter_queue_full(world: World, _: Platform, __: random.Random) -> None:
     """The dead-letter queue takes nothing for a while."""
-    await _full(world, r"cim\.dead-letters", 0, 4.0)
+    await full(world, r"cim\.dead-letters", 0, 4.0)
 
 
 # -- how ----------------------------------------------------------------------------------------------------------
@@ -311,7 +288,7 @@ async def _slow(proxy: Any) -> None:
         proxy.slow(0)
 
 
-async def _full(world: World, queue: str, length: int, seconds: float) -> None:
+async def full(world: World, queue: str, length: int, seconds: float) -> None:
     name = f"full {queue}"
     definition = {"max-length": length, "overflow": "reject-publish"}
     await world.manage(lambda: world.broker.set_policy(VHOST, name, f"^{queue}$", definition))
@@ -326,10 +303,10 @@ def _delete_policy(world: World, name: str) -> None:
     world.broker.management.request("DELETE", path, missing_is_fine=True)
 
 
-async def _signal_child(world: World, rng: random.Random, number: signal.Signals) -> None:
-    children = await _children(world)
-    if children:
-        _send(rng.choice(children), number)
+async def signal_child(world: World, rng: random.Random, number: signal.Signals) -> None:
+    pids = await children(world)
+    if pids:
+        _send(rng.choice(pids), number)
     await asyncio.sleep(1)
 
 
@@ -338,20 +315,20 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-async def _children(world: World) -> list[int]:
+async def children(world: World) -> list[int]:
     return await asyncio.to_thread(world.pool.children)
 
 
-async def _wait_for_children(world: World) -> None:
+async def wait_for_children(world: World) -> None:
     """Wait until the pool has workers again, so that the next fault finds somebody."""
     for _ in range(100):
-        if len(await _children(world)) > 1:
+        if len(await children(world)) > 1:
             return
         await asyncio.sleep(0.2)
     world.ledger.findings.add("the pool does not come back", "fewer than two workers after 20 s")
 
 
-async def _gone(world: World, pids: list[int], who: str) -> None:
+async def gone(world: World, pids: list[int], who: str) -> None:
     left = await asyncio.to_thread(world.pool.wait_for_end, pids, DRAIN_SECONDS + 12)
     if left:
         world.ledger.findings.add("processes left behind", f"{who}: {len(left)} after {DRAIN_SECONDS + 12:g} s")

@@ -6,7 +6,8 @@ A million messages fit: one byte or eight for each fact, in arrays indexed by th
 from __future__ import annotations
 
 import json
-from collections import Counter
+import time
+from collections import Counter, deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _EXAMPLES = 10
+_ENTRIES = 200
+"""Seconds of which it is known what was entered."""
 
 
 class Findings:
@@ -58,6 +61,9 @@ class Ledger:
         """For each, a `Shaken`."""
         self._digests = bytearray()
         self.places: list[str | None] = []
+        self.shaking = Shaken.NOT
+        """What happens to messages that are entered now."""
+        self._entered: deque[tuple[float, int]] = deque(maxlen=_ENTRIES)
         self.codes: dict[int, str] = {}
         self.by_digest: dict[bytes, int] = {}
         """Those that no id in their bytes leads to, by digest."""
@@ -77,8 +83,10 @@ class Ledger:
         self.kinds.append(sample.kind)
         self._digests += sample.digest
         self.places.append(sample.place)
-        for facts in (self.attempts, self.confirmed, self.live, self.shaken):
+        for facts in (self.attempts, self.confirmed, self.live):
             facts.append(0)
+        self.shaken.append(self.shaking)
+        self._note_time(sample.number)
         if sample.kind >= Kind.INVALID:
             self.codes[sample.number] = sample.code
         if sample.kind >= Kind.VARIANT:
@@ -111,6 +119,12 @@ class Ledger:
         number = self.by_digest.get(digest_of(body))
         return self.number_of(message.get("id")) if number is None else number
 
+    def since(self, seconds: float) -> Iterable[int]:
+        """Return the numbers that were entered in the last *seconds*, and those of which nobody has seen anything."""
+        recent = time.monotonic() - seconds
+        first = next((number for at, number in self._entered if at >= recent), len(self))
+        return (n for n in range(len(self)) if n >= first or not self.live[n])
+
     def shake(self, numbers: Iterable[int], how: Shaken) -> None:
         """Note that a fault took exchanges or queues away that held *numbers*."""
         for number in numbers:
@@ -135,6 +149,11 @@ class Ledger:
         if not (seen_before and self.live[number]):
             _increment(self.live, number)
         self._compare(number, event, body, properties)
+
+    def _note_time(self, number: int) -> None:
+        now = time.monotonic()
+        if not self._entered or now > self._entered[-1][0] + 1:
+            self._entered.append((now, number))
 
     def _compare(self, number: int, event: dict[str, Any], body: bytes, properties: Any) -> None:
         wanted = event_id_of(event["data"], body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from hashlib import sha256
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     import time
     from collections.abc import Callable
 
+VHOST: Final = "chaos"
 KILL_MARK: Final = "chaos-kills-its-reader"
 UNSTORABLE_MARK: Final = "chaos-cannot-be-stored"
 DIGEST_BYTES: Final = 8
 _DAY_MS: Final = 24 * 3600 * 1000
 _SENDERS: Final = 5
 _REMEMBERED: Final = 300
+_REMEMBERED_BYTES: Final = 4096
+_LARGEST_ENVELOPE: Final = 400
+"""Bytes of a message beside its text, at most."""
 _PARKED_BYTES: Final = 17 * 1024 * 1024
 """More than a MongoDB document holds."""
 
@@ -47,7 +51,9 @@ class Kind(IntEnum):
     """For a conversation whose queue is full now and then: at a subscriber, or refused twice and in the store."""
     REFUSED = 9
     """For a conversation whose only queue is full for ever: refused twice, then in the store."""
-    VARIANT = 10
+    BULKY = 10
+    """For a live conversation, just below the broker's limit for a while: at a subscriber, or in the store."""
+    VARIANT = 11
     """Other content under the id of a stored message: another activity, in the store as well."""
     INVALID = 20
     """Dead with its code and the same bytes, like everything from here on."""
@@ -65,7 +71,7 @@ AT_SUBSCRIBER: Final = frozenset({Kind.LIVE, Kind.SESSION_LIVE})
 IN_STORE: Final = frozenset(
     {Kind.CLOSED, Kind.SESSION_CLOSED, Kind.UNKNOWN, Kind.STAND_ALONE, Kind.REFUSED, Kind.VARIANT}
 )
-EITHER: Final = frozenset({Kind.MOVING, Kind.NARROW})
+EITHER: Final = frozenset({Kind.MOVING, Kind.NARROW, Kind.BULKY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Places:
     closed: tuple[str, ...]
     narrow: tuple[str, ...]
     full: tuple[str, ...]
+    calm: tuple[str, ...]
+    """The one whose latency is measured."""
 
     @classmethod
     def of(cls, run: str, *, live: int = 24, moving: int = 6, closed: int = 6) -> Self:
@@ -85,14 +93,13 @@ class Places:
         def names(kind: str, count: int) -> tuple[str, ...]:
             return tuple(f"{kind}-{run}-{number}" for number in range(count))
 
-        return cls(
-            names("live", live), names("moving", moving), names("closed", closed), names("narrow", 1), names("full", 1)
-        )
+        single = (names(kind, 1) for kind in ("narrow", "full", "calm"))
+        return cls(names("live", live), names("moving", moving), names("closed", closed), *single)
 
     @property
     def to_open(self) -> tuple[str, ...]:
         """Those that are active at the start."""
-        return (*self.live, *self.moving, *self.narrow, *self.full)
+        return (*self.live, *self.moving, *self.narrow, *self.full, *self.calm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class Mix:
     invalid: float = 4
     variant: float = 1
     refused: float = 0.5
-    unstorable: float = 0.1
+    unstorable: float = 0.04
     foreign: float = 0.5
     oversized: float = 0.1
 
@@ -219,9 +226,9 @@ class Traffic:
             "session_closed": lambda: self._session(Kind.SESSION_CLOSED, places.closed),
             "unknown": self._unknown,
             "stand_alone": self.stand_alone,
-            "narrow": lambda: self._conversation(Kind.NARROW, places.narrow),
+            "narrow": self.narrow,
             "repeated": self._repeated,
-            "invalid": self._invalid,
+            "invalid": self.invalid,
             "variant": self._variant,
             "refused": lambda: self._conversation(Kind.REFUSED, places.full),
             "unstorable": self._unstorable,
@@ -250,6 +257,35 @@ class Traffic:
     def stand_alone(self) -> Sample:
         """Return a message that is always stored."""
         return self._finish(Kind.STAND_ALONE, {"customer": {"_id": f"customer-{self._next}"}})
+
+    def narrow(self) -> Sample:
+        """Return a message for the subscriber whose queue is full now and then."""
+        return self._conversation(Kind.NARROW, self._places.narrow)
+
+    def large(self, size: int) -> Sample:
+        """Return a live message of *size* bytes and a little more."""
+        return self._finish_at(Kind.LIVE, self._rng.choice(self._places.live), "x" * size)
+
+    def almost(self, limit: int) -> Sample:
+        """Return a live message just below *limit* bytes, whose event is larger."""
+        return self._finish_at(Kind.BULKY, self._rng.choice(self._places.live), "x" * (limit - _LARGEST_ENVELOPE))
+
+    def long_reasons(self) -> Sample:
+        """Return a message that is invalid for a reason with a long name, in letters that take many bytes."""
+        number = self._number()
+        key = canonical("☎" * 2000)
+        body = b"{%b:1,%b:2,%b" % (key, key, canonical(self._message(number, {}, "spoiled"))[1:])
+        return Sample(number, Kind.INVALID, body, digest_of(body), "cim.ingress", code="duplicate_key")
+
+    def unreadable(self, event: bytes) -> Sample:
+        """Return a conversation event whose registry record nobody can read."""
+        exchange, code = "cim.conversation-events", "unreadable_record"
+        return Sample(self._number(), Kind.INVALID, event, digest_of(event), "TOPIC_STATE_CHANGE_EVENT", exchange, code)
+
+    def written_again(self, count: int) -> list[Sample]:
+        """Return recent messages again, the same to a reader of JSON, other bytes to everybody else."""
+        recent = [sample for sample in self._recent if sample.kind is not Kind.VARIANT]
+        return [replace(sample, body=_other_bytes(sample.body)) for sample in recent[-count:]]
 
     def parked(self) -> Sample:
         """Return a message that no document can hold."""
@@ -295,7 +331,8 @@ class Traffic:
         body = b'{"id":"%d","blob":"%b"}' % (number, b"x" * size)
         return Sample(number, kind, body, digest_of(body), "cim.ingress", code="message_too_large")
 
-    def _invalid(self) -> Sample:
+    def invalid(self) -> Sample:
+        """Return a message that has to die, and carries other mischief now and then."""
         code, spoil = self._rng.choice(_SPOILED)
         number = self._number()
         body = spoil(self._message(number, {"conversationId": self._rng.choice(self._places.live)}, "spoiled"))
@@ -310,7 +347,7 @@ class Traffic:
         exchange, key = ("", "cim.ingress") if self._rng.random() < _BY_QUEUE else ("cim.ingress", f"chaos.{kind.name}")
         headers = self._rng.choice(_HOSTILE_HEADERS) if self._rng.random() < _HOSTILE else {}
         sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place)
-        if kind < Kind.INVALID:
+        if kind < Kind.INVALID and len(body) < _REMEMBERED_BYTES:
             self._recent.append(sample)
         if kind in IN_STORE:
             self._stored.append(sample)
@@ -326,6 +363,9 @@ class Traffic:
             **anchor,
         }
         return {"id": f"{self._run}-{number}", "header": header, "body": {"type": "CHAOS", "markdownText": text}}
+
+    def _finish_at(self, kind: Kind, place: str, text: str) -> Sample:
+        return self._finish(kind, {"conversationId": place}, text, place=place)
 
     def _number(self) -> int:
         self._next += 1
@@ -350,6 +390,11 @@ def _spoil(**changes: object) -> Callable[[dict[str, Any]], bytes]:
         return canonical(message)
 
     return spoiled
+
+
+def _other_bytes(body: bytes) -> bytes:
+    pairs = dict(reversed(json.loads(body).items()))
+    return json.dumps(pairs, indent=1).encode()
 
 
 def _nested(message: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The check of the harness itself: six deliberate bugs, each in a copy of the worker, each of which must be caught."""
+"""The check of the harness itself: ten deliberate bugs, each in a copy of the worker, each of which must be caught."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Mutant:
     invariants: tuple[str, ...]
     """It counts as caught when one of these is violated."""
     mix: Mix | None = None
+    feel: tuple[str, ...] = ()
+    """Faults during which live messages are timed."""
     messages: int = 3000
     minutes: float = 0.4
     every: float = 2.0
@@ -54,6 +56,23 @@ _ACK_ALL: Final = """\
             prefix = self._done_up_to = max(self._settled)
             self._settled.clear()
 """
+_PING: Final = """\
+        waiting, self._candidates = list(self._candidates), deque()
+        asyncio.get_running_loop().call_soon(self.add, waiting)
+        return
+"""
+"""What a probe does that asks something easier than what failed, while the store answers easy questions."""
+_UNACKNOWLEDGED: Final = """\
+        if any(copy.outcome is Outcome.RETRY for copy in copies):
+            await asyncio.sleep(8)
+"""
+_READ_TOGETHER: Final = """\
+        for record in records:
+            if isinstance(record, UnreadableRecord):
+                raise TypeError(record.problem)
+"""
+_READABLE: Final = "        return [record for record in records if isinstance(record, ConversationRecord)]\n"
+_LATE: Final = "live messages feel what fails elsewhere"
 _STORE_WORK: Final = Mix(live=30, closed=20, unknown=20, stand_alone=20)
 
 MUTANTS: Final = (
@@ -79,11 +98,11 @@ MUTANTS: Final = (
                 "pipeline/pipeline.py",
                 (
                     "            if confirmation is Confirmation.CONFIRMED:\n"
-                    "                self._settlement.settle(inbound."
+                    "                self._settlement.settle(inbound,"
                 ),
                 (
                     "            if confirmation in {Confirmation.CONFIRMED, Confirmation.RETURNED}:\n"
-                    "                self._settlement.settle(inbound."
+                    "                self._settlement.settle(inbound,"
                 ),
             ),
         ),
@@ -98,7 +117,7 @@ MUTANTS: Final = (
                 _WRITE_FAILS,
                 _WRITE_FAILS
                 + "                for inbound in inbounds:\n"
-                + "                    self._settlement.settle(inbound.delivery, Outcome.STORED)\n"
+                + "                    self._settlement.settle(inbound, Outcome.STORED)\n"
                 + "                return\n",
             ),
         ),
@@ -144,6 +163,55 @@ MUTANTS: Final = (
         ("a valid message dead-lettered",),
         _STORE_WORK,
     ),
+    Mutant(
+        "one lookup for all",
+        (("mongo/registry.py", _READABLE, _READ_TOGETHER + _READABLE),),
+        ("poisoned_record",),
+        ("a valid message dead-lettered",),
+        Mix(live=40, moving=60),
+    ),
+    Mutant(
+        "a ping opens the gate",
+        (
+            (
+                "pipeline/storing.py",
+                "        self._release_old_candidates()\n        if not self._candidates:\n",
+                _PING + "        if not self._candidates:\n",
+            ),
+        ),
+        ("writes_refused", "disk_full"),
+        ("an outage that flaps",),
+        Mix(live=30, closed=20, unknown=20, stand_alone=20, unstorable=0),
+    ),
+    Mutant(
+        "retries wait unacknowledged",
+        (
+            (
+                "pipeline/copies.py",
+                '        """Publish a bundle; settle what is confirmed, and add again what the broker refused."""\n',
+                '        """Publish a bundle; settle what is confirmed, and add again what the broker refused."""\n'
+                + _UNACKNOWLEDGED,
+            ),
+            (
+                "pipeline/copies.py",
+                "from dataclasses import dataclass\n",
+                "import asyncio\nfrom dataclasses import dataclass\n",
+            ),
+        ),
+        ("subscriber_full",),
+        (_LATE,),
+        feel=("subscriber_full",),
+        messages=1000,
+        minutes=0.2,
+    ),
+    Mutant(
+        "reading is never paused",
+        (("rabbit/connection.py", "            self._raw.pause_reading(self._largest_run)\n", "            pass\n"),),
+        ("large_messages",),
+        ("too much memory",),
+        messages=500,
+        minutes=0.2,
+    ),
 )
 
 
@@ -181,6 +249,7 @@ def _plan(mutant: Mutant, code: Path, keep: Path | None) -> Plan:
         every=mutant.every,
         only=mutant.faults,
         mix=mutant.mix,
+        feel=mutant.feel,
         code=code,
         keep=keep,
         quiet_timeout=30,
@@ -192,12 +261,11 @@ def _is_caught(mutant: Mutant, report: Report) -> bool:
 
 
 def _print(mutant: Mutant, report: Report) -> None:
-    print(
-        f"{'caught' if _is_caught(mutant, report) else 'ESCAPED'}: {mutant.name} ({report.seconds:.0f} s)", flush=True
-    )
+    verdict = "caught" if _is_caught(mutant, report) else "ESCAPED"
+    print(f"{verdict}: {mutant.name} ({report.seconds:.0f} s, {report.peak_mib:.0f} MiB at most)", flush=True)
     for invariant, count in report.violations.items():
         print(f"    {invariant}: {count}, for example {report.examples[invariant][0]}", flush=True)
 
 
 def _ignore(*_: object) -> None:
-    """Say nothing: six runs in a row are loud enough."""
+    """Say nothing: ten runs in a row are loud enough."""

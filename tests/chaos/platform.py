@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pika
 
-from tests.chaos.messages import customer_of
+from tests.chaos.messages import VHOST, customer_of
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
@@ -17,6 +18,8 @@ _EVENTS = "cim.conversation-events"
 _SHARED_QUEUES = 4
 NARROW_QUEUE = "chaos.narrow"
 FULL_QUEUE = "chaos.full"
+CALM_QUEUE = "chaos.calm"
+_EXCHANGES_SECONDS = 60.0
 
 
 class Platform:
@@ -31,19 +34,38 @@ class Platform:
         places = self._world.places
         await self.tell("ACTIVE", *places.to_open)
         await self.tell("CLOSED", *places.closed)
-        for conversation in places.to_open:
+        await self.bind_all()
+
+    async def bind_all(self) -> None:
+        """Bind the subscriber of every active conversation, once the worker has made its exchange."""
+        for conversation in self._world.places.to_open:
             await self.bind(conversation)
 
-    async def tell(self, state: str, *conversations: str) -> None:
-        """Publish the state of conversations, each twice and with an older contradiction between: both are harmless."""
+    async def wait_for_exchanges(self) -> None:
+        """Wait until the worker has bound the exchange of every active conversation to the hub again."""
+        wanted = {exchange_of(conversation) for conversation in self._world.places.to_open}
+        left = wanted
+        deadline = time.monotonic() + _EXCHANGES_SECONDS
+        while left and time.monotonic() < deadline:
+            await asyncio.sleep(0.3)
+            left = wanted - await self._bound()
+        if left:
+            example = f"{len(left)} of {len(wanted)} after {_EXCHANGES_SECONDS:g} s, {min(left)} for one"
+            self._world.ledger.findings.add("exchanges that never come back", example)
+
+    async def tell(self, state: str, *conversations: str, ahead_ms: int = 0) -> None:
+        """Publish the state of conversations, each twice and with an older contradiction between: both are harmless.
+
+        *ahead_ms* is how far ahead the clock is that writes their times.
+        """
         opposite = "CLOSED" if state == "ACTIVE" else "ACTIVE"
         events = []
         for conversation in conversations:
             now = max(time.time_ns() // 1_000_000, self._told_at.get(conversation, 0) + 1)
             old = self._told_at.get(conversation, 1_000_000_000_000) - 1
             self._told_at[conversation] = now
-            events += [_event(conversation, state, now), _event(conversation, opposite, old)]
-            events.append(_event(conversation, state, now))
+            told = state_event(conversation, state, now + ahead_ms)
+            events += [told, state_event(conversation, opposite, old), told]
 
         def publish(channel: Any) -> None:
             channel.confirm_delivery()
@@ -62,8 +84,14 @@ class Platform:
             channel.queue_bind(queue, exchange_of(conversation))
 
         await self._world.admin(declare_and_bind)
-        if queue != FULL_QUEUE:
+        if queue not in {FULL_QUEUE, CALM_QUEUE}:
             self._world.subscriber.watch(queue)
+
+    async def _bound(self) -> set[str]:
+        """Return the names of the exchanges that are bound to the hub."""
+        path, answer = f"/exchanges/{VHOST}/cim.conversations/bindings/source", list[dict[str, Any]]()
+        await self._world.manage(lambda: answer.extend(self._world.broker.management.request("GET", path)))
+        return {binding["destination"] for binding in answer}
 
     async def unbind(self, conversation: str) -> None:
         """Take the conversation's subscriber off its exchange; what it has already is still read."""
@@ -83,6 +111,8 @@ class Platform:
     def queue_of(self, conversation: str) -> tuple[str, dict[str, Any]]:
         """Return the subscriber's queue and its arguments."""
         places = self._world.places
+        if conversation in places.calm:
+            return CALM_QUEUE, {}
         if conversation in places.full:
             return FULL_QUEUE, {"x-max-length": 0, "x-overflow": "reject-publish"}
         if conversation in places.narrow:
@@ -97,7 +127,9 @@ def exchange_of(conversation: str) -> str:
     return f"conversation.{conversation}"
 
 
-def _event(conversation: str, state: str, at: int) -> bytes:
+def state_event(conversation: str, state: str, at: int | None = None) -> bytes:
+    """Return the platform's event about the state of a conversation *at* a time (epoch ms; None: now)."""
+    at = time.time_ns() // 1_000_000 if at is None else at
     session = {
         "participantType": "ChannelSession",
         "id": f"session-{conversation}",

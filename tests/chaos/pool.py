@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +29,7 @@ _GUARD = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 POISONABLE: Final = str(REPOSITORY / "tests" / "support" / "poisonable.py")
-_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_AT_ONCE_SECONDS = 0.5
 
 
 def snapshot(folder: Path) -> Path:
@@ -34,12 +38,47 @@ def snapshot(folder: Path) -> Path:
     return folder
 
 
+class LogPipe:
+    """The pool's output: a small pipe into a file, whose reader can stand still as a log collector may."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._there, self.writer = os.pipe()
+        fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+        self._reading = threading.Event()
+        self._reading.set()
+        self._thread = threading.Thread(target=self._copy, name="log pipe", daemon=True)
+        self._thread.start()
+
+    def stop_reading(self) -> None:
+        """Let the pipe fill."""
+        self._reading.clear()
+
+    def go_on(self) -> None:
+        """Read on."""
+        self._reading.set()
+
+    def close(self) -> None:
+        """Read to the end; every process that writes has to be gone."""
+        self.go_on()
+        os.close(self.writer)
+        self._thread.join()
+        os.close(self._there)
+
+    def _copy(self) -> None:
+        with self._log.open("ab", buffering=0) as file:
+            while data := os.read(self._there, select.PIPE_BUF):
+                file.write(data)
+                self._reading.wait()
+
+
 class Pool:
     """Runs `cim-worker run --processes N`; after a kill a new one can be started while orphans still end."""
 
     def __init__(self, code: Path, log: Path, environment: Mapping[str, str], mark: str) -> None:
         self._code = code
         self.log = log
+        self.output = LogPipe(log)
         self._mark = mark
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CIM_")}
         self._environment = {**inherited, **environment, "PYTHONPATH": str(code), MARK: mark}
@@ -57,19 +96,24 @@ class Pool:
             timeout=60,
         )
 
-    def start(self, processes: int = 2) -> None:
-        """Start the supervisor; an older one may still be ending. Call from the main thread only."""
+    def start(self, processes: int = 2, *, frame_max: int | None = None) -> None:
+        """Start the supervisor; an older one may still be ending. Call from the main thread only.
+
+        *frame_max*: the largest frames it asks the broker for; the client's default unless given.
+        """
         self.starts += 1
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _GUARD, POISONABLE, "run", "--processes", str(processes)],
-                cwd=self._code,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        environment = dict(self._environment)
+        if frame_max is not None:
+            environment["CIM_RABBITMQ_URL"] += f"?frame_max={frame_max}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _GUARD, POISONABLE, "run", "--processes", str(processes)],
+            cwd=self._code,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.output.writer,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @property
     def supervisor(self) -> subprocess.Popen[bytes]:
@@ -100,12 +144,14 @@ class Pool:
                     found.append(int(entry.name))
         return found
 
-    def memory_mib(self) -> dict[int, float]:
-        """Return the resident memory of each worker process."""
+    def memory_mib(self) -> dict[int, tuple[float, float]]:
+        """Return the resident memory of each worker process, now and at most so far."""
         sizes = {}
         for pid in self.children():
-            with contextlib.suppress(OSError):
-                sizes[pid] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_KIB / 1024
+            with contextlib.suppress(OSError, KeyError):
+                lines = (line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+                kib = {name: int(rest.split()[0]) for name, rest in lines if name in {"VmRSS", "VmHWM"}}
+                sizes[pid] = (kib["VmRSS"] / 1024, kib["VmHWM"] / 1024)
         return sizes
 
     def wait_for_end(self, pids: list[int], seconds: float) -> list[int]:
@@ -120,13 +166,24 @@ class Pool:
             time.sleep(0.1)
         return pids
 
+    def stand_still(self, pids: list[int]) -> None:
+        """Stop processes without ending them."""
+        _signal_all(pids, signal.SIGSTOP)
+
+    def go_on(self, pids: list[int]) -> None:
+        """Let stopped processes go on."""
+        _signal_all(pids, signal.SIGCONT)
+
+    def open_files(self) -> int:
+        """Return how many descriptors the supervisor has open."""
+        return len(list(Path(f"/proc/{self.supervisor.pid}/fd").iterdir()))
+
     def kill_everything(self) -> None:
         """End every process of this run, by id: the last resort, and the clean-up after a failed run."""
-        for pid in self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal_all(self.alive(), signal.SIGKILL)
         if self._process is not None:
             self._process.wait(10)
+        self.output.close()
 
 
 @dataclass
@@ -141,6 +198,8 @@ class LogFacts:
     unbalanced: list[str] = field(default_factory=list)
     """Final counts that do not add up."""
     outages: dict[str, int] = field(default_factory=dict)
+    flaps: int = 0
+    """How often a process said that an outage of the store is over, and at once that another begins."""
     unreadable: list[str] = field(default_factory=list)
     """Lines that are not JSON: tracebacks and warnings do not belong there."""
 
@@ -148,6 +207,7 @@ class LogFacts:
 def read_log(log: Path) -> LogFacts:
     """Read the log of a pool."""
     facts = LogFacts()
+    over: dict[int, float] = {}
     for entry in _entries(log, facts):
         what = entry.get("event")
         if what == "consuming":
@@ -157,9 +217,17 @@ def read_log(log: Path) -> LogFacts:
         elif what == "dependency_down":
             key = f"{entry.get('dependency')} {entry.get('code')}"
             facts.outages[key] = facts.outages.get(key, 0) + 1
+            if entry.get("dependency") == "store" and entry.get("outage_seconds") is None:
+                facts.flaps += _seconds(entry) - over.get(entry["pid"], 0.0) < _AT_ONCE_SECONDS
+        elif what == "dependency_up" and entry.get("dependency") == "store":
+            over[entry["pid"]] = _seconds(entry)
         elif what == "worker_stopped":
             _read_final_counts(entry, facts)
     return facts
+
+
+def _seconds(entry: dict[str, Any]) -> float:
+    return datetime.fromisoformat(entry["timestamp"]).timestamp()
 
 
 def _entries(log: Path, facts: LogFacts) -> Iterator[dict[str, Any]]:
@@ -185,6 +253,12 @@ def _read_final_counts(entry: dict[str, Any], facts: LogFacts) -> None:
         facts.outcomes[name] = facts.outcomes.get(name, 0) + count
     if entry["received"] != sum(outcomes.values()):
         facts.unbalanced.append(f"received {entry['received']}, outcomes {outcomes}")
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _is_alive(pid: int) -> bool:

@@ -40,6 +40,9 @@ class Publisher:
         self.ingress_depth = 0
         """Messages ready in the ingress queue, as the broker said a moment ago."""
         self._refused_at: float | None = None
+        self._held = False
+        self.largest: int | None = None
+        """Bytes of a body above which it waits, because the broker would close the channel; None: none waits."""
         self.last_error = ""
         self.connections = 0
         """How many connections it needed."""
@@ -56,6 +59,15 @@ class Publisher:
             self._change.clear()
             await self._change.wait()
         self._todo.append(sample)
+        self._send()
+
+    def hold(self) -> None:
+        """Hand nothing more to the broker, but take messages until too many wait."""
+        self._held = True
+
+    def release(self) -> None:
+        """Go on."""
+        self._held = False
         self._send()
 
     async def flushed(self) -> None:
@@ -122,8 +134,12 @@ class Publisher:
         return self._next_tag, len(self._outstanding)
 
     def _send(self) -> None:
-        while self._todo and self._channel is not None and self._channel.is_open:
+        too_large: list[Sample] = []
+        while self._todo and not self._held and self._channel is not None and self._channel.is_open:
             sample = self._todo.popleft()
+            if self.largest is not None and len(sample.body) > self.largest:
+                too_large.append(sample)
+                continue
             self._outstanding[self._next_tag] = sample
             self._next_tag += 1
             self._ledger.handed_over(sample)
@@ -139,6 +155,7 @@ class Publisher:
                 )
             except pika.exceptions.AMQPError:
                 self._lost.set()
+        self._todo.extend(too_large)  # until there is a connection with another limit
 
     def _on_return(self, _: object, method: Any, properties: Any, __: bytes) -> None:
         self._ledger.findings.add("the harness published to nowhere", f"{method.routing_key}: {properties.message_id}")

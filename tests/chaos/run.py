@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import pymongo.errors
 
 from tests.chaos import evidence as reading
+from tests.chaos import faults as _faults  # noqa: F401 - enters its faults into the catalogue
+from tests.chaos import sick as _sick  # noqa: F401 - the same
 from tests.chaos import verdict
-from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.messages import LONG_MIX, TRAP, Kind, Mix
-from tests.chaos.platform import Platform
+from tests.chaos.fault import FAULTS, PENDING, Fault
+from tests.chaos.latency import Latency, feel
+from tests.chaos.messages import LONG_MIX, TRAP, VHOST, Kind, Mix
+from tests.chaos.platform import CALM_QUEUE, Platform
 from tests.chaos.pool import LogFacts, read_log
 from tests.chaos.world import DATABASE, DRAIN_SECONDS, MAX_ATTEMPTS, PREFETCH, World, world
 
@@ -26,13 +29,13 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
+    from tests.chaos.ledger import Findings
+
 _MAX_DEPTH = (4_000, 25_000)
 """Messages in the ingress queue above which the publisher waits, in a short run and in a long one."""
-_QUIET_TIMEOUT_SECONDS = 60.0
 _LIMBO_SECONDS = 200.0
 """A broker that restarts looks again after its dead-lettered messages only every 180 s."""
 _GOOD_ONES = 10
-_LONGEST = "killing_message"
 _LONG_FROM_MESSAGES = 100_000
 _QUEUES = (
     "cim.ingress",
@@ -57,6 +60,9 @@ class Plan:
     only: tuple[str, ...] = ()
     """Names of faults; all when empty."""
     mix: Mix | None = None
+    feel: tuple[str, ...] | None = None
+    """Names of faults during which live messages are timed before everything is broken at random; None: all that
+    touch neither the broker nor the workers."""
     code: Path | None = None
     """A folder with the worker package to run instead of the tree's."""
     keep: Path | None = None
@@ -104,7 +110,12 @@ class Report:
     clean_ends: int = 0
     counted: dict[str, int] = field(default_factory=dict)
     outages: dict[str, int] = field(default_factory=dict)
+    flaps: int = 0
+    """Outages of the store that were said to be over and began again at once."""
     peak_mib: float = 0.0
+    latency_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By fault: the 99th percentile of live messages (median of one-second windows) and the worst, milliseconds."""
+    latency_bound_ms: float = 0.0
     violations: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -132,6 +143,8 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
         try:
             state.phase = "opening conversations"
             await _open(made, platform)
+            state.phase = "timing live messages"
+            latency = await feel(made, platform, timed(plan))
             state.phase = "publishing"
             await _break_while_publishing(made, platform, plan, state)
             state.phase = "waiting for quiet"
@@ -141,7 +154,9 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
             state.phase = "stopping"
             await _stop_pool(made)
             await _read_queues(made, evidence)
-            return _report(plan, made, state, evidence, time.monotonic() - started, until_quiet)
+            report = _report(plan, made, state, evidence, time.monotonic() - started, until_quiet)
+            _add_latency(report, latency, made.ledger.findings)
+            return report
         finally:
             watching.cancel()
             if plan.keep is not None:
@@ -150,8 +165,9 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
 
 async def _watch(made: World, state: Progress, progress: Callable[[World, Progress], None]) -> None:
     while True:
-        for pid, size in (await asyncio.to_thread(made.pool.memory_mib)).items():
+        for pid, (size, peak) in (await asyncio.to_thread(made.pool.memory_mib)).items():
             made.memory.setdefault(pid, []).append((time.monotonic(), size))
+            made.peak_mib = max(made.peak_mib, peak)
         for _ in range(4):
             progress(made, state)
             await asyncio.sleep(0.5)
@@ -159,7 +175,7 @@ async def _watch(made: World, state: Progress, progress: Callable[[World, Progre
 
 async def _open(made: World, platform: Platform) -> None:
     await asyncio.to_thread(made.pool.command, "topology", "apply")
-    await made.admin(lambda channel: channel.queue_declare(TRAP, durable=True))
+    await made.make_trap()
     made.pool.start()
     await platform.open_all()
     # Closed ones have no exchange to wait for; their registry entry is what counts.
@@ -206,6 +222,18 @@ async def _publish(made: World, plan: Plan) -> None:
         await asyncio.sleep(0)
 
 
+def chosen(plan: Plan) -> list[Fault]:
+    """Return the faults of a run: the named ones, or all but those the worker does not pass yet."""
+    return [(FAULTS | PENDING)[name] for name in plan.only] or list(FAULTS.values())
+
+
+def timed(plan: Plan) -> list[Fault]:
+    """Return the faults during which live messages are timed."""
+    if plan.feel is not None:
+        return [(FAULTS | PENDING)[name] for name in plan.feel]
+    return [fault for fault in chosen(plan) if fault.elsewhere]
+
+
 class _Injector:
     """Starts faults at random times, several at once if they do not touch the same thing."""
 
@@ -215,7 +243,7 @@ class _Injector:
         self._plan = plan
         self._state = state
         self._rng: random.Random = made.rng
-        self._catalogue = [FAULTS[name] for name in plan.only] or list(FAULTS.values())
+        self._catalogue = chosen(plan)
         self._due: list[Fault] = []
         self._rounds = 0
         self._active: dict[asyncio.Task[None], Fault] = {}
@@ -240,7 +268,7 @@ class _Injector:
         return all(self._state.faults[fault.name] for fault in self._catalogue)
 
     def _start_one(self) -> None:
-        if len([one for one in self._active.values() if one.name != _LONGEST]) >= self._plan.at_once:
+        if len([one for one in self._active.values() if one.every == 1]) >= self._plan.at_once:
             return
         if not self._due:
             self._due = self._next_round()
@@ -256,9 +284,9 @@ class _Injector:
         self._state.active = [one.name for one in self._active.values()]
 
     def _next_round(self) -> list[Fault]:
-        """Every fault once, in random order; the one that takes a minute only in every third round."""
+        """Every fault once, in random order; the rare ones only in every third round."""
         self._rounds += 1
-        faults = [fault for fault in self._catalogue if fault.name != _LONGEST or self._rounds % 3 == 1]
+        faults = [fault for fault in self._catalogue if fault.every == 1 or self._rounds % fault.every == 1]
         return self._rng.sample(faults, len(faults))
 
     async def _inject(self, fault: Fault) -> None:
@@ -317,7 +345,7 @@ def _parked_numbers(made: World, evidence: reading.Evidence) -> list[int]:
 async def _busy_queues(made: World) -> dict[str, int]:
     """Return the queues with messages in them or in somebody's hands."""
     answer: list[dict[str, Any]] = []
-    path = "/queues/chaos?columns=name,messages,messages_ready,messages_unacknowledged"
+    path = f"/queues/{VHOST}?columns=name,messages,messages_ready,messages_unacknowledged"
     await made.manage(lambda: answer.extend(made.broker.management.request("GET", path)))
     depths = await made.admin(lambda channel: {q: channel.queue_declare(q, passive=True) for q in _QUEUES})
     busy = {queue["name"]: int(queue.get("messages") or 0) for queue in answer}
@@ -326,7 +354,7 @@ async def _busy_queues(made: World) -> dict[str, int]:
 
 
 def _has_to_run_empty(queue: str) -> bool:
-    return queue not in (TRAP, "cim.dead-letters.parked")
+    return queue not in (TRAP, CALM_QUEUE, "cim.dead-letters.parked", "cim.outcomes")
 
 
 async def _stop_pool(made: World) -> None:
@@ -363,11 +391,14 @@ def _report(
     facts = read_log(made.pool.log)
     verdict.judge(ledger, evidence, findings, max_attempts=MAX_ATTEMPTS)
     verdict.judge_counts(facts, findings)
+    faults = sum(state.faults.values()) + len(timed(plan))
+    verdict.judge_outages(facts, faults, ledger.kinds.count(Kind.UNSTORABLE), findings)
     report = Report(plan.seed, messages=len(ledger), published=sum(ledger.attempts), seconds=round(seconds, 1))
     report.duplicates, report.double_letters = verdict.duplicates(ledger), verdict.double_letters(ledger, evidence)
-    for count in (report.duplicates, report.double_letters):
-        report.duplicates_bound = verdict.judge_duplicates(count, facts, PREFETCH, findings)
-    report.peak_mib = round(verdict.judge_memory(made.memory, findings), 1)
+    report.duplicates_bound = verdict.judge_duplicates(report.duplicates, facts, PREFETCH, findings)
+    verdict.judge_double_letters(report.double_letters, report.duplicates_bound, faults, findings)
+    report.peak_mib = round(made.peak_mib, 1)
+    verdict.judge_memory(made.memory, made.peak_mib, findings)
     report.seconds_until_quiet = round(until_quiet, 1)
     report.faults = dict(sorted(state.faults.items()))
     report.kinds = {Kind(kind).name: count for kind, count in sorted(Counter(ledger.kinds).items())}
@@ -375,14 +406,21 @@ def _report(
     report.in_store, report.parked = len(evidence.stored), sum(evidence.parked.values())
     report.dead = dict(Counter(letter.code for letters in evidence.letters.values() for letter in letters))
     _add_log_facts(report, facts, made)
-    report.violations, report.examples = dict(findings.counts), findings.examples
     return report
+
+
+def _add_latency(report: Report, latency: Latency, findings: Findings) -> None:
+    latency.judge(findings)
+    for name in latency.windows:
+        report.latency_ms[name] = (round(latency.p99(name) * 1000, 1), round(latency.worst(name) * 1000, 1))
+        report.latency_bound_ms = round(latency.bound() * 1000, 1)
+    report.violations, report.examples = dict(findings.counts), findings.examples
 
 
 def _add_log_facts(report: Report, facts: LogFacts, made: World) -> None:
     report.sessions, report.clean_ends, report.pool_starts = facts.sessions, facts.ended_cleanly, made.pool.starts
     report.publisher_connections = made.publisher.connections
-    report.counted, report.outages = facts.outcomes, facts.outages
+    report.counted, report.outages, report.flaps = facts.outcomes, facts.outages, facts.flaps
 
 
 def _keep_logs(made: World, folder: Path) -> None:

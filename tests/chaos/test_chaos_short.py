@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.__main__ import print_report
-from tests.chaos.faults import FAULTS
+from tests.chaos.fault import FAULTS
 from tests.chaos.run import Plan, run
 
 if TYPE_CHECKING:
@@ -27,7 +27,15 @@ def test_no_message_is_lost_or_wrongly_dead_whatever_fails(tmp_path: Path) -> No
     # pytest's own alarm for tests that hang rings earlier than this one may end on a busy machine.
     faulthandler.dump_traceback_later(_LONGEST_SECONDS, exit=True)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    plan = Plan(seed=20_261_122, minutes=1.5, messages=12_000, every=1.5, at_once=3, keep=tmp_path / "logs")
+    plan = Plan(
+        seed=20_261_122,
+        minutes=1.5,
+        messages=12_000,
+        every=1.5,
+        at_once=3,
+        feel=("disk_full", "slow_store", "store_stop", "subscriber_full"),
+        keep=tmp_path / "logs",
+    )
     report = asyncio.run(run(plan, print, lambda _world, _state: None))
     print_report(report)
     assert not report.violations, report.examples

@@ -1,4 +1,4 @@
-"""The six deliberate bugs of the mutation check still find the places they are planted in."""
+"""The deliberate bugs of the mutation check still find the places they are planted in."""
 
 from __future__ import annotations
 

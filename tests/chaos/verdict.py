@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 _STEADY_SECONDS = 60.0
 _WARM_UP_SECONDS = 15.0
-_MAX_MIB = 300.0
+_MAX_MIB = 180.0
 _GROWTH = 1.25
 _GROWTH_MIB = 40.0
+_FLAPS_OF_UNSTORABLE = 12
+_LETTERS_PROBED_WITH = 8
 
 
 def missing(ledger: Ledger, evidence: Evidence) -> list[int]:
@@ -109,6 +111,27 @@ def judge_duplicates(count: int, facts: LogFacts, prefetch: int, findings: Findi
     return bound
 
 
+def judge_double_letters(count: int, duplicates_bound: int, faults: int, findings: Findings) -> None:
+    """Add a violation when more letters were counted twice than a session's end or a probe can count twice.
+
+    A process that probes with a letter another process has recorded meanwhile counts it once more.
+    """
+    bound = duplicates_bound + _LETTERS_PROBED_WITH * faults
+    if count > bound:
+        findings.add("letters counted twice", f"{count}, at most {bound}")
+
+
+def judge_outages(facts: LogFacts, faults: int, unstorable: int, findings: Findings) -> None:
+    """Add a violation when outages of the store flap: said to be over, and begun again at once.
+
+    One fault may follow another at once. A message that the store always fails for looks like a sick store at each of
+    its attempts, and each of its two tries.
+    """
+    bound = faults + _FLAPS_OF_UNSTORABLE * unstorable
+    if facts.flaps > bound:
+        findings.add("an outage that flaps", f"{facts.flaps} times, at most {bound} for {faults} faults")
+
+
 def judge_counts(facts: LogFacts, findings: Findings) -> None:
     """Add a violation for every process whose final counts do not add up."""
     for line in facts.unbalanced:
@@ -119,11 +142,9 @@ def judge_counts(facts: LogFacts, findings: Findings) -> None:
         findings.add("a log line that is no JSON", line)
 
 
-def judge_memory(samples: Mapping[int, Sequence[tuple[float, float]]], findings: Findings) -> float:
-    """Add a violation for every process whose memory grows or is too large; return the peak in MiB."""
-    peak = 0.0
+def judge_memory(samples: Mapping[int, Sequence[tuple[float, float]]], peak: float, findings: Findings) -> None:
+    """Add a violation for every process whose memory grows, and for a *peak* (MiB) that is too large."""
     for pid, points in samples.items():
-        peak = max([peak, *(size for _, size in points)])
         begun, ended = points[0][0], points[-1][0]
         if ended - begun < _STEADY_SECONDS:
             continue
@@ -133,4 +154,3 @@ def judge_memory(samples: Mapping[int, Sequence[tuple[float, float]]], findings:
             findings.add("memory grows", f"process {pid}: {first:.0f} to {last:.0f} MiB in {ended - begun:.0f} s")
     if peak > _MAX_MIB:
         findings.add("too much memory", f"{peak:.0f} MiB, at most {_MAX_MIB:.0f}")
-    return peak

@@ -21,7 +21,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from tests.chaos.evidence import has_letter
 from tests.chaos.ledger import Ledger
-from tests.chaos.messages import KILL_MARK, UNSTORABLE_MARK, Mix, Places, Traffic
+from tests.chaos.messages import KILL_MARK, TRAP, UNSTORABLE_MARK, VHOST, Mix, Places, Traffic
 from tests.chaos.pool import Pool, snapshot
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publisher
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VHOST = "chaos"
 DATABASE = "chaos"
-PREFETCH = 300
+POOL_USER = "pool"
+"""The broker user of the pool; publisher and subscribers are guest."""
+_POOL_PASSWORD = "pool"
+PREFETCH = 200
 MAX_ATTEMPTS = 6
 DELIVERY_LIMIT = 12
 DRAIN_SECONDS = 4.0
@@ -59,6 +61,7 @@ SETTINGS = {
     "CIM_RECORD_INTERVAL_MS": "1500",
     "CIM_PREFETCH": str(PREFETCH),
     "CIM_BATCH_SIZE": "100",
+    "CIM_MAX_BYTES_IN_FLIGHT": str(8 * 1024 * 1024),
     "CIM_LOG_FORMAT": "json",
 }
 LONGER_THAN_TIMEOUTS = 10.0
@@ -88,10 +91,13 @@ class World:
     pool: Pool
     publisher: Publisher
     subscriber: Subscriber
+    publisher_url: str
+    """Past the proxies."""
     folder: Path
     say: Callable[[str], None]
     memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     """Worker process id to (monotonic seconds, MiB)."""
+    peak_mib: float = 0.0
 
     async def admin(self, action: Callable[[Any], T]) -> T:
         """Do something on a channel of our own, past the proxies; repeat until the broker let us.
@@ -103,6 +109,18 @@ class World:
     def has_letter(self, code: str, body: bytes) -> bool:
         """Tell whether a letter of that code and body was recorded. Raises PyMongoError while the store is away."""
         return has_letter(self.store.uri, DATABASE, code, body)
+
+    async def command(self, *arguments: str) -> None:
+        """Run one `cim-worker` command; repeat until it succeeds. Raises CalledProcessError at last."""
+        await asyncio.to_thread(_keep_trying, lambda: self.pool.command(*arguments))
+
+    async def make_vhost(self) -> None:
+        """Make the virtual host and give the pool's user its rights."""
+        await self.manage(lambda: _make_vhost(self.broker))
+
+    async def make_trap(self) -> None:
+        """Make the queue that only a CC header leads to."""
+        await self.admin(lambda channel: channel.queue_declare(TRAP, durable=True))
 
     async def manage(self, action: Callable[[], object]) -> None:
         """Do something over the management API; repeat until the broker answers. Raises what it says at last."""
@@ -147,7 +165,8 @@ class _Parts:
 
 @contextlib.asynccontextmanager
 async def _assembled(parts: _Parts) -> AsyncIterator[World]:
-    url = await asyncio.to_thread(parts.broker.create_vhost, VHOST)
+    await asyncio.to_thread(_make_vhost, parts.broker)
+    url = parts.broker.vhost_url(VHOST)
     async with Proxy(parts.broker.amqp_port) as broker_net, Proxy(parts.sick.port) as store_net:
         made = _world(parts, url, broker_net, store_net)
         jobs = [asyncio.create_task(made.publisher.run()), asyncio.create_task(made.subscriber.run())]
@@ -164,7 +183,7 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
     run = f"{parts.seed}x{secrets.token_hex(3)}"
     environment = {
         **SETTINGS,
-        "CIM_RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{broker_net.port}/{VHOST}",
+        "CIM_RABBITMQ_URL": f"amqp://{POOL_USER}:{_POOL_PASSWORD}@127.0.0.1:{broker_net.port}/{VHOST}",
         "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.port}/",
         "CIM_MONGODB_DATABASE": DATABASE,
         "POISON": KILL_MARK,
@@ -185,9 +204,17 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
         pool=Pool(parts.code, parts.folder / "worker.log", environment, run),
         publisher=Publisher(url, ledger),
         subscriber=Subscriber(url, ledger),
+        publisher_url=url,
         folder=parts.folder,
         say=parts.say,
     )
+
+
+def _make_vhost(broker: LocalBroker) -> None:
+    management = broker.management
+    management.create_vhost(VHOST)
+    management.create_user(POOL_USER, _POOL_PASSWORD)
+    management.set_permissions(POOL_USER, VHOST)
 
 
 def _is_unstorable(document: Mapping[str, Any]) -> bool:

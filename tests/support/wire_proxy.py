@@ -240,6 +240,8 @@ class WireProxy:
         self._connections.add(task)
         try:
             await asyncio.wait([task])
+        except asyncio.CancelledError:
+            return  # the proxy ends; asyncio would report it as an error
         finally:
             self._connections.discard(task)
             writer.transport.abort()

@@ -1,0 +1,107 @@
+"""What the harness calls a violation, on small made-up evidence."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+from tests.chaos import faults, sick  # noqa: F401 - they enter their faults into the catalogue
+from tests.chaos.evidence import Evidence
+from tests.chaos.fault import FAULTS, PENDING
+from tests.chaos.latency import UNDISTURBED, Latency
+from tests.chaos.ledger import Findings, Ledger, Shaken
+from tests.chaos.messages import Kind, Mix, Places, Sample, Traffic, canonical
+from tests.chaos.pool import REPOSITORY, LogFacts, read_log
+from tests.chaos.verdict import judge_outages, missing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _published(ledger: Ledger, *samples: Sample) -> None:
+    for sample in samples:
+        ledger.expect(sample)
+        ledger.confirmed[sample.number] = 1
+
+
+def _traffic() -> Traffic:
+    return Traffic(random.Random(1), "run", Places.of("run"), Mix(), now_ms=1_760_000_000_000)
+
+
+def test_one_slow_moment_is_not_felt_and_a_slow_fault_is() -> None:
+    quick, slow = [0.01] * 100, [0.01] * 90 + [1.0] * 10
+    findings = Findings()
+    Latency({UNDISTURBED: [quick, quick], "one moment": [quick, slow, quick], "all along": [slow, slow]}).judge(
+        findings
+    )
+    assert [example.partition(":")[0] for example in findings.examples["live messages feel what fails elsewhere"]] == [
+        "all along"
+    ]
+
+
+def test_a_live_message_that_never_came_is_lost() -> None:
+    findings = Findings()
+    Latency({UNDISTURBED: [[0.01] * 100]}, lost=1).judge(findings)
+    assert findings.counts == {"a valid message lost": 1}
+
+
+def test_what_was_in_a_deleted_queue_may_be_gone_and_a_live_one_without_its_exchange_may_be_stored() -> None:
+    ledger, evidence, traffic = Ledger("run"), Evidence(), _traffic()
+    gone, stored, lost = (traffic.large(10) for _ in range(3))
+    _published(ledger, gone, stored, lost)
+    ledger.shake([gone.number], Shaken.LOST)
+    ledger.shake([stored.number], Shaken.STORED)
+    evidence.stored[stored.number] = evidence.stored[lost.number] = 1
+    assert missing(ledger, evidence) == [lost.number]
+
+
+def test_a_message_written_again_is_the_same_to_a_reader_of_json_and_other_bytes() -> None:
+    traffic = _traffic()
+    first = traffic.stand_alone()
+    (again,) = traffic.written_again(1)
+    assert again.body != first.body
+    assert canonical(json.loads(again.body)) == first.body
+
+
+def test_other_content_under_the_same_id_is_told_apart() -> None:
+    ledger, traffic = Ledger("run"), _traffic()
+    samples = [traffic.stand_alone()]
+    while samples[-1].kind is not Kind.VARIANT:
+        samples.append(traffic.next())
+    for sample in samples:
+        ledger.expect(sample)
+    variant = samples[-1]
+    message = json.loads(variant.body)
+    assert ledger.number_of(message["id"]) != variant.number
+    assert ledger.number_of_message(message, variant.body) == variant.number
+
+
+def test_an_outage_that_is_over_and_begins_again_at_once_is_counted(tmp_path: Path) -> None:
+    def line(second: str, event: str) -> str:
+        entry = {"timestamp": f"2026-11-26T01:00:{second}Z", "event": event, "dependency": "store", "pid": 1}
+        return json.dumps(entry) + "\n"
+
+    log = tmp_path / "log"
+    log.write_text(
+        line("01.0", "dependency_down")
+        + line("02.0", "dependency_up")
+        + line("02.1", "dependency_down")
+        + line("03.0", "dependency_up")
+        + line("09.0", "dependency_down")
+    )
+    assert read_log(log).flaps == 1
+
+
+def test_outages_may_flap_once_a_fault() -> None:
+    findings = Findings()
+    judge_outages(LogFacts(flaps=3), 3, 0, findings)
+    assert not findings.counts
+    judge_outages(LogFacts(flaps=4), 3, 0, findings)
+    assert findings.counts == {"an outage that flaps": 1}
+
+
+def test_the_readme_names_every_sick_fault() -> None:
+    text = (REPOSITORY / "tests/chaos/README.md").read_text()
+    names = [one.name for one in (FAULTS | PENDING).values() if one.inject.__module__ == sick.__name__]
+    assert [name for name in names if f"`{name}`" not in text] == []
