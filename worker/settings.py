@@ -187,6 +187,10 @@ class Settings(BaseSettings):
         description="Event names by header.intent: VOICE_RECORDING=MEDIA_RECORDING,…; every other intent: "
         "THIRD_PARTY_ACTIVITY.",
     )
+    trusted_users: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Broker users besides the worker's own whose cim- headers are believed, comma separated.",
+    )
 
     processes: int = Field(
         default=1, ge=1, le=256, description="Number of worker processes started by `cim-worker run`."
@@ -263,6 +267,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_event_names(cls, value: object) -> object:
         return _parse_event_names(value) if isinstance(value, str) else value
+
+    @field_validator("trusted_users", mode="before")
+    @classmethod
+    def _split_trusted_users(cls, value: object) -> object:
+        return _parse_names(value) if isinstance(value, str) else value
 
     @field_validator("sender_users", mode="before")
     @classmethod
@@ -393,6 +402,14 @@ def _checked_authorities(file: str) -> str:
         msg = "must be a readable PEM file of certificates"
         raise ValueError(msg) from None
     return file
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    names = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(names) or any(map(_QUOTE.search, names)):
+        msg = "must be names separated by commas, without quotes and empty parts"
+        raise ValueError(msg)
+    return tuple(names)
 
 
 def _parse_sender_users(text: str) -> dict[str, frozenset[str]]:

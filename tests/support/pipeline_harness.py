@@ -80,7 +80,7 @@ class PipelineHarness:
         common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
         settlement = Settlement(self.settle, self.reported, self.clock)
         reading = Reading(
-            Senders(senders or {}, "worker" if senders else None),
+            Senders(senders or {}, {"worker"} if senders else {None}),
             max_message_bytes=max_message_bytes,
             event_names=event_names or {},
         )

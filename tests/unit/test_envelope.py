@@ -161,7 +161,7 @@ def test_every_copy_keeps_the_idempotency_key_without_which_it_would_be_another_
 
 def test_a_strangers_idempotency_key_is_not_stripped() -> None:
     of = delivery(b"{}", {contract.IDEMPOTENCY_KEY: "call-77"})
-    strip_reserved_headers(of, "worker")
+    strip_reserved_headers(of, {"worker"})
     assert of.properties.headers == {contract.IDEMPOTENCY_KEY: "call-77"}
 
 

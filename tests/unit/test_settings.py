@@ -103,3 +103,11 @@ def test_any_other_form_of_event_names_is_refused(text: str, monkeypatch: pytest
     monkeypatch.setenv("CIM_EVENT_NAMES", text)
     with pytest.raises(ConfigurationError, match=r"^CIM_EVENT_NAMES: "):
         load_settings()
+
+
+def test_trusted_users_are_names_and_nothing_that_could_mean_another_name() -> None:
+    assert load_settings(trusted_users="").trusted_users == ()
+    assert load_settings(trusted_users=" desk , gateway").trusted_users == ("desk", "gateway")
+    for wrong in ("desk,,gateway", ",", "'desk'"):
+        with pytest.raises(ConfigurationError, match="CIM_TRUSTED_USERS"):
+            load_settings(trusted_users=wrong)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from worker import contract
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from worker.ports import Delivery
 
 _MAX_ATTEMPT = 1_000_000
@@ -41,14 +43,10 @@ def suspected_at(delivery: Delivery) -> int | None:
     return header_int(delivery, contract.SUSPECTED_AT, lowest=0, highest=_MAX_TIME)
 
 
-def strip_reserved_headers(delivery: Delivery, own_user: str | None) -> None:
-    """Drop the headers that only our copies may have from a delivery that somebody else published.
-
-    *own_user* is the user our copies are published by, as the broker vouches for it; None when they carry none. Then
-    a publisher who carries none either can still pretend, and `cim-user-id` is no proof.
-    """
+def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) -> None:
+    """Drop the headers that only our copies may have, unless the broker vouches that a *trusted* user published it."""
     headers = delivery.properties.headers
-    if headers and delivery.properties.user_id != own_user:
+    if headers and delivery.properties.user_id not in trusted:
         for name in _RESERVED:
             headers.pop(name, None)
 

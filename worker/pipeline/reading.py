@@ -41,7 +41,7 @@ class Reading:
 
     def read(self, delivery: Delivery, now: int) -> Inbound | Rejection:
         """Return the delivery with its message, or why there is none. *now* in epoch ms."""
-        strip_reserved_headers(delivery, self._senders.own_user)
+        strip_reserved_headers(delivery, self._senders.trusted)
         message = self._parse(delivery, now)
         if isinstance(message, Rejected):
             return Rejection(Failure.of_problems(message.problems), message.identity)

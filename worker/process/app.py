@@ -108,9 +108,14 @@ class App:
         return Backoff(first, longest, random=random.random)
 
     @property
-    def own_user(self) -> str | None:
-        """Our broker user, when copies have to prove that they are ours."""
-        return user_name(self.settings.rabbitmq_url) if self.settings.sender_users else None
+    def own_user(self) -> str:
+        """Our broker user, which the broker vouches for on all we publish: by it copies are known as ours."""
+        return user_name(self.settings.rabbitmq_url)
+
+    @property
+    def trusted_users(self) -> frozenset[str]:
+        """The users whose copies are believed; our own always, or no retry would ever be counted."""
+        return frozenset((*self.settings.trusted_users, self.own_user))
 
     def session(
         self, publishing: Connection, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash
@@ -125,7 +130,7 @@ class App:
         journal = self._journal(publishing, acknowledge) if settings.journal else None
         settlement = Settlement(acknowledge, self.reporter, self.clock, journal)
         reading = Reading(
-            Senders(settings.sender_users, self.own_user),
+            Senders(settings.sender_users, self.trusted_users),
             max_message_bytes=settings.max_message_bytes,
             event_names=settings.event_names,
         )

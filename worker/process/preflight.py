@@ -95,7 +95,9 @@ def _rights(
 ) -> dict[str, Coroutine[None, None, None]]:
     """Return each right we need, as an operator would say it, with what finds out whether we have it."""
     rights = {
-        f"write to the exchange {name or 'amq.default'}": try_publish(publishing, name)
+        f"write to the exchange {name or 'amq.default'}": try_publish(
+            publishing, name, user_id=user_name(settings.rabbitmq_url)
+        )
         for name in ("", contract.HUB, contract.DEAD_LETTERS)
     }
     queues = [contract.INGRESS, contract.WAITING]

@@ -11,6 +11,8 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pika
+
 from worker.rabbit.errors import PRECONDITION_FAILED, AccessRefused, ChannelClosed
 
 if TYPE_CHECKING:
@@ -32,14 +34,14 @@ async def fresh_channel(connection: Connection) -> AsyncIterator[Channel]:
         await channel.close()
 
 
-async def try_publish(connection: Connection, exchange: str, *, size: int = 0) -> None:
-    """Have the broker check a publish of *size* bytes to *exchange*, which is rolled back.
+async def try_publish(connection: Connection, exchange: str, *, size: int = 0, user_id: str | None = None) -> None:
+    """Have the broker check a publish of *size* bytes to *exchange* in the name of *user_id*, which is rolled back.
 
     Raises `AccessRefused` or `ChannelClosed` with what the broker says against it.
     """
     async with fresh_channel(connection) as channel:
         await channel.call("tx_select")
-        channel.raw.basic_publish(exchange, "", bytes(size))
+        channel.raw.basic_publish(exchange, "", bytes(size), pika.BasicProperties(user_id=user_id))
         await channel.call("tx_rollback")
 
 
