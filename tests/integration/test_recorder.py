@@ -254,3 +254,19 @@ async def test_a_letter_that_fails_for_an_unknown_reason_waits_until_the_store_h
                 await eventually_async(lambda: depth(vhost_url, "cim.dead-letters.parked") == 1)
                 await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
     assert [one["body"] for one in recorded(store, database)] == [b"one"]
+
+
+async def test_a_letter_too_large_for_a_document_waits_until_it_can_be_listed(
+    vhost_url: str, store: Store, database: str
+) -> None:
+    with wire.wire_proxy(store.uri) as proxy:
+        async with workbench(vhost_url, proxy.uri, database) as bench:
+            sick = proxy.on("insert", collection="dead_letters", answer=wire.write_error(8))
+            await put_ours(bench, b"x" * (16 * 1024 * 1024))
+            async with at_work(bench):
+                await eventually_async(lambda: sick.count >= 3)
+                assert depth(vhost_url, "cim.dead-letters.parked") == 0
+                sick.end()
+                await eventually_async(lambda: depth(vhost_url, "cim.dead-letters.parked") == 1)
+                await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
+    assert [one["status"] for one in recorded(store, database)] == ["parked"]

@@ -169,10 +169,8 @@ class DeadLetterRecorder:
     async def _settle(self, queue: DeadLetterQueue, recorded: Sequence[_Recorded]) -> int:
         """Settle what is kept, in a document or parked; return how many were parked. The rest goes back."""
         self._recorded += sum(result is RecordResult.RECORDED for *_, result in recorded)
-        parked = [one for one in recorded if self._is_to_be_parked(one)]
-        kept = [one for one in recorded if one[2] in _KEPT]
-        if parked and await self._park(parked):
-            kept += parked
+        parked = await self._park([one for one in recorded if self._is_to_be_parked(one)])
+        kept = [*parked, *(one for one in recorded if one[2] in _KEPT)]
         for delivery, letter, _ in kept:
             queue.settle(delivery)
             self._left[letter.id] += 1
@@ -188,15 +186,24 @@ class DeadLetterRecorder:
         _, letter, result = one
         if result is not RecordResult.UNPROVEN:
             return result not in _KEPT
+        return self._is_own_failure(letter)
+
+    def _is_own_failure(self, letter: LetterRecord) -> bool:
         self._interrupted(Failure.of(Code.UNEXPECTED_ERROR, "the store fails for a letter", stage=Stage.STORE))
         return self._recorded > self._unproven.setdefault(letter.id, self._recorded)
 
-    async def _park(self, parked: Sequence[_Recorded]) -> bool:
-        """List letters that no document can hold without their body, and put them into their own queue."""
-        bodiless = [replace(letter, body=b"", status=PARKED) for _, letter, _ in parked]
-        await self._letters.record(bodiless, self._left)
+    async def _park(self, to_park: Sequence[_Recorded]) -> Sequence[_Recorded]:
+        """List letters that no document can hold without their body, and put them into their own queue.
+
+        Returns those that are there now; one that cannot be listed, for a reason nobody knows, waits as above.
+        """
+        if not to_park:
+            return ()
+        bodiless = [replace(letter, body=b"", status=PARKED) for _, letter, _ in to_park]
+        listed = zip(to_park, await self._letters.record(bodiless, self._left), strict=True)
+        parked = [one for one, result in listed if result is not RecordResult.UNPROVEN or self._is_own_failure(one[1])]
         copies = [parked_copy(delivery, copy_id=self._new_id()) for delivery, _, _ in parked]
-        return await publish_until_confirmed(self._publisher, copies, self._reporter)
+        return parked if await publish_until_confirmed(self._publisher, copies, self._reporter) else ()
 
     def _probe(self, letters: Sequence[LetterRecord]) -> Callable[[], Awaitable[None]]:
         """Return what tries to record some of *letters* again, which needs no delivery in hand.
