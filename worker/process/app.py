@@ -121,7 +121,7 @@ class App:
         self, publishing: Connection, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash
     ) -> IngressSession:
         """Return the work on the ingress queue and the waiting room of one broker session."""
-        settings, bundle = self.settings, self.settings.batch_size
+        settings = self.settings
         consumers = {contract.INGRESS: ingress, contract.WAITING: waiting_room}
 
         def acknowledge(delivery: Delivery) -> None:
@@ -134,40 +134,11 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             event_names=settings.event_names,
         )
-        copies = Copies(
-            publisher=publisher,
-            retry=self.retry,
-            settlement=settlement,
-            clock=self.clock,
-            reporter=self.reporter,
-            crash=crash,
-            new_id=new_id,
-            bundle=bundle,
-            bundle_bytes=settings.max_bytes_in_flight // 2,
-        )
-        storing = Storing(
-            store=ActivityStore(self.store),
-            gate=self.gates["activities"],
-            copies=copies,
-            settlement=settlement,
-            reading=reading,
-            clock=self.clock,
-            reporter=self.reporter,
-            crash=crash,
-            bundle=bundle,
-        )
-        finder = ConversationFinder(
-            registry=Registry(self.store, self.unreadable),
-            cache=self.cache,
-            gate=self.gates["lookups"],
-            clock=self.clock,
-            crash=crash,
-            bundle=bundle,
-            reporter=self.reporter,
-        )
+        copies = self._copies(publisher, settlement, crash)
+        storing = self._storing(copies, settlement, reading, crash)
         pipeline = Pipeline(
             reading=reading,
-            finder=finder,
+            finder=self._finder(crash),
             publisher=publisher,
             storing=storing,
             copies=copies,
@@ -175,7 +146,7 @@ class App:
             clock=self.clock,
             reporter=self.reporter,
             crash=crash,
-            bundle=bundle,
+            bundle=settings.batch_size,
             on_returned=self._event_returned,
         )
         return IngressSession(
@@ -187,6 +158,43 @@ class App:
             settings=settings,
             clock=self.clock,
             crash=crash,
+        )
+
+    def _copies(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Copies:
+        return Copies(
+            publisher=publisher,
+            retry=self.retry,
+            settlement=settlement,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            new_id=new_id,
+            bundle=self.settings.batch_size,
+            bundle_bytes=self.settings.max_bytes_in_flight // 2,
+        )
+
+    def _storing(self, copies: Copies, settlement: Settlement, reading: Reading, crash: Crash) -> Storing:
+        return Storing(
+            store=ActivityStore(self.store),
+            gate=self.gates["activities"],
+            copies=copies,
+            settlement=settlement,
+            reading=reading,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            bundle=self.settings.batch_size,
+        )
+
+    def _finder(self, crash: Crash) -> ConversationFinder:
+        return ConversationFinder(
+            registry=Registry(self.store, self.unreadable),
+            cache=self.cache,
+            gate=self.gates["lookups"],
+            clock=self.clock,
+            crash=crash,
+            bundle=self.settings.batch_size,
+            reporter=self.reporter,
         )
 
     def _event_returned(self, conversation_id: str) -> None:

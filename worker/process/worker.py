@@ -17,7 +17,14 @@ from worker.process.app import App
 from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
-from worker.rabbit.errors import NOT_FOUND, BrokerError, BrokerUnreachable, ChannelClosed, ConnectionLost
+from worker.rabbit.errors import (
+    NOT_FOUND,
+    BrokerError,
+    BrokerUnreachable,
+    ChannelClosed,
+    ConnectionLost,
+    PublisherBlocked,
+)
 from worker.rabbit.publisher import Publisher
 from worker.settings import address
 from worker.web.health import HealthServer
@@ -36,6 +43,9 @@ _STEADY_SECONDS = 5.0
 """A session that lived this long was a success: the next pause is the shortest again."""
 _INDEX_PAUSE_SECONDS = 30.0
 """Pause before indexes are looked at again, after the store went away meanwhile."""
+_LONGEST_BLOCKED_SECONDS = 300.0
+"""Nothing stays in hand longer behind a broker that blocks publishers; the next session takes nothing before."""
+_BLOCKED_CHECK_SECONDS = 1.0
 _OPERATOR_PAUSE_SECONDS = 10.0
 """Pause after the broker refused us: only an operator can help, and hammering does not."""
 
@@ -137,7 +147,7 @@ class Worker:
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
-            jobs = [session.run(), session.run_waiting_room()]
+            jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long()]
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
@@ -234,6 +244,12 @@ class Worker:
                 task.result()
         msg = "the broker cancelled a consumer"
         raise ConnectionLost(msg)
+
+    async def _blocked_for_long(self) -> None:
+        """Raise once the broker has blocked our publishes for too long: others may have a broker that takes them."""
+        while self._publishing.seconds < _LONGEST_BLOCKED_SECONDS:  # noqa: ASYNC110 - the passing of time is no event
+            await asyncio.sleep(_BLOCKED_CHECK_SECONDS)
+        raise PublisherBlocked(f"publishes are blocked for more than {_LONGEST_BLOCKED_SECONDS:g} s")
 
     def _publisher_blocked(self, reason: str | None) -> None:
         if reason is None:

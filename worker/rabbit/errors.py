@@ -57,6 +57,12 @@ class ConfirmTimeout(BrokerError):
     """The broker did not confirm a publish in time; its effect is unknown."""
 
 
+class PublisherBlocked(BrokerError):
+    """The broker has taken no publishes for so long that what is in hand goes back to it."""
+
+    code = Code.BROKER_BLOCKED
+
+
 class TopologyMismatch(BrokerError):
     """Something is missing on the broker, or has other arguments than ours."""
 
