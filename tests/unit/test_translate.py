@@ -158,14 +158,14 @@ def test_anchors_that_contradict_each_other_are_told_and_change_no_route(
     header: dict[str, Any], owner: Conversation | None, expected: list[str]
 ) -> None:
     message = anchored(conversationId="conv-1", **header)
-    assert list(contradictions(message, CONVERSATION, owner)) == expected
+    assert list(contradictions(message.customer_id, CONVERSATION, owner)) == expected
     assert activity(message, CONVERSATION).conversation_id == "conv-1"
     assert place(message, CONVERSATION) == (Destination.HUB, None)
 
 
 def test_a_registry_that_knows_no_customer_contradicts_none() -> None:
     message = anchored(conversationId="conv-1", customer={"_id": "cust-2"})
-    assert list(contradictions(message, replace(CONVERSATION, customer_id=None), None)) == []
+    assert list(contradictions(message.customer_id, replace(CONVERSATION, customer_id=None), None)) == []
 
 
 def test_an_intent_may_name_the_event() -> None:

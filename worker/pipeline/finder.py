@@ -13,7 +13,6 @@ from worker.pipeline.translate import contradictions
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from worker.cim import CimMessage
     from worker.conversations.cache import ConversationCache
     from worker.conversations.conversation import Conversation
     from worker.conversations.ports import ConversationLookup
@@ -69,8 +68,8 @@ class ConversationFinder:
         While the store is away or the registry slow, what is remembered is used beyond its time: live events keep their
         room, session and customer, and are not held up. A slow one is asked again meanwhile.
         """
-        message, now = _message(inbound), self._clock.monotonic()
-        conversation_id, session_id = message.conversation_id, message.channel_session_id
+        now = self._clock.monotonic()
+        conversation_id, session_id = inbound.identity.conversation_id, inbound.channel_session_id
         if conversation_id is None and session_id is None:
             return True
         known = self._remembered(conversation_id, session_id, now, stale=False)
@@ -81,13 +80,13 @@ class ConversationFinder:
         inbound.conversation = known
         if known is None or not (conversation_id is None or session_id is None or known.session(session_id)):
             return False
-        if message.customer_id is not None:
+        if inbound.customer_id is not None:
             self._count_contradictions(inbound)
         return True
 
     def can_go_on(self, inbound: Inbound) -> bool:
         """Tell whether a message the registry did not answer for can go on: it names its conversation."""
-        return _message(inbound).conversation_id is not None
+        return inbound.identity.conversation_id is not None
 
     @property
     def is_usable(self) -> bool:
@@ -101,13 +100,12 @@ class ConversationFinder:
         """
         if self._gate.failure is not None:
             return self._gate.failure
-        messages = [_message(inbound) for inbound in inbounds]
-        conversation_ids = {message.conversation_id for message in messages if message.conversation_id is not None}
-        session_ids = {
-            message.channel_session_id
-            for message in messages
-            if message.conversation_id is None and message.channel_session_id is not None
-        }
+        conversation_ids, session_ids = set(), set()
+        for inbound in inbounds:
+            if inbound.identity.conversation_id is not None:
+                conversation_ids.add(inbound.identity.conversation_id)
+            elif inbound.channel_session_id is not None:
+                session_ids.add(inbound.channel_session_id)
         found = await self._ask(conversation_ids, session_ids)
         if isinstance(found, Failure):
             return found
@@ -184,27 +182,18 @@ class ConversationFinder:
     def _fill(self, inbounds: Sequence[Inbound], found: Lookup) -> None:
         conversations, owners = self._remember(found)
         for inbound in inbounds:
-            message = _message(inbound)
-            if message.conversation_id is not None:
-                inbound.conversation = conversations.get(message.conversation_id)
-            elif message.channel_session_id is not None:
-                inbound.conversation = owners.get(message.channel_session_id)
+            if inbound.identity.conversation_id is not None:
+                inbound.conversation = conversations.get(inbound.identity.conversation_id)
+            elif inbound.channel_session_id is not None:
+                inbound.conversation = owners.get(inbound.channel_session_id)
             self._count_contradictions(inbound)
 
     def _count_contradictions(self, inbound: Inbound) -> None:
         """Count anchors that contradict each other, where both sides are known without asking for them."""
-        message, conversation = _message(inbound), inbound.conversation
+        conversation, session_id, owner = inbound.conversation, inbound.channel_session_id, None
         if conversation is None:
             return
-        session_id, owner = message.channel_session_id, None
         if session_id is not None and conversation.session(session_id) is None:
             owner = self._cache.by_session(session_id, self._clock.monotonic())
-        for kind in contradictions(message, conversation, owner):
+        for kind in contradictions(inbound.customer_id, conversation, owner):
             self._reporter.contradiction(kind)
-
-
-def _message(inbound: Inbound) -> CimMessage:
-    if inbound.message is None:
-        msg = "the message was dropped before its conversation was found"
-        raise AssertionError(msg)
-    return inbound.message

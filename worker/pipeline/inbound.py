@@ -30,6 +30,10 @@ class Inbound:
     message: CimMessage | None
     identity: Identity
     """Whose message it is; with the conversation that the registry found, once it is routed."""
+    channel_session_id: str | None
+    """The session that the message names."""
+    customer_id: str | None
+    """The customer that the message names."""
     conversation: Conversation | None = None
     translated_at: int = 0
     """Epoch milliseconds: the event's own time; 0 before it is translated."""

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from worker.pipeline.storing import Storing
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
-_PUBLISH_BYTES: Final = 1024 * 1024
-"""Bytes of written events after which they are published before more are written: an event may be as large as its
-conversation's session, whatever the size of its message."""
+_SEND_BYTES: Final = 1024 * 1024
+"""Bytes after which a batch's events are published and the rest goes to the store before more are made: an event may be
+as large as its conversation's session, and a parsed message takes many times its bytes."""
 _LOOKUP_BYTES: Final = 2 * 1024 * 1024
+_PARSED_BYTES: Final = 2 * 1024 * 1024
+"""Bodies that may wait for their lookup with their parsed message; those beyond are parsed again after it."""
 
 
 class Pipeline:
@@ -67,6 +69,7 @@ class Pipeline:
         self._clock = clock
         self._reporter = reporter
         self._on_returned = on_returned
+        self._parsed_bytes = 0
         self._lookups: Lane[Inbound] = Lane(
             "lookup",
             self._look_up,
@@ -92,9 +95,10 @@ class Pipeline:
             if inbound is None:
                 continue
             if not self._finder.remembers(inbound):
+                self._keep_small(inbound)
                 to_look_up.append(inbound)
             elif routed.add(inbound, self._route(inbound, now)):
-                await self._publish(routed.take_live())
+                await self._send(routed)
         self._lookups.add(to_look_up)
         await self._send(routed)
         self._reporter.batch(
@@ -102,7 +106,7 @@ class Pipeline:
             len(batch),
             self._clock.monotonic() - started,
             hub=routed.published,
-            store=len(routed.for_store),
+            store=routed.stored,
             lookup=len(to_look_up),
         )
 
@@ -132,29 +136,39 @@ class Pipeline:
         self._copies.dead_letter(delivery, read.identity, read.failure)
         return None
 
+    def _keep_small(self, inbound: Inbound) -> None:
+        """Drop the parsed message when too many wait: it takes many times the memory of its bytes."""
+        size = len(inbound.delivery.body)
+        if self._parsed_bytes + size > _PARSED_BYTES:
+            inbound.drop_parsed()
+        else:
+            self._parsed_bytes += size
+
     async def _look_up(self, inbounds: list[Inbound]) -> None:
         """Ask the registry; while it is away, a message that names its conversation goes on: the hub decides."""
         try:
             unanswered = await self._finder.ask_registry(inbounds)
         except Exception as error:  # noqa: BLE001 - a bug must not stop the other lookups
             failure = classify(error, Stage.ROUTE)
+            self._parsed_bytes -= sum(len(one.delivery.body) for one in inbounds if one.message is not None)
             for inbound in inbounds:
                 self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
             return
+        self._parsed_bytes -= sum(len(one.delivery.body) for one in inbounds if one.message is not None)
         now = self._clock.now_ms()
         routed = _Routed()
         for inbound in inbounds:
             if unanswered is not None and not self._finder.can_go_on(inbound):
                 self._copies.wait(inbound.delivery, inbound.identity, unanswered)
             elif routed.add(inbound, self._route(inbound, now)):
-                await self._publish(routed.take_live())
+                await self._send(routed)
         await self._send(routed)
 
     # -- route and publish ----------------------------------------------------------------------------------------
 
     async def _send(self, routed: _Routed) -> None:
         """Store and publish; what goes to the store does not wait for the confirms of what goes to the hub."""
-        self._storing.add(routed.for_store)
+        self._storing.add(routed.take_for_store())
         await self._publish(routed.take_live())
 
     def _route(self, inbound: Inbound, now: int) -> Destination | None:
@@ -200,30 +214,39 @@ class Pipeline:
 class _Routed:
     """Where the messages of one batch go."""
 
-    __slots__ = ("_live", "_size", "for_store", "published")
+    __slots__ = ("_for_store", "_live", "_size", "published", "stored")
 
     def __init__(self) -> None:
-        self.for_store: list[Inbound] = []
         self.published = 0
         """How many were taken to be published."""
+        self.stored = 0
+        """How many were taken to be stored."""
         self._live: list[Inbound] = []
+        self._for_store: list[Inbound] = []
         self._size = 0
 
     def add(self, inbound: Inbound, destination: Destination | None) -> bool:
-        """Add a message, unless it failed (None); return whether it is time to publish the written events."""
+        """Add a message, unless it failed (None); return whether it is time to take them: they are many bytes."""
         if destination is Destination.HUB:
             self._live.append(inbound)
-            self._size += inbound.size
-            return self._size > _PUBLISH_BYTES
-        if destination is Destination.STORE:
-            self.for_store.append(inbound)
-        return False
+        elif destination is Destination.STORE:
+            self._for_store.append(inbound)
+        else:
+            return False
+        self._size += inbound.size
+        return self._size > _SEND_BYTES
 
     def take_live(self) -> list[Inbound]:
         """Take what is to be published."""
         live, self._live, self._size = self._live, [], 0
         self.published += len(live)
         return live
+
+    def take_for_store(self) -> list[Inbound]:
+        """Take what is to be stored."""
+        for_store, self._for_store = self._for_store, []
+        self.stored += len(for_store)
+        return for_store
 
 
 def _written(inbound: Inbound) -> Outgoing:

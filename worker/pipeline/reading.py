@@ -48,7 +48,7 @@ class Reading:
         problem = self._senders.problem(message, delivery)
         if problem is not None:
             return Rejection(Failure.of_problems((problem,)), message.identity)
-        return Inbound(delivery, now, message, message.identity)
+        return Inbound(delivery, now, message, message.identity, message.channel_session_id, message.customer_id)
 
     def route(self, inbound: Inbound, now: int) -> Destination:
         """Translate the message at *now* (epoch ms) and say where it goes first.

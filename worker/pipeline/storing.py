@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.pipeline.settlement import Settlement
     from worker.ports import Clock, Reporter
 
-_BUNDLE_BYTES: Final = 2 * 1024 * 1024
+_BUNDLE_BYTES: Final = 1024 * 1024
 """Most bytes in one write: a document and its parsed message take many times the memory of their bytes."""
 _PARSED_BYTES: Final = 2 * 1024 * 1024
 """Bodies that may wait with their parsed message; those beyond are parsed again when it is their turn."""

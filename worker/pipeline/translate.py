@@ -138,13 +138,14 @@ def translate(
 
 
 def contradictions(
-    message: CimMessage, conversation: Conversation, session_owner: Conversation | None
+    customer_id: str | None, conversation: Conversation, session_owner: Conversation | None
 ) -> Iterator[Contradiction]:
-    """Yield the anchors of `message` that contradict where it belongs, as far as is known; they never change the route.
+    """Yield the anchors of a message that contradict where it belongs, as far as is known; they never change the route.
 
-    `conversation` is its own, `session_owner` the one its channel session is known to belong to, if any is known.
+    `customer_id` is the one it names, `conversation` its own, `session_owner` the one its channel session is known to
+    belong to, if any is known.
     """
-    if message.customer_id is not None and conversation.customer_id not in {None, message.customer_id}:
+    if customer_id is not None and conversation.customer_id not in {None, customer_id}:
         yield Contradiction.CUSTOMER
     if session_owner is not None and session_owner.id != conversation.id:
         yield Contradiction.CHANNEL_SESSION
