@@ -45,8 +45,9 @@ def suspected_at(delivery: Delivery) -> int | None:
 
 def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) -> None:
     """Drop the headers that only our copies may have, unless the broker vouches that a *trusted* user published it."""
-    headers = delivery.properties.headers
-    if headers and delivery.properties.user_id not in trusted:
+    properties = delivery.properties
+    headers = properties.headers
+    if headers and properties.user_id not in trusted:
         for name in _RESERVED:
             headers.pop(name, None)
 
@@ -54,7 +55,7 @@ def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) 
 def published_by(delivery: Delivery) -> str | None:
     """Return the broker user that published the message, if the broker checked it; copies carry it in a header."""
     properties = delivery.properties
-    if is_copy(delivery):
+    if properties.headers and is_copy(delivery):
         user = properties.headers.get(contract.USER_ID)
         return user if isinstance(user, str) else None
     return properties.user_id

@@ -99,7 +99,8 @@ class Pipeline:
                 to_look_up.append(inbound)
             elif routed.add(inbound, self._route(inbound, now)):
                 await self._send(routed)
-        self._lookups.add(to_look_up)
+        if to_look_up:
+            self._lookups.add(to_look_up)
         await self._send(routed)
         self._reporter.batch(
             "ingress",
@@ -168,7 +169,9 @@ class Pipeline:
 
     async def _send(self, routed: _Routed) -> None:
         """Store and publish; what goes to the store does not wait for the confirms of what goes to the hub."""
-        self._storing.add(routed.take_for_store())
+        for_store = routed.take_for_store()
+        if for_store:
+            self._storing.add(for_store)
         await self._publish(routed.take_live())
 
     def _route(self, inbound: Inbound, now: int) -> Destination | None:

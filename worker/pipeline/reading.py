@@ -79,12 +79,14 @@ class Reading:
         return translate(message, inbound.conversation, now=inbound.translated_at, event_names=self._event_names)
 
     def _parse(self, delivery: Delivery, received_at: int) -> CimMessage | Rejected:
+        properties = delivery.properties
+        headers = properties.headers
         return parse(
             delivery.body,
             received_at=received_at,
             max_bytes=self._max_message_bytes,
-            content_encoding=delivery.properties.content_encoding,
-            idempotency_key=delivery.properties.headers.get(contract.IDEMPOTENCY_KEY),
+            content_encoding=properties.content_encoding,
+            idempotency_key=headers.get(contract.IDEMPOTENCY_KEY) if headers else None,
         )
 
     def _message_of(self, inbound: Inbound) -> CimMessage:
