@@ -31,7 +31,7 @@ _WARM_UP_SECONDS = 2.0
 _UNDISTURBED_SECONDS = 2.0
 _AFTERWARDS_SECONDS = 2.0
 """What waited comes back now; live messages must not feel that either."""
-_ALWAYS_FINE_SECONDS = 0.15
+_ALWAYS_FINE_SECONDS = 0.1
 """What broker, store, pool and harness on two shared cores do to each other; see README.md."""
 _AT_MOST = 2
 _BACKGROUND_SECONDS = 0.015

@@ -154,8 +154,7 @@ MUTANTS: Final = (
                 _WRITE_FAILS,
                 _WRITE_FAILS
                 + "                for inbound in inbounds:\n"
-                + "                    identity = self._reading.identity_of(inbound)\n"
-                + "                    self._copies.dead_letter(inbound.delivery, identity, error.failure)\n"
+                + "                    self._copies.dead_letter(inbound.delivery, inbound.identity, error.failure)\n"
                 + "                return\n",
             ),
         ),
