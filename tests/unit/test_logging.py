@@ -140,7 +140,8 @@ def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest
         assert dropped > 1000
 
         found = [json.loads(reader.readline())["event"] for _ in range(8000 - dropped + 1)]
-        assert found.count("line") == 8000 - dropped
+        # The report of dropped lines can meet a full queue itself; then it is dropped, and comes again.
+        assert found.count("line") - (8000 - dropped) in {0, 1}
         structlog.get_logger().info("afterwards")
         assert "log_lines_dropped" in {*found, json.loads(reader.readline())["event"]}
         logging.getLogger().handlers[0].flush()
