@@ -17,8 +17,12 @@ NOW = 1_760_000_001_456
 
 
 def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | None = None) -> Activity:
-    """Return an activity of a closed conversation; same message id and text: same event."""
-    wire = data or {"id": message_id, "header": {"timestamp": NOW}, "body": {"type": "PLAIN", "markdownText": text}}
+    """Return an activity of a closed conversation; same message id and text: same event.
+
+    With *data*, its message is that, and a header.
+    """
+    content = data or {"id": message_id, "body": {"type": "PLAIN", "markdownText": text}}
+    wire = {"header": {"timestamp": NOW}, **content}
     message = CimMessage(
         id=message_id,
         event_id=event_id("app-1", message_id, text.encode("utf-8", "surrogatepass")),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from worker.conversations.lifecycle import LifecycleChange
     from worker.mongo.client import Store
 
     OpenSick = Callable[[], AbstractAsyncContextManager[tuple[Store, wire.WireProxy]]]
@@ -164,8 +165,8 @@ OPERATIONS: Final[Mapping[str, tuple[str, Callable[[Store], Awaitable[object]]]]
     "list": ("find", lambda store: Registry(store).list()),
     "count": ("aggregate", lambda store: StoredActivities(store).count()),
     "read back": ("find", lambda store: ActivityStore(store).store([activity("taken")], NOW)),
-    "insert a conversation": ("insert", lambda store: Registry(store).apply(change("c-1", NOW, state="ACTIVE"))),
-    "replace a conversation": ("update", lambda store: Registry(store).apply(change("c-2", NOW + 1, state="CLOSED"))),
+    "insert conversations": ("insert", lambda store: Registry(store).apply_each(changes("c-1", "c-3"))),
+    "replace conversations": ("update", lambda store: Registry(store).apply_each(changes("c-2", "c-4", at=NOW + 1))),
     "record a letter": ("insert", lambda store: DeadLetterStore(store).record([letter(1)], {})),
 }
 NOT_AN_ERROR: Final = {"count": {26}}
@@ -178,7 +179,7 @@ async def test_an_error_for_any_other_command_is_the_stores(open_sick: OpenSick,
     writes = command in {"insert", "update"}
     async with open_sick() as (store, proxy):
         await ActivityStore(store).store([activity("taken")], NOW)
-        await Registry(store).apply(change("c-2", NOW, state="ACTIVE"))
+        await Registry(store).apply_each(changes("c-2", "c-4"))
         for number in set(EVERY) - STATE_CHANGES - NOT_AN_ERROR.get(name, set()):
             if writes and number in _CONTENT:
                 continue
@@ -199,6 +200,19 @@ async def test_a_registry_record_fails_alone_by_a_listed_number_and_is_left_open
             rule.end()
             expected = FailureClass.PERMANENT if number in OWN else FailureClass.UNKNOWN
             assert caught.value.failure.failure_class is expected, number
+
+
+async def test_an_error_for_the_write_of_a_single_registry_record_is_left_open_unless_it_is_listed(
+    open_sick: OpenSick,
+) -> None:
+    """It may be the store's fault or the record's: who applies lifecycle events asks others before it spends a try."""
+    async with open_sick() as (store, proxy):
+        for number in set(EVERY) - STATE_CHANGES - set(_CONTENT):
+            rule = proxy.on("insert", answer=wire.error(number))
+            with pytest.raises(AdapterError) as caught:
+                await Registry(store).apply(change("c-1", NOW, state="ACTIVE"))
+            rule.end()
+            assert caught.value.failure.failure_class is UNPROVEN_CLASS(number), number
 
 
 async def test_what_the_operator_wants_to_know_is_said_and_the_servers_text_is_not(open_sick: OpenSick) -> None:
@@ -238,6 +252,10 @@ def COMMAND_CLASS(number: int) -> FailureClass:  # noqa: N802 - a table in the f
 def UNPROVEN_CLASS(number: int) -> FailureClass:  # noqa: N802 - as above
     """What a number means that hit one document while its neighbours were stored."""
     return COMMAND_CLASS(number) if number in _STORES_OWN else FailureClass.UNKNOWN
+
+
+def changes(*conversation_ids: str, at: int = NOW) -> list[LifecycleChange]:
+    return [change(conversation_id, at, state="ACTIVE", customer="customer-1") for conversation_id in conversation_ids]
 
 
 def only(event_id: str) -> Callable[[Mapping[str, Any]], bool]:
