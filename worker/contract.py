@@ -17,7 +17,6 @@ PARKED = "cim.dead-letters.parked"
 CONVERSATION_PREFIX = "conversation."
 
 APP_ID = "cim-worker"
-EVENT_TYPE_PROPERTY = "THIRD_PARTY_ACTIVITY"
 
 ATTEMPT = "cim-attempt"
 REPLAY_OF = "cim-replay-of"

@@ -142,7 +142,7 @@ def test_a_retried_message_still_belongs_to_its_publisher(
             channel.queue_purge("full")
             event = take(app, "full")
     assert event.headers[contract.USER_ID] == name_in(app)
-    assert event.type == contract.EVENT_TYPE_PROPERTY
+    assert event.type == "THIRD_PARTY_ACTIVITY"
 
 
 def settings_for(users: dict[str, str], store: Store, database: str) -> dict[str, str]:

@@ -243,8 +243,8 @@ async def holding_all_it_may(url: str, count: int = 40, **options: Any) -> Async
     async with connected(url, max_bytes_in_hand=BOUND, **options) as connection:
         consumer = await Consumer.open(connection, "q", time.monotonic)
         await consumer.start(2000)
-        await eventually_async(lambda: not connection.raw.is_reading, "reading pauses at the bound")
-        assert BOUND <= connection.bytes_in_hand < BOUND + MIB
+        await eventually_async(lambda: connection.raw._paused, "reading pauses at the bound")
+        assert BOUND <= connection._bytes_in_hand < BOUND + MIB
         yield connection, consumer
 
 
@@ -266,13 +266,13 @@ async def test_at_the_bound_no_more_is_read_until_half_of_it_is_settled(vhost_ur
         assert held == 8
         for delivery in consumer.take(3, 1 << 40):
             consumer.settle(delivery)
-        await eventually_async(lambda: connection.bytes_in_hand == 5 * MIB)
-        assert not connection.raw.is_reading
+        await eventually_async(lambda: connection._bytes_in_hand == 5 * MIB)
+        assert connection.raw._paused
         consumer.settle(consumer.take(1, 1 << 40)[0])
         await eventually_async(lambda: consumer.unsettled == 8, "reading goes on, up to the bound again")
         await work_off(consumer, 40 - 4)
-        assert connection.bytes_in_hand == 0
-        assert connection.raw.is_reading
+        assert connection._bytes_in_hand == 0
+        assert not connection.raw._paused
     assert depth(vhost_url, "q") == 0
 
 
@@ -282,7 +282,7 @@ async def test_a_connection_that_does_not_read_is_kept_alive_on_both_sides_and_g
         # pika's check comes after 2 + 5 seconds, the broker's after at most 2 * 2
         await eventually_async(lambda: connection.raw._heartbeat_checker._heartbeat_frames_sent >= sent + 12)
         assert connection.is_open
-        assert not connection.raw.is_reading
+        assert connection.raw._paused
         await work_off(consumer, 40)
         assert connection.is_open
 
@@ -292,11 +292,11 @@ async def test_a_broker_that_waits_for_us_longer_than_its_own_limit_does_not_dro
     """RabbitMQ drops a connection that takes nothing for 30 seconds."""
     async with holding_all_it_may(vhost_url) as (connection, consumer):
         sent = connection.raw._heartbeat_checker._heartbeat_frames_sent
-        held = connection.bytes_in_hand
+        held = connection._bytes_in_hand
         await eventually_async(lambda: connection.raw._heartbeat_checker._heartbeat_frames_sent >= sent + 4, "", 60)
         assert connection.is_open
-        assert not connection.raw.is_reading
-        assert held < connection.bytes_in_hand <= held + 4 * MIB, "a little is read every 15 seconds"
+        assert connection.raw._paused
+        assert held < connection._bytes_in_hand <= held + 4 * MIB, "a little is read every 15 seconds"
         await work_off(consumer, 40)
 
 
@@ -307,11 +307,11 @@ async def test_over_tls_it_is_the_same(breakable_broker: LocalBroker, certificat
     async with connected(url, max_bytes_in_hand=BOUND, ca_file=str(certificates.authority)) as connection:
         consumer = await Consumer.open(connection, "q", time.monotonic)
         await consumer.start(2000)
-        await eventually_async(lambda: not connection.raw.is_reading)
+        await eventually_async(lambda: connection.raw._paused)
         await asyncio.sleep(0.3)  # what TLS had read ahead would come now
-        assert BOUND <= connection.bytes_in_hand < BOUND + MIB
+        assert BOUND <= connection._bytes_in_hand < BOUND + MIB
         await work_off(consumer, 40)
-        assert connection.raw.is_reading
+        assert not connection.raw._paused
 
 
 async def test_a_broker_that_falls_silent_while_nothing_is_read_is_noticed_when_reading_goes_on(
@@ -370,7 +370,7 @@ async def test_at_the_bound_closing_the_connection_hands_back_by_itself(vhost_ur
         started = time.monotonic()
         await connection.close()
         assert time.monotonic() - started < 3
-        assert consumer.unsettled == connection.bytes_in_hand == 0
+        assert consumer.unsettled == connection._bytes_in_hand == 0
     await eventually_async(lambda: depth(vhost_url, "q") == 40)
 
 
@@ -383,7 +383,7 @@ async def test_the_bound_is_one_for_all_consumers_of_a_connection(vhost_url: str
         await first.start(100)
         await first.wait_for(5, 10)
         await second.start(100)
-        await eventually_async(lambda: not connection.raw.is_reading)
+        await eventually_async(lambda: connection.raw._paused)
         assert (first.unsettled, second.unsettled) == (5, 3)
         await asyncio.gather(work_off(first, 5), work_off(second, 20))
 
@@ -397,4 +397,4 @@ async def test_one_body_larger_than_the_bound_is_taken_alone(vhost_url: str) -> 
             (delivery,) = await taken(consumer, 1)
             assert consumer.unsettled == 1
             consumer.settle(delivery)
-        await eventually_async(lambda: connection.raw.is_reading)
+        await eventually_async(lambda: not connection.raw._paused)

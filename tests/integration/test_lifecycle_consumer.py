@@ -1,4 +1,4 @@
-"""The keeper on a real broker and store: events in, registry and conversation exchanges out."""
+"""The lifecycle consumer on a real broker and store: events in, registry and conversation exchanges out."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def state_event(conversation_id: str, state: str, at: int = T0, **data: Any) -> 
 
 
 @asynccontextmanager
-async def keeper(
+async def lifecycle_consumer(
     url: str,
     store: Store,
     database: str,
@@ -172,7 +172,7 @@ async def keeper(
 
 
 async def test_a_conversation_opens_closes_and_opens_again(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         for at, state, live in ((1, "ACTIVE", True), (2, "CLOSED", False), (3, "ACTIVE", True), (4, "CLOSING", False)):
             platform.send(state_event("c", state, T0 + at))
             await platform.done()
@@ -184,7 +184,7 @@ async def test_a_conversation_opens_closes_and_opens_again(vhost_url: str, store
 
 
 async def test_old_news_and_repetitions_change_nothing(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         closed, opened = state_event("c", "CLOSED", T0 + 2), state_event("c", "ACTIVE", T0 + 1)
         platform.send(closed, opened, opened, closed)
         platform.send(state_event("d", "ACTIVE", T0 + 9), state_event("d", "CLOSED", T0 + 8))
@@ -195,14 +195,14 @@ async def test_old_news_and_repetitions_change_nothing(vhost_url: str, store: St
 
 @pytest.mark.parametrize("state", list(ConversationState))
 async def test_only_closing_and_closed_are_not_live(vhost_url: str, store: Store, database: str, state: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send(state_event("c", state))
         await platform.done()
         assert platform.is_live("c") == (state not in {"CLOSING", "CLOSED"})
 
 
 async def test_the_platforms_own_shapes_are_understood(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         for name in ("channel_session_started", "topic_state_change_event", "channel_session_ended"):
             platform.send(json.loads((EXAMPLES / f"{name}.json").read_bytes()))
         platform.send(json.loads((EXAMPLES / "associated_customer_changed.json").read_bytes()))
@@ -216,7 +216,7 @@ async def test_the_platforms_own_shapes_are_understood(vhost_url: str, store: St
 
 
 async def test_a_session_of_an_unknown_conversation_opens_it(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send(json.loads((EXAMPLES / "channel_session_started.json").read_bytes()))
         await platform.done()
         assert platform.is_live("65f0c0ffee0000000000abcd")
@@ -225,7 +225,7 @@ async def test_a_session_of_an_unknown_conversation_opens_it(vhost_url: str, sto
 async def test_events_that_say_nothing_of_conversations_are_acknowledged_and_ignored(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send({"name": "AGENT_SUBSCRIBED", "data": {}}, state_event("c", "ACTIVE"))
         await platform.done()
         assert platform.is_live("c")
@@ -235,7 +235,7 @@ async def test_events_that_say_nothing_of_conversations_are_acknowledged_and_ign
 async def test_an_unreadable_event_is_dead_lettered_and_does_not_stop_the_next(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         nameless = {"name": "TOPIC_STATE_CHANGED", "timestamp": T0, "data": {"id": "c"}}
         platform.send(b"\xff not json", nameless, state_event("c", "ACTIVE"))
         await platform.done()
@@ -251,7 +251,7 @@ async def test_an_unreadable_event_is_dead_lettered_and_does_not_stop_the_next(
 async def test_the_exchange_of_a_closed_conversation_is_deleted_after_the_grace_and_not_that_of_a_reopened_one(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database, grace_ms=100) as platform:
+    async with lifecycle_consumer(vhost_url, store, database, grace_ms=100) as platform:
         platform.send(state_event("reopened", "CLOSED", T0 + 1), state_event("gone", "CLOSED", T0 + 1))
         platform.send(state_event("reopened", "ACTIVE", T0 + 2), state_event("kept", "ACTIVE", T0 + 1))
         platform.send(
@@ -264,15 +264,15 @@ async def test_the_exchange_of_a_closed_conversation_is_deleted_after_the_grace_
         assert platform.is_live("kept")
 
 
-async def test_a_new_keeper_deletes_what_the_one_before_did_not_live_to_delete(
+async def test_a_new_process_deletes_what_the_one_before_did_not_live_to_delete(
     vhost_url: str, store: Store, database: str
 ) -> None:
     now = int(time.time() * 1000)
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send(state_event("old", "ACTIVE", now - 5), state_event("old", "CLOSED", now - 4))
         await platform.done()
         assert platform.has_exchange("old")
-    async with keeper(vhost_url, store, database, grace_ms=0) as platform:
+    async with lifecycle_consumer(vhost_url, store, database, grace_ms=0) as platform:
         platform.send(state_event("new", "ACTIVE", now))
         await platform.done()
         await eventually_async(lambda: not platform.has_exchange("old"), seconds=10)
@@ -283,14 +283,14 @@ async def test_an_exchange_that_cannot_be_deleted_does_not_keep_the_others(
     vhost_url: str, store: Store, database: str, broker: Broker
 ) -> None:
     vhost = urlsplit(vhost_url).path[1:]
-    broker.management.create_user("keeper", "pw")
-    broker.management.set_permissions("keeper", vhost)
-    url = vhost_url.replace("guest:guest@", "keeper:pw@")
-    async with keeper(url, store, database, grace_ms=1500) as platform:
+    broker.management.create_user("lifecycle_consumer", "pw")
+    broker.management.set_permissions("lifecycle_consumer", vhost)
+    url = vhost_url.replace("guest:guest@", "lifecycle_consumer:pw@")
+    async with lifecycle_consumer(url, store, database, grace_ms=1500) as platform:
         platform.send(state_event("a", "ACTIVE"), state_event("a", "CLOSED", T0 + 1))
         platform.send(state_event("b", "ACTIVE"), state_event("b", "CLOSED", T0 + 1))
         await platform.done()
-        broker.management.set_permissions("keeper", vhost, configure=r"^conversation\.b$|^listener.*")
+        broker.management.set_permissions("lifecycle_consumer", vhost, configure=r"^conversation\.b$|^listener.*")
         await eventually_async(lambda: not platform.has_exchange("b"), seconds=10)
         await eventually_async(
             lambda: (
@@ -301,7 +301,7 @@ async def test_an_exchange_that_cannot_be_deleted_does_not_keep_the_others(
 
 
 async def test_the_cache_forgets_what_changed(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send(state_event("c", "ACTIVE"))
         await platform.done()
         record = await platform.record("c")
@@ -315,7 +315,7 @@ async def test_the_cache_forgets_what_changed(vhost_url: str, store: Store, data
 async def test_a_record_nobody_can_read_costs_its_own_event_and_no_other(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         records = platform.bench.store.collection("conversations")
         await records.insert_one({"_id": "odd", "state": "CLOSED", "channelSessionUpdatedAt": 5})
         platform.send(state_event("odd", "ACTIVE"), state_event("c", "ACTIVE"))
@@ -330,7 +330,7 @@ async def test_a_record_nobody_can_read_costs_its_own_event_and_no_other(
 async def test_somebody_else_s_unique_index_costs_its_own_event_and_no_other(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         await platform.bench.store.collection("conversations").create_index([("customerId", 1)], unique=True)
         platform.send(state_event("first", "ACTIVE"), state_event("second", "ACTIVE"))
         platform.send(state_event("third", "ACTIVE", customer={"_id": "another"}))
@@ -349,7 +349,7 @@ async def test_an_exchange_that_the_broker_refuses_holds_only_its_own_conversati
     broker.management.create_user("narrow", "pw")
     broker.management.set_permissions("narrow", vhost)
     url = vhost_url.replace("guest:guest@", "narrow:pw@")
-    async with keeper(url, store, database) as platform:
+    async with lifecycle_consumer(url, store, database) as platform:
         broker.management.set_permissions("narrow", vhost, configure=r"^conversation\.good.*$|^listener.*")
         platform.send(*(state_event(f"good-{number}", "ACTIVE") for number in range(70)), state_event("bad", "ACTIVE"))
         platform.send(*(state_event(f"good-{number}", "ACTIVE") for number in range(70, 80)))
@@ -369,7 +369,7 @@ async def test_an_exchange_of_another_type_is_not_ours_and_is_neither_bound_nor_
 ) -> None:
     with plain(vhost_url) as channel:
         channel.exchange_declare("conversation.taken", "topic", durable=True)
-    async with keeper(vhost_url, store, database, grace_ms=0) as platform:
+    async with lifecycle_consumer(vhost_url, store, database, grace_ms=0) as platform:
         platform.send(state_event("taken", "ACTIVE"), state_event("taken", "CLOSED", T0 + 1))
         platform.send(state_event("ours", "ACTIVE"), state_event("ours", "CLOSED", T0 + 1))
         await platform.done()
@@ -392,7 +392,7 @@ async def test_while_the_store_is_away_nothing_is_in_hand_and_lost_connections_c
 ) -> None:
     """Sixty events, the store away, the connection lost 24 times: the broker's limit is 20 deliveries."""
     with wire_proxy(store.uri) as proxy:
-        async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+        async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
             platform.send(state_event("before", "ACTIVE"))
             await platform.done()
         away = proxy.on("find", "insert", "update", "ping", "hello", answer=error(91, "ShutdownInProgress"))
@@ -401,12 +401,12 @@ async def test_while_the_store_is_away_nothing_is_in_hand_and_lost_connections_c
                 body = json.dumps(state_event(f"c-{number}", "ACTIVE")).encode()
                 channel.basic_publish("cim.conversation-events", "any", body, pika.BasicProperties(delivery_mode=2))
         for _ in range(24):
-            async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+            async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
                 await eventually_async(platform.store_was_away, "the gate")
                 await eventually_async(lambda: depth(vhost_url, "cim.conversation-events") == 60, "all handed back")
                 cut(platform.bench.connection)
         away.end()
-        async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+        async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
             await eventually_async(lambda: platform.settled == 60, "all events")
             records = await platform.registry.list(limit=100)
             assert len(records) == 61
@@ -418,7 +418,7 @@ async def test_a_store_that_only_reads_is_tried_with_what_it_failed_and_no_deliv
     vhost_url: str, store: Store, database: str
 ) -> None:
     with wire_proxy(store.uri) as proxy:
-        async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+        async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
             sick = proxy.on("insert", "update", answer=error(91, "ShutdownInProgress"))
             platform.send(*(state_event(f"c-{number}", "ACTIVE") for number in range(60)))
             await eventually_async(lambda: sick.count >= 6, "some tries")
@@ -434,7 +434,7 @@ async def test_a_store_that_only_reads_is_tried_with_what_it_failed_and_no_deliv
 @pytest.mark.parametrize("code", [133, 365, 16500, 1, 8])
 async def test_a_sick_store_costs_no_event(vhost_url: str, store: Store, database: str, code: int) -> None:
     with wire_proxy(store.uri) as proxy:
-        async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+        async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
             sick = proxy.on("insert", "update", answer=write_error(code))
             platform.send(state_event("c", "ACTIVE"))
             await eventually_async(lambda: sick.count >= 4, "some tries")
@@ -453,7 +453,7 @@ async def test_an_event_that_alone_fails_for_an_unknown_reason_is_dead_after_its
     vhost_url: str, store: Store, database: str
 ) -> None:
     with wire_proxy(store.uri) as proxy:
-        async with keeper(vhost_url, store, database, uri=proxy.uri) as platform:
+        async with lifecycle_consumer(vhost_url, store, database, uri=proxy.uri) as platform:
             proxy.on("insert", "update", answer=write_error(1, lambda one: "poison" in str(one)))
             platform.send(state_event("poison", "ACTIVE"))
 
@@ -471,7 +471,7 @@ async def test_an_event_that_alone_fails_for_an_unknown_reason_is_dead_after_its
 async def test_an_exception_nobody_foresaw_costs_its_own_event_after_its_tries(
     vhost_url: str, store: Store, database: str
 ) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.registry.bug_for = "poison"
         platform.send(state_event("poison", "ACTIVE"), state_event("c", "ACTIVE"))
         await eventually_async(lambda: platform.settled == 1)
@@ -487,7 +487,7 @@ async def test_an_exception_nobody_foresaw_costs_its_own_event_after_its_tries(
 
 
 async def test_a_state_nobody_knows_is_active_and_said_once(vhost_url: str, store: Store, database: str) -> None:
-    async with keeper(vhost_url, store, database) as platform:
+    async with lifecycle_consumer(vhost_url, store, database) as platform:
         platform.send(state_event("a", "PARKED"), state_event("b", "PARKED"), state_event("c", "ACTIVE"))
         await platform.done()
         assert platform.is_live("a")

@@ -52,7 +52,7 @@ async def test_a_message_the_broker_is_too_narrow_for_touches_no_neighbour(url: 
             assert found == expected
         assert connection.is_open
         assert not publisher.closed.done()
-        assert publisher.outstanding == 0
+        assert len(publisher._pending) == 0
     arrived = [properties.message_id for _, properties, _ in drained(url, "q")]
     assert sorted(arrived) == sorted(one.message_id for window in windows for one in window if len(one.body) <= LIMIT)
     for number in range(5):

@@ -66,7 +66,7 @@ async def test_many_more_than_may_be_outstanding_still_all_arrive(vhost_url: str
     async with publishing(vhost_url, max_outstanding=10, max_unsent_bytes=1000) as (_, publisher):
         messages = [to("q", f"m-{number}", b"x" * 20_000) for number in range(300)]
         assert set(await publisher.publish(messages)) == {Confirmation.CONFIRMED}
-        assert publisher.outstanding == 0
+        assert len(publisher._pending) == 0
     assert len(drained(vhost_url, "q")) == 300
 
 
@@ -77,7 +77,7 @@ async def test_a_message_that_cannot_be_written_does_not_shift_the_receipts_of_o
             await publisher.publish([to("q", "before"), to("k" * 300, "bad"), to("q", "never sent")])
         confirmations = await publisher.publish([to("q", "a"), to("nowhere", "b"), to("q", "c")])
         assert confirmations == [Confirmation.CONFIRMED, Confirmation.RETURNED, Confirmation.CONFIRMED]
-        await eventually_async(lambda: publisher.outstanding == 0)
+        await eventually_async(lambda: len(publisher._pending) == 0)
     assert [properties.message_id for _, properties, _ in drained(vhost_url, "q")] == ["before", "a", "c"]
 
 
@@ -106,7 +106,7 @@ async def test_a_connection_lost_in_the_middle_leaves_what_is_unconfirmed_unknow
         confirms = raw._on_data_available
         raw._on_data_available = lambda _: None  # the confirms are on their way and never arrive
         publish = asyncio.create_task(publisher.publish([to("q", f"m-{number}") for number in range(50)]))
-        await eventually_async(lambda: publisher.outstanding == 50)
+        await eventually_async(lambda: len(publisher._pending) == 50)
         raw._on_data_available = confirms
         cut(connection)
         assert await asyncio.wait_for(publish, 5) == [Confirmation.UNKNOWN] * 50
@@ -151,7 +151,7 @@ async def test_publishes_with_one_id_are_all_in_flight_at_once(vhost_url: str) -
         raw._on_data_available = held.append
 
         async def release_when_all_are_sent() -> None:
-            await eventually_async(lambda: publisher.outstanding == 300)
+            await eventually_async(lambda: len(publisher._pending) == 300)
             raw._on_data_available = confirms
             for data in held:
                 confirms(data)
@@ -177,7 +177,7 @@ async def test_the_returns_of_one_id_are_matched_exactly(vhost_url: str) -> None
         for window, found in zip(windows, await asyncio.gather(*map(publisher.publish, windows)), strict=True):
             expected = {"q": Confirmation.CONFIRMED, "nowhere": Confirmation.RETURNED}
             assert found == [expected[message.routing_key] for message in window]
-        assert publisher.outstanding == 0
+        assert len(publisher._pending) == 0
         assert not publisher._tag_by_id
         assert not publisher._returned
         assert await publisher.publish([to("q", "same")]) == [Confirmation.CONFIRMED]

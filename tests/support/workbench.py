@@ -1,4 +1,4 @@
-"""The real parts around a keeper or a recorder: broker, store and topology, opened for one test."""
+"""The real parts around a lifecycle consumer or a recorder: broker, store and topology, opened for one test."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def record(name: str, state: str) -> ConversationRecord:
     return ConversationRecord(name, Fact(state, 5), Fact(None, 0), Fact(None, 0), (), has_exchange=True)
 
 
-class Bench:
+class ReaperHarness:
     """A reaper between fakes; nothing is due before the clock is moved."""
 
     def __init__(self) -> None:
@@ -73,46 +73,46 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def harness() -> ReaperHarness:
+    return ReaperHarness()
 
 
-async def test_of_close_open_close_the_last_close_counts(bench: Bench) -> None:
-    async with running(bench.reaper.run()):
-        bench.reaper.changed(record("c", "CLOSED"))
-        bench.reaper.changed(record("reopened", "CLOSED"))
-        bench.clock.ms += GRACE - 1
-        bench.reaper.changed(record("c", "ACTIVE"))
-        bench.reaper.changed(record("reopened", "ACTIVE"))
-        bench.reaper.changed(record("c", "CLOSED"))
-        bench.reaper.changed(record("other", "CLOSED"))
-        bench.clock.ms += GRACE - 1
-        assert bench.reaper._next_due() == []
-        bench.clock.ms += 1
-        await eventually_async(lambda: bench.deleted("c", "other"), "both")
+async def test_of_close_open_close_the_last_close_counts(harness: ReaperHarness) -> None:
+    async with running(harness.reaper.run()):
+        harness.reaper.changed(record("c", "CLOSED"))
+        harness.reaper.changed(record("reopened", "CLOSED"))
+        harness.clock.ms += GRACE - 1
+        harness.reaper.changed(record("c", "ACTIVE"))
+        harness.reaper.changed(record("reopened", "ACTIVE"))
+        harness.reaper.changed(record("c", "CLOSED"))
+        harness.reaper.changed(record("other", "CLOSED"))
+        harness.clock.ms += GRACE - 1
+        assert harness.reaper._next_due() == []
+        harness.clock.ms += 1
+        await eventually_async(lambda: harness.deleted("c", "other"), "both")
 
 
-async def test_leftovers_are_found_page_by_page_however_many(bench: Bench) -> None:
-    bench.registry.leftovers = [record(f"c-{number:05}", "CLOSED") for number in range(2_500)]
-    async with running(bench.reaper.run()):
-        bench.reaper.look_back()
-        await eventually_async(lambda: len(bench.reaper._due) == 2_500, "all leftovers")
-        bench.clock.ms += GRACE
-        await eventually_async(lambda: len(bench.convergence.deleted) == 2_500, "all deletions")
-        assert bench.convergence.deleted[:2] == ["c-00000", "c-00001"]
+async def test_leftovers_are_found_page_by_page_however_many(harness: ReaperHarness) -> None:
+    harness.registry.leftovers = [record(f"c-{number:05}", "CLOSED") for number in range(2_500)]
+    async with running(harness.reaper.run()):
+        harness.reaper.look_back()
+        await eventually_async(lambda: len(harness.reaper._due) == 2_500, "all leftovers")
+        harness.clock.ms += GRACE
+        await eventually_async(lambda: len(harness.convergence.deleted) == 2_500, "all deletions")
+        assert harness.convergence.deleted[:2] == ["c-00000", "c-00001"]
 
 
-async def test_what_cannot_be_deleted_is_tried_again_in_a_minute_and_holds_up_no_other(bench: Bench) -> None:
-    bench.convergence.refuses["kept"] = Failure.of(Code.BROKER_ACCESS_REFUSED, dependency=Dependency.BROKER)
-    bench.convergence.refuses["not-ours"] = Failure.of(Code.EXCHANGE_TAKEN)
-    async with running(bench.reaper.run()):
+async def test_what_cannot_be_deleted_is_tried_again_in_a_minute_and_holds_up_no_other(harness: ReaperHarness) -> None:
+    harness.convergence.refuses["kept"] = Failure.of(Code.BROKER_ACCESS_REFUSED, dependency=Dependency.BROKER)
+    harness.convergence.refuses["not-ours"] = Failure.of(Code.EXCHANGE_TAKEN)
+    async with running(harness.reaper.run()):
         for name in ("kept", "not-ours", "gone"):
-            bench.reaper.changed(record(name, "CLOSED"))
-        bench.clock.ms += GRACE
-        await eventually_async(lambda: bench.deleted("gone"))
-        assert [facts["conversation_id"] for _, facts in bench.reported.warnings] == ["kept", "not-ours"]
-        bench.convergence.refuses.clear()
-        bench.clock.ms += 59_999
-        bench.reaper.changed(record("next", "CLOSED"))
-        bench.clock.ms += GRACE
-        await eventually_async(lambda: bench.deleted("gone", "kept", "next"), "all that is ours")
+            harness.reaper.changed(record(name, "CLOSED"))
+        harness.clock.ms += GRACE
+        await eventually_async(lambda: harness.deleted("gone"))
+        assert [facts["conversation_id"] for _, facts in harness.reported.warnings] == ["kept", "not-ours"]
+        harness.convergence.refuses.clear()
+        harness.clock.ms += 59_999
+        harness.reaper.changed(record("next", "CLOSED"))
+        harness.clock.ms += GRACE
+        await eventually_async(lambda: harness.deleted("gone", "kept", "next"), "all that is ours")

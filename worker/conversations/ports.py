@@ -98,13 +98,3 @@ class Seat(Protocol):
 
     async def wait(self, seconds: float) -> bool:
         """Wait until somebody asks for a comparison, or *seconds* have passed; tell whether we still hold the seat."""
-
-
-class Reconciler(Protocol):
-    """Makes a conversation's exchange match the registry again."""
-
-    def returned(self, conversation_id: str) -> None:
-        """Say that a live event of this conversation came back: nobody listens, or its exchange is gone.
-
-        Never blocks and never raises; acts at most once in ten seconds per conversation.
-        """

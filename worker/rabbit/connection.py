@@ -121,11 +121,6 @@ class Connection:
         version = str((self._raw.server_properties or {}).get("version", "0"))
         return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) or (0,)
 
-    @property
-    def bytes_in_hand(self) -> int:
-        """Bytes of the bodies that this connection's consumers hold."""
-        return self._bytes_in_hand
-
     def hold(self, size: int) -> None:
         """Count *size* bytes of bodies that one read completed; at the bound, pause until enough is released."""
         self._bytes_in_hand += size

@@ -123,11 +123,6 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         """The frame size agreed with the broker, in bytes."""
         return int(self._body_max_length) + FRAME_OVERHEAD
 
-    @property
-    def is_reading(self) -> bool:
-        """Whether the socket is read; False between `pause_reading` and `resume_reading`."""
-        return not self._paused
-
     def pause_reading(self, largest_run: int) -> None:
         """Leave what the broker sends in the socket, so that TCP makes it wait. Our heartbeats go on.
 

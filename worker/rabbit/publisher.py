@@ -104,11 +104,6 @@ class Publisher:
         """Done, with the reason, once nothing can be published any more."""
         return self._closed
 
-    @property
-    def outstanding(self) -> int:
-        """Publishes that wait for their confirm."""
-        return len(self._pending)
-
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
         """Publish *messages* and wait until the effect of each is known.
 

@@ -15,6 +15,7 @@ from pymongo import AsyncMongoClient
 from tests.benchmarks.rivals import handling
 from tests.benchmarks.rivals.handling import Document, Invalid, Live
 from worker import contract
+from worker.pipeline.translate import EVENT_NAME
 
 broker = RabbitBroker(handling.RABBITMQ_URL)
 app = FastStream(broker)
@@ -52,7 +53,7 @@ async def handle(delivery: RabbitMessage) -> None:
             mandatory=True,
             persist=True,
             message_id=decided.event_id,
-            message_type=contract.EVENT_TYPE_PROPERTY,
+            message_type=EVENT_NAME,
         )
     else:
         activities = database.get_collection("ConversationActivities", write_concern=handling.MAJORITY)

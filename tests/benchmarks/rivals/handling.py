@@ -15,7 +15,7 @@ from worker.cim import CimMessage, parse
 from worker.conversations.cache import ConversationCache
 from worker.conversations.conversation import ConversationRecord
 from worker.mongo.activities import activity_document
-from worker.pipeline.translate import Activity, Destination, place, translate
+from worker.pipeline.translate import EVENT_NAME, Activity, Destination, place, translate
 
 if TYPE_CHECKING:
     from worker.conversations.conversation import Conversation
@@ -107,7 +107,7 @@ def properties(live: Live) -> dict[str, Any]:
     return {
         "message_id": live.event_id,
         "correlation_id": live.event_id,
-        "type": contract.EVENT_TYPE_PROPERTY,
+        "type": EVENT_NAME,
         "app_id": "bench",
         "content_type": "application/json",
         "delivery_mode": 2,
