@@ -11,5 +11,6 @@
 | retry, dead | `retry.RetryPolicy.after`: the failure's class, the attempt and the budget |
 | handed back | `worker.process.session`: a stop, or the end of the broker session |
 
-`settlement.Settlement` makes each of them an acknowledgement, a count and a line in the log; nothing else does.
+`settlement.Settlement` makes each of them a count, a line in the log, an entry of the `journal` and then an
+acknowledgement; nothing else does.
 """
