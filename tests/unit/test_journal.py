@@ -16,7 +16,7 @@ from worker.flow.backoff import Backoff
 from worker.flow.outage import Outage
 from worker.outcome import Outcome
 from worker.pipeline import journal as module
-from worker.pipeline.journal import Journal
+from worker.pipeline.journal import Gap, Journal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,10 +32,13 @@ class Harness:
     def __init__(self, publisher: Any = None) -> None:
         self.publisher = publisher or FakePublisher()
         self.opened = 0
+        self.connected = True
         self.reported, self.clock = RecordingReporter(), FakeClock()
         self.released: list[Delivery] = []
         self.journal = Journal(
             open_publisher=self.open,
+            is_connected=lambda: self.connected,
+            gap=Gap(),
             release=self.released.append,
             worker="w-1",
             outage=Outage("journal", address="cim.outcomes", reporter=self.reported, clock=self.clock),
@@ -159,6 +162,19 @@ async def test_a_journal_whose_channel_ended_gets_another_one() -> None:
     assert harness.opened == 2
 
 
+async def test_an_outage_of_the_broker_is_none_of_the_journal() -> None:
+    harness = Harness()
+    harness.publisher.lost = True
+    harness.connected = False
+    harness.note(2)
+    await harness.settled(2)
+    assert not harness.reported.down
+    harness.publisher.lost, harness.connected = False, True
+    harness.note()
+    await harness.settled(3)
+    assert harness.written[0]["gap"]["count"] == 2, "but what it missed is told"
+
+
 async def test_at_the_end_of_a_session_what_is_proven_is_acknowledged_though_it_is_not_written() -> None:
     harness = Harness(SilentPublisher())
     harness.note(2)
@@ -168,3 +184,4 @@ async def test_at_the_end_of_a_session_what_is_proven_is_acknowledged_though_it_
     assert len(harness.released) == 3
     harness.journal.release_all()
     assert len(harness.released) == 3, "each once"
+    assert harness.reported.missed == 3, "and may be missing"

@@ -42,6 +42,27 @@ _WHY: Final = {
 Entry = dict[str, Any]
 
 
+class Gap:
+    """Outcomes that the journal may not have, until an entry says so. Lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._first = self._last = self._count = 0
+
+    def add(self, first: int, last: int, count: int) -> None:
+        """Add *count* outcomes between *first* and *last* (epoch ms)."""
+        self._first = min(self._first, first) if self._count else first
+        self._last = max(self._last, last)
+        self._count += count
+
+    def take(self) -> Entry | None:
+        """Return what the next entry says, None when nothing is missing; give it back with `add` if that fails."""
+        if not self._count:
+            return None
+        taken = {"from": self._first, "to": self._last, "count": self._count}
+        self._first = self._last = self._count = 0
+        return taken
+
+
 class Journal:
     """Writes outcomes down, then releases their deliveries. Lives as long as one broker session; no method raises."""
 
@@ -49,6 +70,8 @@ class Journal:
         self,
         *,
         open_publisher: Callable[[], Awaitable[EventPublisher]],
+        is_connected: Callable[[], bool],
+        gap: Gap,
         release: Callable[[Delivery], None],
         worker: str,
         outage: Outage,
@@ -56,8 +79,10 @@ class Journal:
         clock: Clock,
         reporter: Reporter,
     ) -> None:
-        """Publish through what *open_publisher* returns; *release* acknowledges a delivery."""
+        """Publish through what *open_publisher* returns while *is_connected*; *release* acknowledges a delivery."""
         self._open_publisher = open_publisher
+        self._is_connected = is_connected
+        self._gap = gap
         self._release = release
         self._worker = worker
         self._outage = outage
@@ -69,7 +94,6 @@ class Journal:
         self._deliveries: list[Delivery] = []
         self._held: set[Delivery] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gap: tuple[int, int, int] | None = None
         self._try_again_at = 0.0
 
     def note(
@@ -101,8 +125,12 @@ class Journal:
         self._deliveries.append(delivery)
 
     def release_all(self) -> None:
-        """Acknowledge every delivery that still waits for its entry: its effect is proven."""
+        """Acknowledge every delivery that still waits for its entry: its effect is proven, the entry may be missing."""
         self._flush()
+        if self._held:
+            now = self._clock.now_ms()
+            self._gap.add(now, now, len(self._held))
+            self._reporter.journal_missed(len(self._held))
         for delivery in self._held:
             self._release(delivery)
         self._held.clear()
@@ -128,7 +156,7 @@ class Journal:
         task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
-        gap, self._gap = self._gap, None
+        gap = self._gap.take()
         problem = "no confirm within a second"
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -142,8 +170,10 @@ class Journal:
             problem = str(error) or type(error).__name__
             self._publisher = None
         if problem:
-            self._down(problem)
-            self._gap = _joined(gap, self._gap)
+            if self._is_connected():  # otherwise the outage is the broker's
+                self._down(problem)
+            if gap is not None:
+                self._gap.add(gap["from"], gap["to"], gap["count"])
             self._miss(entries)
         else:
             self._backoff.reset()
@@ -153,17 +183,17 @@ class Journal:
                 self._held.discard(delivery)
                 self._release(delivery)
 
-    async def _publish_once(self, entries: list[Entry], gap: tuple[int, int, int] | None) -> Confirmation:
+    async def _publish_once(self, entries: list[Entry], gap: Entry | None) -> Confirmation:
         if self._publisher is None:
             self._publisher = await self._open_publisher()
         (confirmation,) = await self._publisher.publish([self._message(entries, gap)])
         return confirmation
 
-    def _message(self, entries: list[Entry], gap: tuple[int, int, int] | None) -> Outgoing:
+    def _message(self, entries: list[Entry], gap: Entry | None) -> Outgoing:
         now = self._clock.now_ms()
         document: Entry = {"worker": self._worker, "at": now, "outcomes": entries}
         if gap is not None:
-            document["gap"] = {"from": gap[0], "to": gap[1], "count": gap[2]}
+            document["gap"] = gap
         return Outgoing(
             "",
             contract.OUTCOMES,
@@ -183,11 +213,4 @@ class Journal:
 
     def _miss(self, entries: Sequence[Entry]) -> None:
         self._reporter.journal_missed(len(entries))
-        missed = (entries[0]["at"], entries[-1]["at"], len(entries))
-        self._gap = _joined(self._gap, missed)
-
-
-def _joined(first: tuple[int, int, int] | None, second: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-    if first is None or second is None:
-        return first or second
-    return min(first[0], second[0]), max(first[1], second[1]), first[2] + second[2]
+        self._gap.add(entries[0]["at"], entries[-1]["at"], len(entries))

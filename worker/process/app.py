@@ -28,7 +28,7 @@ from worker.ops.metrics import Metrics
 from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
-from worker.pipeline.journal import Journal
+from worker.pipeline.journal import Gap, Journal
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
@@ -89,6 +89,7 @@ class App:
         )
         self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
         """Names this process in the journal."""
+        self.journal_gap = Gap()
         self.journal_outage = self.outage("journal", contract.OUTCOMES)
         self.store_outage = self.outage("store", self.store.address)
         self.gates = {work: self._gate(work) for work in ("start", "lookups", "activities", "lifecycle", "letters")}
@@ -262,6 +263,8 @@ class App:
         """Return the journal of one session, on an AMQP channel of its own that ends nothing when it fails."""
         return Journal(
             open_publisher=lambda: Publisher.open(publishing, confirm_timeout_ms=_NEVER_MS, user_id=self.own_user),
+            is_connected=lambda: publishing.is_open,
+            gap=self.journal_gap,
             release=release,
             worker=self.worker_name,
             outage=self.journal_outage,
