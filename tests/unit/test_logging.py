@@ -139,11 +139,12 @@ def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest
         dropped = background.dropped_lines - before
         assert dropped > 1000
 
-        found = [json.loads(reader.readline())["event"] for _ in range(8000 - dropped + 1)]
-        # The report of dropped lines can meet a full queue itself; then it is dropped, and comes again.
-        assert found.count("line") - (8000 - dropped) in {0, 1}
-        structlog.get_logger().info("afterwards")
-        assert "log_lines_dropped" in {*found, json.loads(reader.readline())["event"]}
+        arrived = reported = 0
+        while arrived + reported < 8000:  # once there is a reader, every line arrives or is counted in a report
+            line = json.loads(reader.readline())
+            arrived += line["event"] == "line"
+            reported += line.get("count", 0) if line["event"] == "log_lines_dropped" else 0
+        assert reported >= 1000
         logging.getLogger().handlers[0].flush()
 
 
