@@ -32,7 +32,9 @@ class BackgroundHandler(logging.Handler):
         self._stream = stream
         self._lines: queue.Queue[str] = queue.Queue(_MAX_LINES)
         self._reported = dropped_lines
-        threading.Thread(target=self._write_lines, name="log writer", daemon=True).start()
+        self._report_lost = False
+        self._writer = threading.Thread(target=self._write_lines, name="log writer", daemon=True)
+        self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line of *record*, or drop it."""
@@ -40,6 +42,7 @@ class BackgroundHandler(logging.Handler):
             self._lines.put_nowait(self.format(record))
         except queue.Full:
             _count_dropped()
+            self._report_lost |= threading.current_thread() is self._writer
         except Exception:  # noqa: BLE001 - as every handler of the standard library: a line never harms its caller
             self.handleError(record)
 
@@ -70,8 +73,10 @@ class BackgroundHandler(logging.Handler):
     def _report_dropped(self) -> None:
         count = dropped_lines - self._reported
         if count and not self._lines.full():
-            self._reported += count
+            self._report_lost = False
             structlog.get_logger().warning("log_lines_dropped", count=count)
+            if not self._report_lost:  # the queue may have filled meanwhile; then it is said with the next line
+                self._reported += count
 
 
 def _count_dropped() -> None:
