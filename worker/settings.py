@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     )
     event_names: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
-        description="Event names by header.intent: VOICE_RECORDING=MEDIA_RECORDING,…; every other intent: "
+        description="Event names by header.intent: VOICE_RECORDING=MEDIA_RECORDING, comma separated; other intents: "
         "THIRD_PARTY_ACTIVITY.",
     )
     trusted_users: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -115,7 +115,7 @@ def test_a_store_signed_by_an_unknown_authority_is_refused(tls_store: str, stran
     finished = cim_worker("conversations", "list", CIM_MONGODB_URI=tls_store, CIM_MONGODB_CA_FILE=stranger)
 
     assert finished.returncode == ExitCode.STORE_UNREACHABLE
-    assert "certificate is not accepted" in finished.stderr
+    assert "TLS certificate that is not trusted" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 

@@ -60,12 +60,19 @@ async def test_a_message_the_broker_is_too_narrow_for_touches_no_neighbour(url: 
         assert of_window == sorted(of_window), "in their order"
 
 
-async def test_what_the_broker_refused_once_is_not_sent_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_the_broker_refused_once_is_not_sent_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with publishing(url) as (_, publisher):
+        asked: list[int] = []
+
+        async def counted(connection: Connection, exchange: str, *, size: int) -> None:
+            asked.append(size)
+            await try_publish(connection, exchange, size=size)
+
+        monkeypatch.setattr("worker.rabbit.probing.try_publish", counted)
         for size in (LIMIT + 1, LIMIT + 2, LIMIT * 2, LIMIT + 1):
             assert await publisher.publish([sized("m", size)]) == [Confirmation.TOO_LARGE]
         assert await publisher.publish([sized("m", LIMIT)]) == [Confirmation.CONFIRMED]
-    assert caplog.text.count("larger than configured max size") == 1
+    assert sum(size > LIMIT for size in asked) == 1
 
 
 async def test_ordinary_messages_ask_once_for_each_doubling(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
