@@ -148,6 +148,10 @@ async def test_an_acknowledgement_waits_a_second_at_most_for_a_silent_journal(mo
     await asyncio.sleep(0)
     await harness.settled(5)
     assert harness.opened == 1, "while it is down nothing waits for it"
+    assert not harness.reported.down, "one silence may be a broker that stops"
+    harness.clock.ms += 60_000
+    harness.note()
+    await eventually_async(lambda: harness.reported.down == ["journal broker_unavailable"], seconds=5)
 
 
 async def test_a_journal_whose_channel_ended_gets_another_one() -> None:

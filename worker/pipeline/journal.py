@@ -95,6 +95,8 @@ class Journal:
         self._held: set[Delivery] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._try_again_at = 0.0
+        self._is_doubtful = False
+        """Whether the last entry failed. A first silence is not reported: a broker that stops is silent before."""
 
     def note(
         self, delivery: Delivery, identity: Identity, outcome: Outcome, *, reason: str | None, code: str | None
@@ -142,7 +144,7 @@ class Journal:
             self._write(entries, deliveries)
 
     def _write(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
-        if self._outage.failure is not None:
+        if self._is_doubtful or self._outage.failure is not None:
             for delivery in deliveries:
                 self._release(delivery)
             if self._clock.monotonic() < self._try_again_at:
@@ -157,7 +159,7 @@ class Journal:
 
     async def _publish(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
         gap = self._gap.take()
-        problem = "no confirm within a second"
+        problem, is_silent = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
                 confirmation = await self._publish_once(entries, gap)
@@ -165,17 +167,18 @@ class Journal:
             if confirmation is Confirmation.UNKNOWN:
                 self._publisher = None
         except TimeoutError:
-            pass
+            is_silent = True
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the journal, the work goes on
             problem = str(error) or type(error).__name__
             self._publisher = None
         if problem:
             if self._is_connected():  # otherwise the outage is the broker's
-                self._down(problem)
+                self._down(problem, is_sure=self._is_doubtful or not is_silent)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
             self._miss(entries)
         else:
+            self._is_doubtful = False
             self._backoff.reset()
             self._outage.ended()
         for delivery in deliveries:
@@ -205,9 +208,12 @@ class Journal:
             content_encoding="gzip",
         )
 
-    def _down(self, problem: str) -> None:
+    def _down(self, problem: str, *, is_sure: bool) -> None:
         if self._outage.failure is None:
             self._try_again_at = self._clock.monotonic() + self._backoff.next()
+        self._is_doubtful = True
+        if not is_sure:
+            return
         failure = Failure.of(Code.BROKER_UNAVAILABLE, problem, dependency=Dependency.BROKER)
         self._outage.began(failure, problem)
 
