@@ -65,8 +65,8 @@ def demo(
             print_report(samples, result, found)
 
     complaints: list[str] = []
-    # SIGTERM ends it like Ctrl-C: everything that was started is ended and removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM ends it like Ctrl-C, by way of the event loop: raised anywhere in it, the interrupt could leave it hanging.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with demo_environment(say=_say) as environment:
         run(environment, seed=seed, count=messages, say=_say, report=report, keep=keep)
     if not (as_json or keep):
