@@ -65,7 +65,7 @@ def demo(
             print_report(samples, result, found)
 
     complaints: list[str] = []
-    # SIGTERM ends it like Ctrl-C, by way of the event loop: raised anywhere in it, the interrupt could leave it hanging.
+    # SIGTERM ends it like Ctrl-C, by way of the event loop: raised anywhere, the interrupt could leave it hanging.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with demo_environment(say=_say) as environment:
         run(environment, seed=seed, count=messages, say=_say, report=report, keep=keep)

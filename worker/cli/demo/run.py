@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from worker.cli.output import progress
 from worker.cli.services import open_broker, open_store
 from worker.cli.topology import wanted_topology
 from worker.contract import CODE, DEAD_LETTERS, INGRESS, conversation_exchange, retry_queue
+from worker.flow.tasks import cancel_and_wait
 from worker.mongo.stored_activities import StoredActivities
 from worker.ports import Outgoing
 from worker.rabbit import topology
 from worker.rabbit.publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from worker.cli.demo.environment import Environment
     from worker.rabbit.connection import Connection
@@ -61,7 +63,21 @@ def run(
     With *keep* everything goes on after the report, until SIGINT or SIGTERM.
     """
     samples = list(generate(seed, count, live=_LIVE, closed=_CLOSED))
-    asyncio.run(_run(environment, samples, say, report, keep=keep))
+    asyncio.run(_until_told_to_stop(_run(environment, samples, say, report, keep=keep)))
+
+
+async def _until_told_to_stop(job: Coroutine[Any, Any, None]) -> None:
+    """Do *job*, or end it on SIGINT or SIGTERM: the store's driver can swallow one cancellation."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    task, stopping = asyncio.create_task(job), asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not task.done():
+        await cancel_and_wait([task])
+        raise KeyboardInterrupt
+    task.result()
 
 
 async def _run(
