@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -216,7 +217,7 @@ class Stage:
         channel = await connection.channel()
         while waiting:
             conversation_id = waiting.pop().conversation_id
-            await exchanges.open(conversation_id)
+            await exchanges.open([conversation_id])
             await channel.call("queue_bind", ARRIVALS, contract.conversation_exchange(conversation_id), routing_key="")
 
     def _register(self, some: Sequence[Place], state: str) -> None:
@@ -273,7 +274,7 @@ async def _confirmed(publisher: Publisher, run: list[Outgoing]) -> None:
 
 
 def _record(place: Place, state: str, session: dict[str, Any]) -> ConversationRecord:
-    at = 1_760_000_000_000
+    at = time.time_ns() // 1_000_000  # silent conversations expire
     own = {**session, "id": place.session_id}
     room = {"id": f"room-{place.conversation_id}", "mode": "CONTACT_CENTER"}
     return ConversationRecord(
