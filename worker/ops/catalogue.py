@@ -69,6 +69,19 @@ EVENTS: Final = (
     ),
     LogEvent("health_listening", "info", "The health port of this process is open.", ("host", "port")),
     LogEvent(
+        "http_clients_cut_off",
+        "warning",
+        "Clients of an HTTP port were answered 503 for there were too many, or cut off for being too slow; said once a "
+        "minute.",
+        ("server", "turned_away", "too_slow"),
+    ),
+    LogEvent(
+        "http_request_failed",
+        "error",
+        "Unexpected error while a request was answered, which became a 500; said once a minute for each kind.",
+        ("server", "reason", "fingerprint"),
+    ),
+    LogEvent(
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
     ),
     LogEvent(
