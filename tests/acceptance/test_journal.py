@@ -77,6 +77,10 @@ def test_every_outcome_is_in_the_journal_with_its_reason(world: World) -> None:
         pool.signal()
         assert pool.wait() == 0
     assert world.received(queue)
+    (dead,) = [one for entry in journal(world.amqp_url) for one in entry["outcomes"] if one["outcome"] == "dead"]
+    with world.pool(CIM_RECORD_DEAD_LETTERS="true", CIM_RECORD_INTERVAL_MS="100"):
+        (letter,) = eventually(lambda: list(world.collection("dead_letters")))
+    assert dead["letterId"] == letter["_id"]
     found = outcomes(world.amqp_url)
     assert found == {
         "live": ("published", None, None),

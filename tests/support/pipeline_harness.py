@@ -26,8 +26,9 @@ from worker.pipeline.settlement import Settlement
 from worker.pipeline.storing import Storing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from worker.pipeline.settlement import Listener
     from worker.ports import Delivery, EventPublisher, Outgoing, Reporter
 
 
@@ -49,6 +50,7 @@ class PipelineHarness:
         senders: dict[str, frozenset[str]] | None = None,
         before: PipelineHarness | None = None,
         event_names: dict[str, str] | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         """Make a session; it follows the session *before* in the same process, when that is given."""
         self.publisher: Any = publisher or FakePublisher()
@@ -78,7 +80,7 @@ class PipelineHarness:
         self.crash = Crash()
         ids = itertools.count()
         common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
-        settlement = Settlement(self.settle, self.reported, self.clock)
+        settlement = Settlement(self.settle, self.reported, self.clock, listeners=listeners)
         reading = Reading(
             Senders(senders or {}, {"worker"} if senders else {None}),
             max_message_bytes=max_message_bytes,

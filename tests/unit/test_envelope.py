@@ -165,6 +165,25 @@ def test_a_strangers_idempotency_key_is_not_stripped() -> None:
     assert of.properties.headers == {contract.IDEMPOTENCY_KEY: "call-77"}
 
 
+def test_where_the_receipt_goes_is_kept_until_the_final_outcome_and_a_strangers_word_for_it_is_not() -> None:
+    of = delivery(b"{}", {contract.RECEIPTS: "all", contract.REPLY_TO: "cim.ingress"}, user_id="alice", reply_to="mine")
+    strip_reserved_headers(of, {"worker"})
+    retry = over_the_wire(retried(of))
+    assert (retry.properties.headers[contract.REPLY_TO], retry.properties.reply_to) == ("mine", None)
+    waited = headers(waiting(retry))
+    assert (waited[contract.REPLY_TO], waited[contract.RECEIPTS]) == ("mine", "all")
+    assert contract.REPLY_TO not in headers(letter(retry)), "the outcome dead is final"
+
+
+def test_every_copy_of_a_replay_says_what_it_is_a_replay_of() -> None:
+    of = delivery(b"{}", {contract.REPLAY_OF: "0123456789abcdef01234567", contract.REPLAY_JOB: "job-1"})
+    for copy in (retried(of), waiting(of), letter(of)):
+        assert (headers(copy)[contract.REPLAY_OF], headers(copy)[contract.REPLAY_JOB]) == (
+            "0123456789abcdef01234567",
+            "job-1",
+        )
+
+
 def test_a_retry_counts_names_its_tier_and_says_why() -> None:
     copy = retried(delivery(b"body"))
     assert (copy.exchange, copy.routing_key, copy.body) == ("", "cim.ingress.retry.10s", b"body")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker import __version__, contract
 from worker.codes import Problem
-from worker.dead_letters.provenance import attempt_of, header_int, is_copy, published_by, refused_before
+from worker.dead_letters.provenance import attempt_of, header_int, is_copy, published_by, refused_before, reply_to
 from worker.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _comes_again(delivery: Delivery, failure: Failure, attempt: int, now: int) -
     }
     if refused := refused_before(delivery):
         headers[contract.REFUSED] = refused
-    return headers
+    return headers | _reply_address(delivery)
 
 
 def _history(delivery: Delivery, failure: Failure, now: int) -> dict[str, object]:
@@ -131,14 +131,25 @@ def _copy(delivery: Delivery, exchange: str, routing_key: str, headers: Mapping[
         timestamp=properties.timestamp,
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
-        headers={**carried_headers(delivery), **_bounded_headers({**_idempotency_key(delivery), **headers})},
+        headers={**carried_headers(delivery), **_bounded_headers({**_kept(delivery, _KEPT), **headers})},
     )
 
 
-def _idempotency_key(delivery: Delivery) -> dict[str, object]:
-    # Part of what the message is: without it the copy would be another one when it comes back.
-    key = delivery.properties.headers.get(contract.IDEMPOTENCY_KEY)
-    return {} if key is None else {contract.IDEMPOTENCY_KEY: key}
+_KEPT = (contract.IDEMPOTENCY_KEY, contract.REPLAY_OF, contract.REPLAY_JOB)
+"""Part of what the message is: without its key the copy would be another one when it comes back; and whoever replayed
+it waits for its outcome."""
+_WANTED = (contract.RECEIPTS,)
+
+
+def _kept(delivery: Delivery, names: Sequence[str]) -> dict[str, object]:
+    headers = delivery.properties.headers
+    return {name: headers[name] for name in names if name in headers} if headers else {}
+
+
+def _reply_address(delivery: Delivery) -> dict[str, object]:
+    """Return where the publisher wants its receipt, in our own headers; a letter has none: it is the final outcome."""
+    address = reply_to(delivery.properties)
+    return {} if address is None else {contract.REPLY_TO: address, **_kept(delivery, _WANTED)}
 
 
 def carried_headers(delivery: Delivery) -> dict[str, str | int]:

@@ -9,7 +9,7 @@ from worker import contract
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from worker.ports import Delivery
+    from worker.ports import Delivery, Properties
 
 _MAX_ATTEMPT = 1_000_000
 _MAX_TIME = 2**53
@@ -20,7 +20,11 @@ _RESERVED = (
     contract.SUSPECTED_AT,
     contract.REPLAY_OF,
     contract.REPLAY_JOB,
+    contract.REPLY_TO,
 )
+"""Not `cim-receipts` and `cim-idempotency-key`: those are a publisher's to set."""
+_FOLLOWED = frozenset((contract.REPLY_TO, contract.REPLAY_OF))
+_MAX_ID_CHARACTERS = 64
 
 
 def attempt_of(delivery: Delivery) -> int:
@@ -59,6 +63,39 @@ def published_by(delivery: Delivery) -> str | None:
         user = properties.headers.get(contract.USER_ID)
         return user if isinstance(user, str) else None
     return properties.user_id
+
+
+def is_followed(properties: Properties) -> bool:
+    """Tell whether somebody wants to know what becomes of a message: whoever published it, or who replayed it.
+
+    Ask only after `strip_reserved_headers`.
+    """
+    if properties.reply_to is not None:
+        return True
+    return bool(properties.headers) and not _FOLLOWED.isdisjoint(properties.headers)
+
+
+def reply_to(properties: Properties) -> str | None:
+    """Return where its publisher wants the receipt: a copy says it in our own header, for no copy has a `reply_to`.
+
+    Ask only after `strip_reserved_headers`.
+    """
+    kept = properties.headers.get(contract.REPLY_TO) if properties.headers else None
+    return kept if isinstance(kept, str) else properties.reply_to
+
+
+def replay_of(properties: Properties) -> str | None:
+    """Return the id of the letter that a message is a replay of. Ask only after `strip_reserved_headers`."""
+    return _id(properties.headers.get(contract.REPLAY_OF))
+
+
+def replay_job(properties: Properties) -> str | None:
+    """Return the id of the desk's job that replayed a message. Ask only after `strip_reserved_headers`."""
+    return _id(properties.headers.get(contract.REPLAY_JOB))
+
+
+def _id(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _MAX_ID_CHARACTERS else None
 
 
 def is_copy(delivery: Delivery) -> bool:

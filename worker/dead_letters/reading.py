@@ -13,6 +13,8 @@ from worker.dead_letters.letter import LetterProblem, LetterRecord, letter_id
 from worker.failure import fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.ports import Delivery
 
 _BY_BROKER_REASON = {
@@ -41,11 +43,16 @@ def read_letter(delivery: Delivery, *, recorded_at: int) -> LetterRecord:
     return _not_ours(delivery, headers, recorded_at)
 
 
+def id_of_ours(body: bytes, headers: Mapping[str, Any]) -> str:
+    """Return the id under which a letter of ours will be recorded, from what is sent to the dead letters."""
+    names = (contract.FINGERPRINT, contract.ORIGIN_QUEUE, *_TELL_APART)
+    return letter_id(body, *(_text(headers.get(name)) for name in names))
+
+
 def _ours(delivery: Delivery, headers: dict[str, Any], recorded_at: int) -> LetterRecord:
     failed_at = _integer(headers.get(contract.FAILED_AT))
-    names = (contract.FINGERPRINT, contract.ORIGIN_QUEUE, *_TELL_APART)
     return LetterRecord(
-        id=letter_id(delivery.body, *(_text(headers.get(name)) for name in names)),
+        id=id_of_ours(delivery.body, headers),
         code=_text(headers.get(contract.CODE)),
         failure_class=_text(headers.get(contract.CLASS)),
         stage=_text(headers.get(contract.STAGE)),

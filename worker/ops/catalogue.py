@@ -98,6 +98,12 @@ EVENTS: Final = (
     ),
     LogEvent("dead_letter", "warning", "A delivery went to the dead letters.", _LETTER),
     LogEvent(
+        "listener_failed",
+        "warning",
+        "A listener for outcomes failed unexpectedly; the delivery itself is unaffected.",
+        ("listener", "reason"),
+    ),
+    LogEvent(
         "copies_refused",
         "warning",
         "The broker did not accept retries or dead letters; they are published again after a pause.",

@@ -130,7 +130,7 @@ class Copies:
         refused = []
         for copy, confirmation in zip(copies, confirmations, strict=True):
             if confirmation is Confirmation.CONFIRMED:
-                self._settlement.settle_failed(copy.delivery, copy.outcome, copy.failure, copy.identity)
+                self._settlement.settle_failed(copy.delivery, copy.outcome, copy.failure, copy.identity, copy.outgoing)
             elif confirmation is not Confirmation.UNKNOWN:
                 refused.append((copy, confirmation))
         if refused:

@@ -15,6 +15,7 @@ import orjson
 
 from worker import contract
 from worker.codes import Code
+from worker.dead_letters.provenance import replay_of
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation, Outgoing
 
@@ -99,11 +100,18 @@ class Journal:
         """Whether the last entry failed. A first silence is not reported: a broker that stops is silent before."""
 
     def note(
-        self, delivery: Delivery, identity: Identity, outcome: Outcome, *, reason: str | None, code: str | None
+        self,
+        delivery: Delivery,
+        identity: Identity,
+        outcome: Outcome,
+        *,
+        reason: str | None = None,
+        code: str | None = None,
+        letter_id: str | None = None,
     ) -> None:
         """Write *outcome* down soon, and release *delivery* when that is done, or at once while the journal is down.
 
-        *reason* says why it was stored, *code* why it failed.
+        *reason* says why it was stored, *code* why it failed, *letter_id* which dead letter it became.
         """
         now = self._clock.now_ms()
         waited_ms = int((self._clock.monotonic() - delivery.received_at) * 1000)
@@ -118,8 +126,8 @@ class Journal:
                 "outcome": outcome.value,
                 "reason": reason,
                 "code": code,
-                "letterId": None,
-                "replayOf": delivery.properties.headers.get(contract.REPLAY_OF),
+                "letterId": letter_id,
+                "replayOf": replay_of(delivery.properties),
                 "receivedAt": now - waited_ms,
                 "at": now,
             }

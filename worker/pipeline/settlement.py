@@ -2,52 +2,93 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from worker.dead_letters.provenance import attempt_of
+from worker.dead_letters.provenance import attempt_of, is_followed
+from worker.dead_letters.reading import id_of_ours
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from worker.cim import Identity
     from worker.failure import Failure
     from worker.pipeline.inbound import Inbound
     from worker.pipeline.journal import Journal
-    from worker.ports import Clock, Delivery, Reporter
+    from worker.pipeline.ports import StoredBecause
+    from worker.ports import Clock, Delivery, Outgoing, Reporter
+
+
+class Settled(NamedTuple):
+    """One proven outcome, as listeners are told it."""
+
+    delivery: Delivery
+    """Its reserved headers are trustworthy: a stranger's were stripped when it was read."""
+    identity: Identity
+    outcome: Outcome
+    reason: StoredBecause | None = None
+    """Why it was stored."""
+    failure: Failure | None = None
+    """Why it is retried, waits or is dead."""
+    letter_id: str | None = None
+    """Id of the dead letter it became."""
+
+
+class Listener(Protocol):
+    """Is told the outcome of every delivery that somebody follows: it asks for a receipt, or replays a letter.
+
+    Told before the acknowledgement, so in doubt twice and never not at all. It is called in the middle of the work: it
+    notes what it is told and returns. What it raises is reported, and changes nothing for the delivery and for others.
+    """
+
+    def settled(self, settled: Settled) -> None:
+        """Take note of one outcome: published, stored, duplicate, dead, or, for the time being, waiting or retry."""
 
 
 class Settlement:
     """Ends deliveries. Call it only when the effect is proven."""
 
     def __init__(
-        self, acknowledge: Callable[[Delivery], None], reporter: Reporter, clock: Clock, journal: Journal | None = None
+        self,
+        acknowledge: Callable[[Delivery], None],
+        reporter: Reporter,
+        clock: Clock,
+        journal: Journal | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         """Tell the broker through *acknowledge*; with a *journal*, as soon as that has the outcome."""
         self._acknowledge = acknowledge
         self._reporter = reporter
         self._clock = clock
         self._journal = journal
+        self._listeners = listeners
 
     def settle(self, inbound: Inbound, outcome: Outcome) -> None:
         """End a delivery in *outcome*: published, stored or duplicate."""
-        delivery = inbound.delivery
+        delivery, reason = inbound.delivery, inbound.stored_because
         seconds = self._clock.monotonic() - delivery.received_at
-        self._reporter.settled(outcome, seconds, None, inbound.stored_because)
+        self._reporter.settled(outcome, seconds, None, reason)
+        if self._listeners and is_followed(delivery.properties):
+            self._tell(Settled(delivery, inbound.identity, outcome, reason))
         if self._journal is None:
             self._acknowledge(delivery)
         else:
-            self._journal.note(delivery, inbound.identity, outcome, reason=inbound.stored_because, code=None)
+            self._journal.note(delivery, inbound.identity, outcome, reason=reason)
 
-    def settle_failed(self, delivery: Delivery, outcome: Outcome, failure: Failure, identity: Identity) -> None:
-        """End *delivery* in *outcome*, retry, waiting or dead, after its copy was confirmed."""
+    def settle_failed(
+        self, delivery: Delivery, outcome: Outcome, failure: Failure, identity: Identity, copy: Outgoing
+    ) -> None:
+        """End *delivery* in *outcome*, retry, waiting or dead, after its *copy* was confirmed."""
         self._reporter.settled(outcome, self._clock.monotonic() - delivery.received_at, failure.code)
         if outcome is not Outcome.WAITING:  # an outage is one line, however many messages wait for its end
             self._reporter.letter(failure, identity, attempt_of(delivery), retry=outcome is Outcome.RETRY)
+        letter_id = id_of_ours(copy.body, copy.headers or {}) if outcome is Outcome.DEAD else None
+        if self._listeners and is_followed(delivery.properties):
+            self._tell(Settled(delivery, identity, outcome, None, failure, letter_id))
         if self._journal is None:
             self._acknowledge(delivery)
         else:
-            self._journal.note(delivery, identity, outcome, reason=None, code=failure.code.value)
+            self._journal.note(delivery, identity, outcome, code=failure.code.value, letter_id=letter_id)
 
     def handed_back(self, delivery: Delivery) -> None:
         """Count a delivery that went back to the broker unsettled."""
@@ -57,3 +98,10 @@ class Settlement:
         """Acknowledge what only waits for its journal entry: the session ends, and its effect is proven."""
         if self._journal is not None:
             self._journal.release_all()
+
+    def _tell(self, settled: Settled) -> None:
+        for listener in self._listeners:
+            try:
+                listener.settled(settled)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a listener, the work goes on
+                self._reporter.warn("listener_failed", listener=type(listener).__name__, reason=type(error).__name__)

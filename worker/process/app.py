@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from worker.flow.tasks import Crash
+    from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
     from worker.rabbit.connection import Connection
     from worker.settings import Settings
@@ -129,7 +130,7 @@ class App:
             consumers[delivery.queue].settle(delivery)
 
         journal = self._journal(publishing, acknowledge) if settings.journal else None
-        settlement = Settlement(acknowledge, self.reporter, self.clock, journal)
+        settlement = Settlement(acknowledge, self.reporter, self.clock, journal, self._listeners())
         reading = Reading(
             Senders(settings.sender_users, self.trusted_users),
             max_message_bytes=settings.max_message_bytes,
@@ -160,6 +161,10 @@ class App:
             clock=self.clock,
             crash=crash,
         )
+
+    def _listeners(self) -> list[Listener]:
+        """Return who is told the outcome of deliveries that somebody follows; each notes it and returns at once."""
+        return []
 
     def _copies(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Copies:
         return Copies(

@@ -23,7 +23,10 @@ _TEXTS = (
     contract.CONVERSATION_ID,
 )
 _TRACE = (contract.TRACESTATE, contract.TRACEPARENT)
-_LEAST = (contract.CODE, contract.CLASS, contract.STAGE, contract.ATTEMPT, contract.FAILED_AT, contract.PUBLISH)
+_LEAST = (
+    *(contract.CODE, contract.CLASS, contract.STAGE, contract.ATTEMPT, contract.FAILED_AT, contract.PUBLISH),
+    *(contract.REPLAY_OF, contract.REPLAY_JOB, contract.REPLY_TO, contract.RECEIPTS),
+)
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
