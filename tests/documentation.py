@@ -24,6 +24,7 @@ SCHEMAS = ROOT / "schemas" / "README.md"
 DEPLOY = ROOT / "deploy" / "README.md"
 PAGES = (
     *(README, SCHEMAS, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *sorted((ROOT / "deploy").glob("*/README.md")),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )
 """Every page that people read."""

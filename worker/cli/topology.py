@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, print_json, print_table
 from worker.cli.services import command_settings, open_broker
@@ -41,6 +42,14 @@ def add_to(app: typer.Typer) -> None:
         "cim-worker topology check --json | jq '.findings[] | select(.problem)'",
         environment=_WITH_MANAGEMENT,
     )
+    add_command(
+        group,
+        "export",
+        export,
+        "cim-worker topology export > definitions.json",
+        "cim-worker topology export --broker-version 3.13 --vhost cim",
+        environment=("CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT", "CIM_JOURNAL_MAX_BYTES", "CIM_JOURNAL_MAX_DAYS"),
+    )
     app.add_typer(group, name="topology")
 
 
@@ -59,6 +68,30 @@ def check(as_json: _Json = False) -> None:
     seen with CIM_RABBITMQ_MANAGEMENT_URL; without it they are not checked.
     """
     _report(asyncio.run(_examine(command_settings(), create=False)), as_json=as_json)
+
+
+def export(
+    broker_version: Annotated[
+        str,
+        typer.Option(help="RabbitMQ that will import it, such as 3.13: from 4.0 on dead letters need a limit of -1."),
+    ] = "4.0",
+    vhost: Annotated[str, typer.Option(help="Virtual host to put it into.")] = "cim",
+) -> None:
+    """Print the topology as a definitions file for RabbitMQ (`rabbitmqctl import_definitions`, `load_definitions`).
+
+    Needs no broker. It has no users: deploy/rabbitmq/users.py makes those.
+    """
+    from worker.process.preflight import wanted_topology as wanted
+    from worker.rabbit.definitions import definitions
+
+    print_json(definitions(wanted(command_settings(), _version(broker_version)), vhost))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.split(".")
+    if not all(part.isdecimal() for part in parts):
+        raise CommandError(ExitCode.CONFIGURATION, f"{text!r} is no version; write it as 3.13 or 4.0.5")
+    return tuple(map(int, parts))
 
 
 def wanted_topology(settings: Settings, connection: Connection) -> Topology:
