@@ -61,11 +61,24 @@ def lifecycle_events() -> st.SearchStrategy[bytes]:
     return _bodies(LIFECYCLE_EVENTS)
 
 
+def spoilings() -> st.SearchStrategy[Spoiling]:
+    """Ways to spoil a document at one place."""
+    return st.tuples(st.sampled_from(_OPERATIONS), st.integers(0, 400), _VALUES)
+
+
+def spoilt(example: bytes, spoilings: list[Spoiling]) -> bytes:
+    """Return the document *example* with each of *spoilings*, as compact JSON."""
+    document = json.loads(example)
+    for spoiling in spoilings:
+        _spoil(document, spoiling)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
 def _bodies(examples: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
     document = st.builds(
         _spoilt_document,
         among(examples),
-        st.lists(st.tuples(st.sampled_from(_OPERATIONS), st.integers(0, 400), _VALUES), max_size=4),
+        st.lists(spoilings(), max_size=4),
         st.booleans(),
     )
     damage = st.lists(

@@ -51,6 +51,8 @@ class Decoded(NamedTuple):
     document: dict[str, Any]
     respelled: bytes | None = None
     """The canonical content, if writing `document` would spell a number otherwise than it was sent."""
+    is_compact: bool = False
+    """Whether writing `document` gives the body again, byte for byte."""
 
     def content(self) -> bytes:
         """Return the canonical content. Call it before the document is changed."""
@@ -78,7 +80,7 @@ def decode(
         return Undecodable((too_large(max_bytes),))
     too_deep = body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth
     if not too_deep and (document := _compact(body)) is not None:
-        return Decoded(document)
+        return Decoded(document, is_compact=True)
     try:
         text = body.decode().removeprefix(_BYTE_ORDER_MARK)
         return _too_deep(max_depth) if too_deep else _decode_text(text, body)

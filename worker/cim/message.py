@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from worker import contract
-from worker.cim.canonical import derived_id, event_id, keyed_event_id
+from worker.cim.canonical import derived_id, event_id, keyed_event_id, write_canonical
 from worker.cim.decode import DEFAULT_MAX_BYTES, DEFAULT_MAX_DEPTH, Decoded, Undecodable, decode
 from worker.cim.encoding import unpack
 from worker.cim.ids import MAX_ID_BYTES, has_control_character, is_too_long
+from worker.cim.plain import is_plain
 from worker.cim.problems import find_problems, text_at
 from worker.cim.timestamps import moment
 from worker.codes import Code, Problem
@@ -54,6 +55,8 @@ class CimMessage(NamedTuple):
     """The message as sent, apart from the documented normalisations; the `data` of the event."""
     size: int
     """Bytes of its JSON as it was sent, unpacked."""
+    json: bytes | None = None
+    """The JSON of `wire`, when the message was sent just so."""
 
     @property
     def identity(self) -> Identity:
@@ -98,6 +101,8 @@ def parse(
     decoded = decode(body, max_bytes=max_bytes, max_depth=max_depth)
     if isinstance(decoded, Undecodable):
         return _reject_undecodable(decoded)
+    if decoded.is_compact and idempotency_key is None and is_plain(body, decoded.document):
+        return _accept_plain(decoded.document, body)
     problems = find_problems(decoded.document)
     if idempotency_key is not None:
         problems += _key_problems(idempotency_key)
@@ -113,6 +118,29 @@ def _key_problems(key: object) -> list[Problem]:
         expected = f"In the AMQP header {_KEY}: at most {MAX_ID_BYTES} bytes of UTF-8."
         return [Problem(Code.ID_TOO_LONG, "", expected)]
     return []
+
+
+def _accept_plain(document: dict[str, Any], body: bytes) -> CimMessage:
+    """As `_accept`, for a message that stays as it is."""
+    message_id, header = document["id"], document["header"]
+    sender, customer = header["sender"], header.get("customer")
+    sender_id = sender["id"]
+    return CimMessage(
+        message_id,
+        event_id(sender_id, message_id, write_canonical(document)),
+        sender,
+        sender_id,
+        sender.get("senderName") or None,
+        header.get("conversationId") or None,
+        header.get("channelSessionId") or None,
+        (customer.get("_id") or None) if customer else None,
+        header.get("roomId") or None,
+        document["body"]["type"],
+        header["timestamp"],
+        document,
+        len(body),
+        body,
+    )
 
 
 def _accept(decoded: Decoded, size: int, received_at: int, key: str) -> CimMessage:

@@ -79,27 +79,34 @@ class Activity(NamedTuple):
     def data(self) -> dict[str, Any]:
         """The message, with the customer the registry knows where it names none: agent desks read it unguarded."""
         wire = self.message.wire
-        if self.message.customer_id is not None or self.customer_id is None:
+        if not self._lacks_customer:
             return wire
         header = wire["header"]
         return {**wire, "header": {**header, "customer": {**(header.get("customer") or {}), "_id": self.customer_id}}}
 
     @property
+    def _lacks_customer(self) -> bool:
+        """Whether the registry knows the customer that the message does not name."""
+        return self.message.customer_id is None and self.customer_id is not None
+
+    @property
     def event(self) -> dict[str, Any]:
         """The CIM event envelope, recreated each time."""
         session, room = self.channel_session, self.room
-        return self._envelope(session.value if session else None, room.value if room else None)
+        return self._envelope(session.value if session else None, room.value if room else None, data=self.data)
 
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
-        session, room = self.channel_session, self.room
+        session, room, message = self.channel_session, self.room, self.message
         return orjson.dumps(
             self._envelope(
-                orjson.Fragment(session.json) if session else None, orjson.Fragment(room.json) if room else None
+                orjson.Fragment(session.json) if session else None,
+                orjson.Fragment(room.json) if room else None,
+                data=orjson.Fragment(message.json) if message.json and not self._lacks_customer else self.data,
             )
         )
 
-    def _envelope(self, channel_session: object, room_info: object) -> dict[str, Any]:
+    def _envelope(self, channel_session: object, room_info: object, *, data: object) -> dict[str, Any]:
         message = self.message
         return {
             "id": self.event_id,
@@ -109,7 +116,7 @@ class Activity(NamedTuple):
             "conversationId": self.conversation_id,
             "eventEmitter": message.sender,
             "channelSession": channel_session,
-            "data": self.data,
+            "data": data,
             "roomInfo": room_info,
         }
 

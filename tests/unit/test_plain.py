@@ -1,0 +1,107 @@
+"""The quick check says yes only where the full one finds nothing and changes nothing: what comes out is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import ValidationError
+from pydantic import field_validator
+
+from tests.fuzz import shapes
+from tests.support.examples import NAMES, RECEIVED_AT, accepted, document
+from worker.cim import CimMessage, Rejected, message, parse
+from worker.cim.bodies import BODY_MODELS
+from worker.cim.models import Body
+from worker.cim.plain import _check, is_plain
+from worker.conversations.conversation import ChannelSession, Conversation, Room
+from worker.pipeline.translate import translate
+
+CONVERSATION = Conversation(
+    "c", "ACTIVE", "customer", Room.of({"id": "r"}), (ChannelSession.of({"id": "s", "state": {"name": "STARTED"}}),), 1
+)
+PLAIN = [accepted(document(name)).wire for name in NAMES]
+"""Every example, as it is after normalising."""
+
+
+def judge(body: bytes) -> CimMessage | Rejected:
+    return parse(body, received_at=RECEIVED_AT)
+
+
+def judge_fully(body: bytes) -> CimMessage | Rejected:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(message, "is_plain", lambda *_: False)
+        return judge(body)
+
+
+def outcome(judged: CimMessage | Rejected) -> tuple[Any, ...]:
+    if isinstance(judged, Rejected):
+        return (judged,)
+    events = [translate(judged, known, now=1).event_bytes() for known in (None, CONVERSATION)]
+    return (judged._replace(json=None), *events)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_normalised_example_is_plain_and_gives_the_same_bytes(name: str) -> None:
+    body = orjson.dumps(accepted(document(name)).wire)
+    assert is_plain(body, orjson.loads(body))
+    assert outcome(judge(body)) == outcome(judge_fully(body))
+
+
+@given(st.sampled_from(PLAIN), st.lists(shapes.spoilings(), min_size=1, max_size=2))
+@settings(max_examples=1500, deadline=None)
+def test_whatever_is_changed_in_it_both_ways_give_the_same(plain: dict[str, Any], spoilings: list[Any]) -> None:
+    body = shapes.spoilt(orjson.dumps(plain), spoilings)
+    assert outcome(judge(body)) == outcome(judge_fully(body))
+
+
+@pytest.mark.parametrize("body_type", [*BODY_MODELS, "MADE_UP"])
+def test_every_body_type_has_a_quick_check(body_type: str) -> None:
+    bodies = [plain["body"] for plain in PLAIN if plain["body"]["type"] == body_type]
+    whole = {**PLAIN[0], "body": bodies[0] if bodies else {"type": body_type}}
+    body = orjson.dumps(whole)
+    assert is_plain(body, whole) is not isinstance(judge_fully(body), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("header/timestamp", 1_760_000_000),
+        ("header/timestamp", "1760000000123"),
+        ("header/timestamp", None),
+        ("header/channelData", None),
+        ("header/channelData/additionalAttributes", None),
+        ("header/channelData/additionalAttributes", [{"key": "k", "value": 1}]),
+        ("id", ""),
+        ("id", "line\nend"),
+        ("header/conversationId", " "),
+        ("header/roomId", "r" * 300),
+        ("body/type", "\x0b"),
+    ],
+)
+def test_what_has_to_be_normalised_or_looked_at_is_not_plain(path: str, value: Any) -> None:
+    whole = orjson.loads(orjson.dumps(PLAIN[0]))
+    *parents, last = path.split("/")
+    place = whole
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    assert not is_plain(orjson.dumps(whole), whole)
+
+
+def test_a_model_with_validators_of_its_own_has_no_quick_check() -> None:
+    class Own(Body):
+        number: int | None = None
+
+        @field_validator("number")
+        @classmethod
+        def _even(cls, value: int | None) -> int | None:
+            return value
+
+    body = orjson.dumps(PLAIN[0])
+    _check(Body)(body)
+    with pytest.raises(ValidationError):
+        _check(Own)(body)
