@@ -279,7 +279,11 @@ class WarningCode(StrEnum):
 
     MISSPELT_FIELD = "misspelt_field"
     MISSPELT_BODY_TYPE = "misspelt_body_type"
+    LOWER_CASE_TYPE = "lower_case_type"
     IMPLAUSIBLE_TIME = "implausible_time"
+    TIME_IN_SECONDS = "time_in_seconds"
+    BLANKS_AROUND_ID = "blanks_around_id"
+    PERSONAL_DATA = "personal_data"
     INEXACT_NUMBER = "inexact_number"
 
     @property
@@ -291,6 +295,10 @@ class WarningCode(StrEnum):
 _WARNINGS = {
     WarningCode.MISSPELT_FIELD: "A field is named nearly like a known one, such as `conversation_id`, and is not read.",
     WarningCode.MISSPELT_BODY_TYPE: "The body type is nearly a known one; as it stands its fields are not checked.",
+    WarningCode.LOWER_CASE_TYPE: "A type of body or sender is in lower case; types are compared letter by letter.",
+    WarningCode.TIME_IN_SECONDS: "A time is in seconds; CIM counts milliseconds, only header.timestamp is converted.",
+    WarningCode.BLANKS_AROUND_ID: "An id begins or ends with a blank, which makes it another id.",
+    WarningCode.PERSONAL_DATA: "An id that is written to logs looks like an e-mail address or a phone number.",
     WarningCode.IMPLAUSIBLE_TIME: "header.timestamp lies before the year 2000 or more than a day in the future.",
     WarningCode.INEXACT_NUMBER: "A number has more digits than a double holds, so readers get another one.",
 }

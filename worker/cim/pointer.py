@@ -18,12 +18,13 @@ def pointer(path: Sequence[str | int]) -> str:
     """
     text = ""
     for part in path:
-        longer = f"{text}/{_escape(str(part))}"
+        longer = f"{text}/{escape(str(part))}"
         if len(longer) > MAX_POINTER:
             break
         text = longer
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _escape(part: str) -> str:
+def escape(part: str) -> str:
+    """Return *part* as it stands in a pointer."""
     return part.replace("~", "~0").replace("/", "~1")

@@ -8,20 +8,19 @@ from decimal import Decimal
 from difflib import get_close_matches
 from itertools import islice
 from json import JSONDecoder
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.decode import Undecodable, decode
-from worker.cim.models import Body, ChannelData, Customer, Header, Message, Sender
+from worker.cim.models import Body, CimModel, Customer, Message
 from worker.cim.pointer import pointer
-from worker.cim.problems import text_at
-from worker.cim.timestamps import to_epoch_ms
+from worker.cim.problems import NAME_IDS, PLACE_IDS, text_at
+from worker.cim.spelling import is_slip_of
+from worker.cim.timestamps import SECONDS_BELOW, to_epoch_ms
 from worker.codes import WarningCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pydantic import BaseModel
 
 _Path = tuple[str | int, ...]
 
@@ -29,9 +28,19 @@ MAX_WARNINGS: Final = 20
 EARLIEST_MS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z in epoch milliseconds: no activity of this platform is older."""
 LATEST_AHEAD_MS: Final = 24 * 3600 * 1000
+LOGGED_IDS: Final[tuple[_Path, ...]] = (*NAME_IDS, ("header", "conversationId"))
+"""The fields of a message that the workers write to their logs and into the headers of a dead letter."""
+_TIMES: Final = frozenset({"timestamp", "startTime", "endTime", "receivingDate"})
+"""Fields of bodies that hold a time; as a number it is milliseconds, as a string whatever its source makes of it."""
+_TYPES: Final[tuple[_Path, ...]] = (("header", "sender", "type"), ("body", "type"))
 _CLOSE: Final = 0.88
 _EXACT_INTEGER: Final = 2**53
+_ITEMS_LOOKED_AT: Final = 20
 _SEPARATORS = re.compile(r"[^0-9a-z]")
+_EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
+_PHONE = re.compile(r"(?:tel:)?(?:\+|00)\d[\d ()./-]{6,18}\d")
+_OPAQUE = re.compile(r"[0-9a-fA-F-]{12,}@")
+"""How the id of a SIP call begins, which looks like an e-mail address otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class CimWarning:
     """JSON pointer (RFC 6901) to the field."""
     expected: str
     """What was probably meant, in one sentence."""
+    did_you_mean: str | None = None
+    """The known name or value that comes closest."""
 
 
 def find_warnings(body: bytes, *, received_at: int, max_bytes: int) -> list[CimWarning]:
@@ -54,48 +65,139 @@ def find_warnings(body: bytes, *, received_at: int, max_bytes: int) -> list[CimW
     document = decoded.remains if isinstance(decoded, Undecodable) else decoded.document
     if document is None:
         return []
-    found = [*_misspelt_fields(document), *_misspelt_body_type(document), *_implausible_time(document, received_at)]
+    found = list(islice(_of_document(document, received_at), MAX_WARNINGS))
     if not isinstance(decoded, Undecodable):
         found += islice(_inexact_numbers(_SPELLED.decode(body.decode().removeprefix("\ufeff"))), MAX_WARNINGS)
     return found[:MAX_WARNINGS]
 
 
-def _misspelt_fields(document: dict[str, Any]) -> Iterator[CimWarning]:
-    body_type = text_at(document, ("body", "type"))
-    places: tuple[tuple[_Path, type[BaseModel]], ...] = (
-        ((), Message),
-        (("header",), Header),
-        (("header", "sender"), Sender),
-        (("header", "channelData"), ChannelData),
-        (("header", "customer"), Customer),
-        (("body",), BODY_MODELS.get(body_type or "", Body)),
-    )
-    for path, model in places:
-        members = _object_at(document, path)
-        known = {_plain(name): name for name in _wire_names(model)}
-        for name in members:
-            meant = known.get(_plain(name))
-            if meant is not None and meant not in members:
-                expected = f"{meant}: a field of another name is not read."
-                yield CimWarning(WarningCode.MISSPELT_FIELD, pointer((*path, name)), expected)
+def _of_document(document: dict[str, Any], received_at: int) -> Iterator[CimWarning]:
+    for path, members, model in _modelled(document):
+        yield from _misspelt_fields(path, members, model)
+    yield from _misspelt_body_type(document)
+    yield from _lower_case_types(document)
+    yield from _doubtful_time(document, received_at)
+    for path, members, model in _modelled(document):
+        if path[:1] == ("body",):
+            yield from _seconds(path, members, model, received_at)
+    yield from _doubtful_ids(document)
+
+
+def _modelled(document: dict[str, Any]) -> Iterator[tuple[_Path, dict[str, Any], type[CimModel]]]:
+    """Yield every object of *document* that has a model: its path, its members and the model."""
+    yield from _inside((), document, Message)
+    body = document.get("body")
+    if isinstance(body, dict):
+        yield from _inside(("body",), body, BODY_MODELS.get(text_at(body, ("type",)) or "", Body))
+
+
+def _inside(path: _Path, value: Any, model: type[CimModel]) -> Iterator[tuple[_Path, dict[str, Any], type[CimModel]]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value[:_ITEMS_LOOKED_AT]):
+            yield from _inside((*path, index), item, model)
+    if not isinstance(value, dict):
+        return
+    yield path, value, model
+    for name, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner is not None and (path or name != "body"):
+            yield from _inside((*path, field.alias or name), value.get(field.alias or name), inner)
+
+
+def _model_in(annotation: Any) -> type[CimModel] | None:
+    """Return the model that a field holds, alone or in an array, if it holds one."""
+    if isinstance(annotation, type) and issubclass(annotation, CimModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)
+
+
+def _misspelt_fields(path: _Path, members: dict[str, Any], model: type[CimModel]) -> Iterator[CimWarning]:
+    known = {_plain(name): name for name in _wire_names(model)}
+    # A customer is a free profile: there a name that is only close is somebody's own.
+    nearly = {} if issubclass(model, Customer) else known
+    for name in members:
+        plain = _plain(name)
+        meant = known.get(plain) or next((real for key, real in nearly.items() if is_slip_of(plain, key)), None)
+        if meant is not None and meant not in members and name not in known.values():
+            expected = f"Did you mean {meant}? A field of another name is not read."
+            yield CimWarning(WarningCode.MISSPELT_FIELD, pointer((*path, name)), expected, meant)
 
 
 def _misspelt_body_type(document: dict[str, Any]) -> Iterator[CimWarning]:
-    body_type = text_at(document, ("body", "type"))
+    meant = _known_type_like(text_at(document, ("body", "type")))
+    if meant is not None:
+        expected = f"Did you mean {meant}? Any other type is open, and its fields are not checked."
+        yield CimWarning(WarningCode.MISSPELT_BODY_TYPE, "/body/type", expected, meant)
+
+
+def _known_type_like(body_type: str | None) -> str | None:
     if body_type is None or body_type in BODY_MODELS:
-        return
+        return None
     plain = {_plain(name): name for name in BODY_MODELS}
     (close, *_) = get_close_matches(_plain(body_type), plain, n=1, cutoff=_CLOSE) or (None,)
-    if close is not None:
-        expected = f"{plain[close]}, probably; any other type is open and its fields are not checked."
-        yield CimWarning(WarningCode.MISSPELT_BODY_TYPE, "/body/type", expected)
+    return plain[close] if close is not None else None
 
 
-def _implausible_time(document: dict[str, Any], received_at: int) -> Iterator[CimWarning]:
-    moment = to_epoch_ms(_object_at(document, ("header",)).get("timestamp"))
-    if moment is not None and not EARLIEST_MS <= moment <= received_at + LATEST_AHEAD_MS:
+def _lower_case_types(document: dict[str, Any]) -> Iterator[CimWarning]:
+    for path in _TYPES:
+        value = text_at(document, path)
+        if value is None or not value.islower() or (path[0] == "body" and _known_type_like(value) is not None):
+            continue
+        meant = value.upper() if value.upper() in _SENDER_TYPES else None
+        expected = f"Did you mean {meant or 'the same in capital letters'}? Types are compared letter by letter."
+        yield CimWarning(WarningCode.LOWER_CASE_TYPE, pointer(path), expected, meant)
+
+
+_SENDER_TYPES: Final = frozenset({"AGENT", "APP", "BOT", "CONNECTOR", "CUSTOMER", "IVR", "SYSTEM"})
+
+
+def _doubtful_time(document: dict[str, Any], received_at: int) -> Iterator[CimWarning]:
+    header = document.get("header")
+    value = header.get("timestamp") if isinstance(header, dict) else None
+    moment = to_epoch_ms(value)
+    if moment is None:
+        return
+    if not EARLIEST_MS <= moment <= received_at + LATEST_AHEAD_MS:
         expected = "The time at which it happened: after the year 1999, and not in the future."
         yield CimWarning(WarningCode.IMPLAUSIBLE_TIME, "/header/timestamp", expected)
+    elif _is_seconds(value):
+        expected = "Milliseconds: a number this small is taken for seconds, and the event carries it times 1000."
+        yield CimWarning(WarningCode.TIME_IN_SECONDS, "/header/timestamp", expected)
+
+
+def _seconds(path: _Path, members: dict[str, Any], model: type[CimModel], received_at: int) -> Iterator[CimWarning]:
+    for name in _TIMES.intersection(_wire_names(model)):
+        value = members.get(name)
+        moment = to_epoch_ms(value) if not isinstance(value, str) and _is_seconds(value) else None
+        if moment is not None and EARLIEST_MS <= moment <= received_at + LATEST_AHEAD_MS:
+            expected = "Milliseconds, as everywhere in CIM: in a body nobody converts it, and it reads as 1970."
+            yield CimWarning(WarningCode.TIME_IN_SECONDS, pointer((*path, name)), expected)
+
+
+def _is_seconds(value: object) -> bool:
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        return len(value) < len(str(SECONDS_BELOW))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < SECONDS_BELOW
+
+
+def _doubtful_ids(document: dict[str, Any]) -> Iterator[CimWarning]:
+    for path in (*NAME_IDS, *PLACE_IDS):
+        value = text_at(document, path)
+        if value is not None and value != value.strip():
+            expected = "No blanks around an id: with them it is another id."
+            yield CimWarning(WarningCode.BLANKS_AROUND_ID, pointer(path), expected)
+    for path in LOGGED_IDS:
+        kind = _personal_data_in(text_at(document, path) or "")
+        if kind is not None:
+            expected = f"An id that says nothing about a person: this looks like {kind}, and ids are written to logs."
+            yield CimWarning(WarningCode.PERSONAL_DATA, pointer(path), expected)
+
+
+def _personal_data_in(value: str) -> str | None:
+    text = value.strip()
+    if _EMAIL.fullmatch(text) and not _OPAQUE.match(text):
+        return "an e-mail address"
+    return "a phone number" if _PHONE.fullmatch(text) else None
 
 
 def _inexact_numbers(value: Any, path: _Path = ()) -> Iterator[CimWarning]:
@@ -126,16 +228,7 @@ def _fraction(digits: str) -> _Inexact | None:
 _SPELLED = JSONDecoder(parse_int=_integer, parse_float=_fraction)
 
 
-def _object_at(document: dict[str, Any], path: _Path) -> dict[str, Any]:
-    value: Any = document
-    for part in path:
-        value = value.get(part)
-        if not isinstance(value, dict):
-            return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _wire_names(model: type[BaseModel]) -> list[str]:
+def _wire_names(model: type[CimModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

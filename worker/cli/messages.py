@@ -1,4 +1,4 @@
-"""Reads messages from files and standard input: one message, a JSON array of messages, or JSON lines.
+"""Reads messages from files and standard input: one message, a JSON array, JSON lines, or JSON texts in a row.
 
 Every message keeps the bytes it has in the file, so that it is judged exactly as a worker would judge it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,14 +16,20 @@ from typing import TYPE_CHECKING
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
+from worker.cli.output import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
 STANDARD_INPUT = "-"
-_OPENING, _CLOSING = b"[{", b"]}"
-_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_OPENING, _CLOSING, _COMMA = b"[{", b"]}", b","
 _WHITESPACE = b" \t\r\n"
+_RECORD_SEPARATOR = b"\x1e"
+"""Of RFC 7464: stands before each JSON text in a row."""
+_SEPARATORS = _WHITESPACE + _RECORD_SEPARATOR
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]|[ \t\r\n]++|[^"\[\]{}, \t\r\n]++', re.DOTALL)
+_Span = tuple[int, int, int]
+"""Index, first byte, and the byte behind the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,42 +38,126 @@ class FileMessage:
 
     file: str
     index: int
-    """Its position in an array, or its line number, from 1; a file's only message is 1."""
+    """Its position in an array or among JSON texts in a row, or its line number, from 1; a file's only message is 1."""
+    body: bytes
+    line: int = 1
+    """Of the file, on which it begins, from 1."""
+    column: int = 1
+    """Where on that line it begins, in characters, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A message in the content of a file."""
+
+    index: int
+    """As in `FileMessage`."""
+    offset: int
+    """Bytes before it."""
     body: bytes
 
 
-def read_messages(files: Iterable[str], purpose: str) -> list[FileMessage]:
+def read_messages(files: Sequence[str], purpose: str) -> list[FileMessage]:
     """Return the messages of all *files*; `-` is standard input.
 
     Raises `CommandError` when one cannot be read, or when there is no message in any: nothing to *purpose*.
     """
-    messages = [FileMessage(file, index, body) for file in files for index, body in split_messages(_read(file))]
+    with progress() as bar:
+        messages = [
+            message
+            for file in bar.track(files, description="reading", total=len(files))
+            for message in _messages(file, _read(file))
+        ]
     if not messages:
-        text = f"nothing to {purpose}: the input is empty; give one message, a JSON array of messages, or JSON lines"
+        text = (
+            f"nothing to {purpose}: the input is empty; give one message, a JSON array of messages, JSON lines, "
+            "or JSON texts in a row"
+        )
         raise CommandError(ExitCode.CONFIGURATION, text)
     return messages
 
 
 def split_messages(content: bytes) -> list[tuple[int, bytes]]:
-    """Return index and bytes of each message in *content*; none when it is blank or an empty array.
+    """Return index and bytes of each message in *content*, as `parts` finds them."""
+    return [(part.index, part.body) for part in parts(content)]
 
-    An array is split into its elements. What is no JSON as a whole, but has a line that is a JSON object, is taken
-    for JSON lines. Everything else is one message, even when it is no JSON. A byte order mark is dropped.
+
+def parts(content: bytes) -> list[Part]:
+    """Return each message in *content*; none when it is blank or an empty array.
+
+    An array is split into its elements. JSON texts in a row, with or without white space or record separators between
+    them, are taken apart; where each has a line of its own they are JSON lines. What is none of that, but has a line
+    that is a JSON object, is taken for JSON lines with bad ones among them. Everything else is one message, even when
+    it is no JSON. A byte order mark is dropped.
     """
-    content = content.removeprefix(codecs.BOM_UTF8)
+    mark = len(content) - len(content.removeprefix(codecs.BOM_UTF8))
+    content = content[mark:]
     if not content.strip(_WHITESPACE):
         return []
-    if content.lstrip(_WHITESPACE).startswith(b"["):
-        return _split_array(content)
-    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    if len(lines) > 1 and not _is_json(content) and any(_is_json_object(line) for _, line in lines):
+    is_array = content.lstrip(_WHITESPACE).startswith(b"[")
+    found = _split_array(content) if is_array else _split_row(content)
+    return [Part(index, mark + start, content[start:end]) for index, start, end in found]
+
+
+def _messages(file: str, content: bytes) -> Iterator[FileMessage]:
+    line, line_start, seen = 1, 0, 0
+    for part in parts(content):
+        offset = part.offset
+        line += content.count(b"\n", seen, offset)
+        line_start = content.rfind(b"\n", 0, offset) + 1
+        before = content[line_start:offset].removeprefix(codecs.BOM_UTF8)
+        seen = offset
+        yield FileMessage(file, part.index, part.body, line, len(before.decode("utf-8", "replace")) + 1)
+
+
+def _split_array(content: bytes) -> list[_Span]:
+    elements = [(index, *span) for index, span in enumerate(_elements(content), 1)]
+    return elements or ([] if _is_json(content) else [(1, 0, len(content))])
+
+
+def _split_row(content: bytes) -> list[_Span]:
+    lines = [(number, *span) for number, span in enumerate(_lines(content), 1) if content[slice(*span)].strip()]
+    texts = _texts(content)
+    if texts is None:
+        are_lines = len(lines) > 1 and any(
+            content.startswith(b"{", start) and _is_json_object(content[start:end]) for _, start, end in lines
+        )
+        return lines if are_lines else [(1, 0, len(content))]
+    if len(texts) == 1 and _RECORD_SEPARATOR not in content:
+        return [(1, 0, len(content))]
+    if (
+        _RECORD_SEPARATOR not in content
+        and len(texts) == len(lines)
+        and all(start <= first and behind <= end for (_, start, end), (first, behind) in zip(lines, texts, strict=True))
+    ):
         return lines
-    return [(1, content)]
+    return [(index, *span) for index, span in enumerate(texts, 1)]
 
 
-def _split_array(content: bytes) -> list[tuple[int, bytes]]:
-    elements = list(enumerate(_elements(content), 1))
-    return elements or ([] if _is_json(content) else [(1, content)])
+def _texts(content: bytes) -> list[tuple[int, int]] | None:
+    """Return where each of several JSON objects in a row begins and ends, or None when it is not that."""
+    texts: list[tuple[int, int]] = []
+    depth = start = 0
+    for token in _TOKENS.finditer(content):
+        first = token[0][:1]
+        if depth == 0 and first != b"{" and token[0].strip(_SEPARATORS):
+            return None
+        if first in _OPENING:
+            start = start if depth else token.start()
+            depth += 1
+        elif first in _CLOSING:
+            depth -= 1
+            if depth == 0:
+                texts.append((start, token.end()))
+    return texts if texts and depth == 0 else None
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each line begins and ends, its line end not counted."""
+    start = 0
+    for line in content.splitlines(keepends=True):
+        yield start, start + len(line.rstrip(b"\r\n"))
+        start += len(line)
 
 
 def _read(file: str) -> bytes:
@@ -77,8 +168,8 @@ def _read(file: str) -> bytes:
         raise CommandError(ExitCode.CONFIGURATION, text) from None
 
 
-def _elements(content: bytes) -> Iterator[bytes]:
-    """Yield the elements of a JSON array as they are written; nothing when the brackets do not match up.
+def _elements(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the elements of a JSON array begin and end; nothing when the brackets do not match up.
 
     Counts brackets outside of strings and judges nothing else: that is left to the validation of each element.
     """
@@ -86,16 +177,18 @@ def _elements(content: bytes) -> Iterator[bytes]:
     if commas is None:
         return
     for start, end in pairwise(commas):
-        element = content[start + 1 : end].strip(_WHITESPACE)
-        if element:
-            yield element
+        element = content[start + 1 : end]
+        if element.strip(_WHITESPACE):
+            begin = start + 1 + len(element) - len(element.lstrip(_WHITESPACE))
+            yield begin, begin + len(element.strip(_WHITESPACE))
 
 
 def _element_ends(content: bytes) -> list[int] | None:
     """Return the offsets of the opening bracket, of every comma between elements and of the closing bracket."""
     ends: list[int] = []
     depth = 0
-    for offset, byte in _outside_strings(content):
+    for token in _TOKENS.finditer(content):
+        offset, byte = token.start(), token[0][:1]
         if byte in _OPENING:
             depth += 1
             if depth == 1:
@@ -107,19 +200,6 @@ def _element_ends(content: bytes) -> list[int] | None:
         elif byte == _COMMA and depth == 1:
             ends.append(offset)
     return None
-
-
-def _outside_strings(content: bytes) -> Iterator[tuple[int, int]]:
-    in_string = escaped = False
-    for offset, byte in enumerate(content):
-        if not in_string:
-            in_string = byte == _QUOTE
-            yield offset, byte
-        elif escaped:
-            escaped = False
-        else:
-            escaped = byte == _BACKSLASH
-            in_string = byte != _QUOTE
 
 
 def _is_json(content: bytes) -> bool:

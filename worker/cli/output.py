@@ -70,7 +70,7 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     if not sys.stdout.isatty():
         for row in ([[name] for name in columns], *lines):
             sys.stdout.write("\t".join(", ".join(cell) for cell in row) + "\n")
-    elif _narrowest(columns, lines) > _terminal_width():
+    elif _narrowest(columns, lines) > terminal_width():
         _print_stacked(columns, lines)
     else:
         _print_bordered(title, columns, lines)
@@ -84,6 +84,18 @@ def progress() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def shows_on_terminal() -> bool:
+    """Tell whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def terminal_width() -> int:
+    """Return how many characters fit into a line of standard output."""
+    from rich.console import Console
+
+    return Console().width
 
 
 def _lines(cell: object) -> list[str]:
@@ -101,12 +113,6 @@ def _longest_words(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) 
 
     texts = [[name, *(line for row in rows for line in row[place])] for place, name in enumerate(columns)]
     return [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
-
-
-def _terminal_width() -> int:
-    from rich.console import Console
-
-    return Console().width
 
 
 def _print_stacked(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from worker.cli.exit_codes import ExitCode
-from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress
+from worker.cli.findings import Format, as_document, print_github, print_text, rows
+from worker.cli.messages import read_messages
+from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress, shows_on_terminal
 from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.cim import CimMessage, Rejected
     from worker.cim.warnings import CimWarning
-    from worker.codes import Problem
+    from worker.cli.messages import FileMessage
+    from worker.cli.routes import Route
 
 _VALID_ROWS_SHOWN = 20
+_COLUMNS = ("file", "index", "result", "code", "pointer", "expected", "found", "line", "column")
 
 
 class Judged(NamedTuple):
@@ -44,27 +48,42 @@ def add_to(app: typer.Typer) -> None:
         validate,
         "cim-worker validate recording.json",
         "cim-worker validate --strict exports/*.jsonl --json",
+        "cim-worker validate --route recording.json      where would it go now? needs the store",
         "generate-messages | cim-worker validate -",
-        environment=("CIM_MAX_MESSAGE_BYTES",),
+        environment=("CIM_MAX_MESSAGE_BYTES", "CIM_MONGODB_URI (--route)"),
     )
 
 
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, or - for standard input.")],
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    route: Annotated[
+        bool, typer.Option("--route", help="Say where each valid message would go now; asks the registry in the store.")
+    ] = False,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="On a terminal text, with a caret; in a pipe table; else json or github."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Report for each message whether the workers would accept it, and otherwise what is wrong with it.
+    """Report for each message whether the workers would accept it, and otherwise what is wrong with it, and where.
 
-    A file holds one message, a JSON array of messages, or JSON lines. Needs neither broker nor store.
-    Warnings name what is probably a mistake, such as conversation_id for conversationId, and reject nothing.
-    Exit code 6 when any message is rejected.
+    A file holds one message, a JSON array of messages, JSON lines, or JSON texts in a row. Needs neither broker nor
+    store, unless --route is given. Values of a message are never printed, only names of fields, types and shapes.
+    Warnings name what is probably a mistake, such as conversation_id for conversationId, and reject nothing unless
+    --strict is given.
+
+    Exit code 0: all valid. 6: a message is rejected. 2: a file cannot be read, or holds no message. 4: --route, and the
+    store does not answer.
     """
-    judged = judge(read_messages(files, "validate"), command_settings().max_message_bytes)
-    if as_json:
-        print_json(as_document(judged, strict=strict))
-    else:
-        print_judged(judged, strict=strict)
+    settings = command_settings()
+    judged = judge(read_messages(files, "validate"), settings.max_message_bytes)
+    routes: Mapping[int, Route] = {}
+    if route:
+        from worker.cli.routes import find_routes
+
+        routes = asyncio.run(find_routes(settings, [one.verdict for one in judged]))
+    _print(judged, routes, _format(form, as_json=as_json), strict=strict)
     if rejected(judged, strict=strict):
         raise typer.Exit(ExitCode.REJECTED)
 
@@ -82,27 +101,43 @@ def rejected(judged: Sequence[Judged], *, strict: bool = False) -> list[Judged]:
 
 
 def print_judged(judged: Sequence[Judged], *, strict: bool = False) -> None:
-    """Print a row for every problem and warning, one for every other message unless there are many, and the counts."""
-    bad = len(rejected(judged, strict=strict))
+    """Print every problem and warning, every other message unless there are many, and the counts."""
+    _print(judged, {}, _format(None, as_json=False), strict=strict)
+
+
+def _format(form: Format | None, *, as_json: bool) -> Format:
+    if as_json:
+        return Format.JSON
+    return form or (Format.TEXT if shows_on_terminal() else Format.TABLE)
+
+
+def _print(judged: Sequence[Judged], routes: Mapping[int, Route], form: Format, *, strict: bool) -> None:
+    if form is Format.JSON:
+        print_json(as_document(judged, routes, strict=strict))
+        return
     found = [one for one in judged if one.is_rejected(strict=True)]
     shown = judged if len(judged) - len(found) <= _VALID_ROWS_SHOWN else found
-    rows = [row for one in shown for row in _rows(one)]
-    if rows:
-        print_table(None, ("file", "index", "result", "code", "pointer", "expected"), rows)
+    if form is Format.TEXT:
+        print_text(shown)
+    elif form is Format.GITHUB:
+        print_github(found, strict=strict)
+    elif shown:
+        print_table(None, _COLUMNS, [row for one in shown for row in rows(one)])
+    if routes:
+        _print_routes(judged, routes)
+    print_line(_summary(judged, strict=strict))
+
+
+def _print_routes(judged: Sequence[Judged], routes: Mapping[int, Route]) -> None:
+    lines = [(judged[place].message.file, judged[place].message.index, *route.cells) for place, route in routes.items()]
+    print_table("Where they would go now", ("file", "index", "goes to", "because", "notes"), lines)
+
+
+def _summary(judged: Sequence[Judged], *, strict: bool) -> str:
+    bad = len(rejected(judged, strict=strict))
     warned = sum(bool(one.warnings) for one in judged)
     with_warnings = f", {warned} with warnings" if warned else ""
-    print_line(f"{counted(len(judged), 'message')}: {len(judged) - bad} valid, {bad} rejected{with_warnings}")
-
-
-def as_document(judged: Sequence[Judged], *, strict: bool = False) -> dict[str, Any]:
-    """Return what `--json` prints."""
-    bad = len(rejected(judged, strict=strict))
-    return {
-        "valid": len(judged) - bad,
-        "rejected": bad,
-        "with_warnings": sum(bool(one.warnings) for one in judged),
-        "messages": [_message_document(one, strict=strict) for one in judged],
-    }
+    return f"{counted(len(judged), 'message')}: {len(judged) - bad} valid, {bad} rejected{with_warnings}"
 
 
 def _judge(message: FileMessage, now: int, max_bytes: int) -> Judged:
@@ -111,33 +146,3 @@ def _judge(message: FileMessage, now: int, max_bytes: int) -> Judged:
 
     verdict = parse(message.body, received_at=now, max_bytes=max_bytes)
     return Judged(message, verdict, find_warnings(message.body, received_at=now, max_bytes=max_bytes))
-
-
-def _rows(judged: Judged) -> list[tuple[object, ...]]:
-    place = (judged.message.file, judged.message.index)
-    found = [("rejected", one) for one in _problems(judged)] + [("warning", one) for one in judged.warnings]
-    if not found:
-        return [(*place, "valid", None, None, None)]
-    return [(*place, result, one.code, one.pointer or "(whole message)", one.expected) for result, one in found]
-
-
-def _problems(judged: Judged) -> Sequence[Problem]:
-    from worker.cim import Rejected
-
-    return judged.verdict.problems if isinstance(judged.verdict, Rejected) else ()
-
-
-def _message_document(judged: Judged, *, strict: bool) -> dict[str, Any]:
-    identity = judged.verdict.identity
-    return {
-        "file": judged.message.file,
-        "index": judged.message.index,
-        "result": "rejected" if judged.is_rejected(strict=strict) else "valid",
-        "message_id": identity.message_id,
-        "sender_id": identity.sender_id,
-        "problems": [
-            {"code": one.code, "stage": one.code.spec.stage, "pointer": one.pointer, "expected": one.expected}
-            for one in _problems(judged)
-        ],
-        "warnings": [{"code": one.code, "pointer": one.pointer, "expected": one.expected} for one in judged.warnings],
-    }
