@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import conversations, demo, publish, run, settings, store, topology, validate
+from worker.cli import conversations, demo, explain, publish, run, settings, store, topology, validate
 from worker.cli.output import help_end
 
 app = typer.Typer(
@@ -47,5 +47,6 @@ store.add_to(app)
 conversations.add_to(app)
 validate.add_to(app)
 publish.add_to(app)
+explain.add_to(app)
 settings.add_to(app)
 demo.add_to(app)

@@ -103,6 +103,11 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
             self._transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001
         self._sinks[channel] = sink
 
+    def detach(self, channel: int) -> None:
+        """Leave *channel*, which has ended, to pika again: its number may be given to another one."""
+        self._sinks.pop(channel, None)
+        self._contents.pop(channel, None)
+
     def send(self, frames: Sequence[bytes]) -> None:
         """Send complete frames. The caller bounds what is outstanding; this never waits.
 
