@@ -11,10 +11,11 @@ from tests.support.deliveries import NOW
 from worker.desk.decide import restorable
 from worker.desk.edit import Rules, diff, parse_rules
 from worker.desk.errors import DeskError
-from worker.desk.filter import iso, parse_filter, parse_time
+from worker.desk.filter import parse_filter, parse_time
 from worker.desk.masking import masked
 from worker.desk.query import shortest_handles
 from worker.desk.replay import parse_allowed, parse_ramp
+from worker.desk.times import utc
 
 
 def query(**words: str | list[str]) -> dict[str, object]:
@@ -42,14 +43,17 @@ def test_times_are_ago_or_dates_or_epoch() -> None:
     assert query(since="2h", until="30m")["lastSeen"] == {"$gte": NOW - 7_200_000, "$lt": NOW - 1_800_000}
     assert parse_time("2026-11-26", now=NOW) == parse_time("2026-11-26T02:00+02:00", now=NOW)
     assert parse_time("1760000000", now=NOW) == parse_time("1760000000000", now=NOW)
-    assert parse_time(iso(NOW + 7), now=0) == NOW + 7
+    assert parse_time(utc(NOW + 7), now=0) == NOW + 7
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ({"coed": "x"}, "there is no filter 'coed', did you mean 'code'; there are code, sender,"),
-        ({"since": "yesterday"}, "--since 'yesterday' is no time; write 2h, 7d, 2026-11-26 or 2026-11-26T10:00Z"),
+        (
+            {"since": "yesterday"},
+            "--since: a time is 90s, 15m, 2h, 7d or 4w (before now), or like 2026-01-31T12:00:00Z: not 'yesterday'",
+        ),
         ({"since": "1h", "until": "2h"}, "--since is not before --until; exchange them"),
         ({"status": "opne"}, "there is no status 'opne', did you mean 'open'; there are open, sending,"),
         ({"where": "type=FORM"}, "'type' is no field of a message; a message has id, header and body"),
@@ -75,7 +79,7 @@ def test_conditions_look_into_the_payload() -> None:
 
 def test_a_filter_can_be_written_again_as_the_words_it_came_from() -> None:
     chosen = parse_filter({"code": "x", "since": "1h", "where": "body.type=A", "status": "any"}, now=NOW)
-    assert str(chosen) == f"--code=x --since={iso(NOW - 3_600_000)} --where=body.type=A --status=any"
+    assert str(chosen) == f"--code=x --since={utc(NOW - 3_600_000)} --where=body.type=A --status=any"
     assert str(parse_filter({}, now=NOW)) == "all open letters"
 
 

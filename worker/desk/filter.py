@@ -6,12 +6,12 @@ import difflib
 import json
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from worker.dead_letters.letter import Status
 from worker.desk.errors import usage
 from worker.desk.paths import Path, parse_path, value_at
+from worker.desk.times import read_time, utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,10 +30,6 @@ FIELDS: Final = {
 """Names of the language, and the letter's field each of them means."""
 NAMES: Final = (*FIELDS, "since", "until", "status", "where")
 ANY: Final = "any"
-_AGO: Final = re.compile(r"(\d{1,9})([smhdw])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_EPOCH: Final = re.compile(r"\d{10,13}")
-_MILLISECONDS: Final = 10**11
 _CONDITION: Final = re.compile(r"(?P<path>[^=!]+)(?P<operator>!?=)(?P<value>.*)", re.DOTALL)
 _ABSENT: Final = object()
 
@@ -108,7 +104,7 @@ class Filter:
         words = [*self.letters]
         words += [f"--{name}={value}" for name, values in self.equal for value in values]
         words += [
-            f"--{name}={iso(at)}" for name, at in (("since", self.since), ("until", self.until)) if at is not None
+            f"--{name}={utc(at)}" for name, at in (("since", self.since), ("until", self.until)) if at is not None
         ]
         words += [f"--where={condition.text}" for condition in self.where]
         if self.status != (Status.OPEN.value,):
@@ -141,22 +137,11 @@ def parse_filter(words: Mapping[str, str | Sequence[str] | None], *, now: int) -
 
 
 def parse_time(text: str, *, now: int, name: str = "time") -> int:
-    """Return epoch ms of `2h` (ago), `2026-11-26`, `2026-11-26T10:00Z` or epoch ms. Without a zone: UTC."""
-    text = text.strip()
-    if ago := _AGO.fullmatch(text):
-        return now - int(ago[1]) * _SECONDS[ago[2]] * 1000
-    if _EPOCH.fullmatch(text):
-        return int(text) if int(text) >= _MILLISECONDS else int(text) * 1000
+    """Return epoch ms of what `times.read_time` reads. Raises `DeskError`."""
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise usage(f"{name} {text!r} is no time; write 2h, 7d, 2026-11-26 or 2026-11-26T10:00Z") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def iso(at: int) -> str:
-    """Return epoch ms as people and `parse_time` read it."""
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return read_time(text, now)
+    except ValueError as error:
+        raise usage(f"{name}: {error}") from None
 
 
 def _single_time(texts: Sequence[str], name: str, now: int) -> int | None:
