@@ -50,6 +50,10 @@ format: .venv/.made ## format the code and repair what lint can repair safely
 	@$(RUN)/ruff check --fix-only --quiet
 	@$(RUN)/ruff format
 
+.PHONY: schemas
+schemas: .venv/.made ## write the documents of the public contract into schemas/ (a test sees that they are current)
+	@$(RUN)/cim-worker schemas --output schemas
+
 .PHONY: test-stores
 test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract
 	@$(RUN)/python -m tests.contract.store.every_server $(ARGS)

@@ -1,4 +1,7 @@
-"""Writes the generated tables of the documentation: `python -m tests.documentation`. A test sees that it was done."""
+"""Writes what is generated of the documentation: `python -m tests.documentation`. A test sees that it was done.
+
+The tables of the pages, and the documents in `schemas/`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code, WarningCode
 from worker.ops.catalogue import EVENTS, METRICS
+from worker.schemas import DOCUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,3 +134,5 @@ TABLES = {
 if __name__ == "__main__":
     for document in TABLES:
         document.write_text(written(document))
+    for published in DOCUMENTS:
+        (ROOT / "schemas" / published.file).write_text(published.text(), encoding="utf-8")

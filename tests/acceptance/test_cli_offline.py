@@ -31,6 +31,7 @@ COMMANDS = (
     ("validate",),
     ("publish",),
     ("settings",),
+    ("schemas",),
     ("demo",),
 )
 

@@ -10,13 +10,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SkipValidation,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, core_schema
 
-from worker.cim.ids import MAX_ID_BYTES
+from worker.cim.rules import NOT_BLANK, ONE_ANCHOR, RULES
 
-NonBlank = Annotated[str, StringConstraints(pattern=r"\S")]
-PlaceId = Annotated[str, Field(json_schema_extra={"maxLength": MAX_ID_BYTES})]
+NonBlank = Annotated[str, StringConstraints(pattern=NOT_BLANK), WithJsonSchema(RULES["Text"])]
+MessageId = Annotated[str, WithJsonSchema(RULES["MessageId"])]
+SenderId = Annotated[NonBlank, WithJsonSchema(RULES["SenderId"])]
+PlaceId = Annotated[str, WithJsonSchema(RULES["PlaceId"])]
+Timestamp = Annotated[SkipValidation[int | float | str | None], WithJsonSchema(RULES["Timestamp"])]
 Number = float
 """Any JSON number; strict, so neither text nor true and false."""
 JsonObject = dict[str, Any]
@@ -38,6 +50,27 @@ class _NumberOrText:
 NumberOrText = Annotated[Number | str, _NumberOrText]
 
 
+def _whole(number: float) -> float:
+    if not number.is_integer():
+        msg = "An integer."
+        raise ValueError(msg)
+    return number
+
+
+class _WholeNumber:
+    """Says of any other value that it is no integer."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(handler(source), custom_error_type="int_type")
+
+
+WholeNumber = Annotated[
+    int | Annotated[Number, AfterValidator(_whole)], _WholeNumber, WithJsonSchema({"type": "integer"})
+]
+"""Any JSON number without a fraction, `1.0` included: to most readers, and to JSON Schema, it is the same as `1`."""
+
+
 class CimModel(BaseModel):
     """A CIM object: strict about the types of known fields, open for unknown ones."""
 
@@ -47,7 +80,7 @@ class CimModel(BaseModel):
 class Sender(CimModel):
     """Who submits the activity. `type` is an open set: APP, AGENT, BOT, CONNECTOR, IVR and whatever comes."""
 
-    id: NonBlank
+    id: SenderId
     type: str
     senderName: str | None = None
     additionalDetail: JsonObject | None = None
@@ -66,7 +99,7 @@ class ChannelData(CimModel):
 
     channelCustomerIdentifier: str | None = None
     serviceIdentifier: str | None = None
-    requestPriority: int | None = None
+    requestPriority: WholeNumber | None = None
     customerFirstName: str | None = None
     customerLastName: str | None = None
     additionalAttributes: list[AdditionalAttribute] | None = None
@@ -79,16 +112,18 @@ class Customer(CimModel):
     firstName: str | None = None
     phoneNumber: list[str | None] | None = None
     isAnonymous: bool | None = None
-    version: int | None = Field(default=None, alias="__v")
+    version: WholeNumber | None = Field(default=None, alias="__v")
 
 
 class Header(CimModel):
     """Who, when and where: the sender and at least one anchor are mandatory."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": list(ONE_ANCHOR)})
+
     sender: Sender
     channelData: ChannelData | None = None
     language: JsonObject | None = None
-    timestamp: SkipValidation[int | float | str | None] = None
+    timestamp: Timestamp = None
     securityInfo: JsonObject | None = None
     stamps: list[str | None] | None = None
     intent: str | None = None
@@ -116,6 +151,6 @@ class Message(CimModel):
 
     model_config = ConfigDict(title="CimMessage")
 
-    id: str | None = None
+    id: MessageId | None = None
     header: Header
     body: SkipValidation[Body]

@@ -13,7 +13,7 @@ import types
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, StringConstraints, WrapValidator
 
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.ids import MAX_ID_BYTES
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SURELY_SHORT: Final = MAX_ID_BYTES // 4
 _UNIONS: Final = (Union, types.UnionType)
+_VALIDATORS: Final = (AfterValidator, BeforeValidator, PlainValidator, WrapValidator)
 
 
 class _OwnValidatorsError(Exception):
@@ -91,16 +92,23 @@ def _type_of(annotation: Any) -> Any:
     """Return what msgspec is to expect where a model expects *annotation*."""
     origin: Any = get_origin(annotation)
     arguments = get_args(annotation)
+    if _has_validator(annotation):
+        raise _OwnValidatorsError
     if origin is Annotated:
         kept = [mark for mark in arguments[1:] if isinstance(mark, msgspec.Meta)]
         return Annotated[_type_of(arguments[0]), *kept] if kept else _type_of(arguments[0])
     if origin in _UNIONS:
-        return Union[tuple(map(_type_of, arguments))]  # noqa: UP007 - its members are computed
+        # What a member with a validator of its own would take gets the full check.
+        return Union[tuple(_type_of(one) for one in arguments if not _has_validator(one))]  # noqa: UP007 - computed
     if origin is list:
         return list[_type_of(arguments[0])]  # type: ignore[misc]
     if origin is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _structure(annotation)
     return {dict: _Object, Any: msgspec.Raw}.get(origin or annotation, annotation)
+
+
+def _has_validator(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and any(isinstance(mark, _VALIDATORS) for mark in get_args(annotation))
 
 
 def _check(body_model: type[BaseModel]) -> Callable[[bytes], object]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import conversations, demo, explain, publish, run, settings, store, topology, validate
+from worker.cli import conversations, demo, explain, publish, run, schemas, settings, store, topology, validate
 from worker.cli.output import help_end
 
 app = typer.Typer(
@@ -49,4 +49,5 @@ validate.add_to(app)
 publish.add_to(app)
 explain.add_to(app)
 settings.add_to(app)
+schemas.add_to(app)
 demo.add_to(app)
