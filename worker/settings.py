@@ -37,6 +37,11 @@ _NOT_IN_DATABASE = re.compile(r"""[\s\x00-\x1f\x7f/\\."$*<>:|?\ud800-\udfff]""")
 _MAX_DATABASE_BYTES = 63
 _OF_THE_SERVER = frozenset({"admin", "config", "local"})
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+_RENAMED = {
+    "CIM_HEALTH_PORT": "CIM_HTTP_PORT (one port for the whole pool, with /livez, /readyz and /metrics)",
+    "CIM_HEALTH_HOST": "CIM_HTTP_HOST",
+}
+"""Settings of earlier versions: whoever still sets one would miss what it was for."""
 
 
 class ConfigurationError(Exception):
@@ -46,7 +51,13 @@ class ConfigurationError(Exception):
 class Settings(BaseSettings):
     """All there is to configure. Durations are in the unit their name ends with."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,  # deployment templates leave variables empty that nobody set
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     rabbitmq_url: SecretStr = Field(
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
@@ -198,10 +209,13 @@ class Settings(BaseSettings):
     drain_grace_ms: int = Field(
         default=25_000, ge=0, description="Maximum time a stopping process takes to finish the deliveries it holds."
     )
-    health_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port for /health/live, /health/ready and /metrics (default: off)."
+    http_port: int = Field(
+        default=9464,
+        ge=0,
+        le=65535,
+        description="Port for /livez, /readyz and /metrics of the whole pool; 0 takes any free port.",
     )
-    health_host: str = Field(default="127.0.0.1", description="Address the health port listens on.")
+    http_host: str = Field(default="127.0.0.1", description="Address that port listens on; in a container 0.0.0.0.")
     log_format: str = Field(
         default="auto",
         pattern="^(auto|console|json)$",
@@ -212,11 +226,6 @@ class Settings(BaseSettings):
         pattern="^(debug|info|warning|error)$",
         description="Lowest level that is logged: debug, info, warning or error.",
     )
-
-    @field_validator("health_port", "rabbitmq_management_url", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
 
     @field_validator("rabbitmq_url")
     @classmethod
@@ -301,6 +310,9 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises `ConfigurationError` with one line for every wrong variable.
     """
+    renamed = [f"{old}: is {new} now; rename it" for old, new in _RENAMED.items() if os.environ.get(old)]
+    if renamed:
+        raise ConfigurationError("\n".join(renamed))
     try:
         return Settings(**overrides)
     except ValidationError as error:

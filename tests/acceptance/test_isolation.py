@@ -119,7 +119,9 @@ def test_a_subscriber_that_refuses_costs_the_others_one_repetition_and_the_event
         names = [f"m-{number}" for number in range(30)]
         world.publish(*(message(name, conversationId="c-1") for name in names))
         eventually(lambda: len(world.stored_ids()) >= 20, "what the full queue refused is stored")
-        eventually(lambda: not pool.metrics()["cim_in_flight"] and not world.depth("cim.ingress.retry.1s"), "the end")
+        eventually(
+            lambda: not pool.metrics_now()["cim_in_flight"] and not world.depth("cim.ingress.retry.1s"), "the end"
+        )
 
         received = [json.loads(body)["data"]["id"] for *_, body in world.received(good)]
         stored = {one["messageId"]: one["storedBecause"] for one in world.collection("ConversationActivities")}

@@ -62,8 +62,9 @@ def publish(world: World, exchange: str, key: str, bodies: Iterator[bytes]) -> N
 
 
 def peak(pool: Pool) -> int:
-    """Return the most bytes that the pool's one process had resident."""
-    status = Path(f"/proc/{pool.process.pid}/status").read_text()
+    """Return the most bytes that the pool's one worker process had resident."""
+    (worker,) = pool.workers()
+    status = Path(f"/proc/{worker}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found
     return int(found[1]) * 1024

@@ -118,7 +118,7 @@ def test_what_has_no_live_conversation_is_stored_once(shared: tuple[World, Pool]
     assert document is not None
     assert document["conversationId"] == "never heard of"
     duplicates = 'cim_outcomes_total{code="",outcome="duplicate",reason="stand_alone"}'
-    before = pool.metrics().get(duplicates, 0)
+    before = pool.metrics_now().get(duplicates, 0)
     world.publish(customers("s-1"))
     eventually(lambda: pool.metrics().get(duplicates, 0) == before + 1)
 
@@ -167,7 +167,7 @@ def test_a_packed_message_is_stored_like_any_other_and_its_letter_keeps_the_byte
 def test_a_rebuilt_message_is_known_by_its_idempotency_key(shared: tuple[World, Pool]) -> None:
     world, pool = shared
     duplicates = 'cim_outcomes_total{code="",outcome="duplicate",reason="stand_alone"}'
-    before = pool.metrics().get(duplicates, 0)
+    before = pool.metrics_now().get(duplicates, 0)
     world.publish(customers("k-1", "first"), headers={"cim-idempotency-key": "key-1"})
     eventually(lambda: world.stored("k-1"))
     world.publish(customers("k-2", "rebuilt"), headers={"cim-idempotency-key": "key-1"})
@@ -233,7 +233,7 @@ def test_the_counters_add_up_and_the_log_names_no_content(shared: tuple[World, P
     world, pool = shared
     world.publish(*(customers(f"sum-{number}", "not-for-the-log") for number in range(50)), b"not-for-the-log")
     eventually(lambda: expected(*(f"sum-{number}" for number in range(50))) <= world.stored_ids())
-    eventually(lambda: pool.metrics()["cim_in_flight"] == 0)
+    eventually(lambda: pool.metrics_now()["cim_in_flight"] == 0)
     metrics = pool.metrics()
     ended = sum(value for name, value in metrics.items() if name.startswith("cim_outcomes_total"))
     assert metrics["cim_received_total"] == ended
@@ -360,7 +360,7 @@ def test_a_second_signal_ends_at_once(world: World) -> None:
         pool.wait_for("consuming")
         eventually(lambda: pool.metrics()["cim_in_flight"] == 1)
         pool.signal(signal.SIGTERM)
-        eventually(lambda: "stopping" in pool.ready()[1])
+        eventually(lambda: pool.says("stopping"))
         pool.signal(signal.SIGTERM)
         assert pool.wait(5) == -signal.SIGTERM
     eventually(lambda: world.depth("cim.ingress") == 1)
@@ -382,7 +382,7 @@ def test_sigterm_is_heard_while_the_start_waits_for_a_blocked_broker(
     breakable_broker.set_memory_alarm(True)
     try:
         with world.pool() as pool:
-            eventually(lambda: any("broker blocks publishers" in one for one in pool.ready()[1]))
+            eventually(lambda: pool.says("broker blocks publishers"))
             assert not pool.lines("consuming")
             started = time.monotonic()
             pool.signal(signal.SIGTERM)
@@ -439,7 +439,7 @@ def test_as_process_1_a_second_signal_ends_at_once(world: World) -> None:
     world.publish(customers("1"))
     nowhere = f"mongodb://127.0.0.1:{unused_port()}/"
     port = unused_port()
-    with process_1(world, CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="60000", CIM_HEALTH_PORT=str(port)) as (
+    with process_1(world, CIM_MONGODB_URI=nowhere, CIM_DRAIN_GRACE_MS="60000", CIM_HTTP_PORT=str(port)) as (
         parent,
         pid,
     ):
@@ -447,7 +447,7 @@ def test_as_process_1_a_second_signal_ends_at_once(world: World) -> None:
         eventually(lambda: "consuming" in log.read_text())
         eventually(lambda: b"cim_in_flight 1.0" in answer(port, "/metrics"))
         os.kill(pid, signal.SIGTERM)
-        eventually(lambda: b"stopping" in answer(port, "/health/ready"))
+        eventually(lambda: b"stopping" in answer(port, "/readyz"))
         os.kill(pid, signal.SIGTERM)
         assert parent.wait(5) == 128 + signal.SIGTERM
 
@@ -462,7 +462,7 @@ def test_kill_9_loses_nothing(world: World) -> None:
     assert len(world.stored_ids()) < 2000
     with world.pool() as pool:
         eventually(lambda: world.stored_ids() == expected(*numbers))
-        eventually(lambda: pool.metrics()["cim_in_flight"] == 0)
+        eventually(lambda: pool.metrics_now()["cim_in_flight"] == 0)
     assert world.depth("cim.ingress") == 0
     assert world.depth("cim.dead-letters") == 0
 
@@ -547,7 +547,7 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
         assert f"127.0.0.1:{breakable_broker.amqp_port}" in json.dumps(line)
         assert (line["dependency"], line["code"]) == ("broker", "broker_unavailable")
         assert "refused" in line["reason"]
-        assert any(reason.startswith("broker unavailable since ") for reason in pool.ready()[1])
+        eventually(lambda: pool.says("broker unavailable since "))
         breakable_broker.start()
         eventually(lambda: world.stored("before the start"), seconds=20)
         world.tell("live", "ACTIVE", 1_760_000_000_000)
@@ -568,7 +568,7 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
         down, up = pool.lines("dependency_down"), pool.lines("dependency_up")
         assert len(down) == len(up) == 2, "the restart is one outage: connections lost, then refused"
         assert "Error" not in down[1]["reason"], "words, no class names"
-        assert sum(count for name, count in pool.metrics().items() if name.startswith("cim_outages_total")) == 2
+        assert sum(count for name, count in pool.metrics_now().items() if name.startswith("cim_outages_total")) == 2
     breakable_broker.delete_vhost(vhost)
 
 
@@ -590,7 +590,7 @@ def test_a_store_that_goes_and_comes_back_costs_no_attempt_and_live_traffic_goes
             eventually(lambda: ids(world.received(desk)) == expected("live-1"))
             (down,) = pool.wait_for("dependency_down")
             assert down["code"] == "store_unavailable"
-            eventually(lambda: "store unavailable" in pool.ready()[1])
+            eventually(lambda: pool.says("store unavailable since "))
             assert world.depth("cim.dead-letters") == 0
             store.start()
             eventually(lambda: world.stored_ids() == expected(*numbers), seconds=20)
@@ -633,7 +633,7 @@ def test_the_job_goes_on_when_nobody_reads_the_log_or_standard_error_is_closed(w
         "CIM_RETRY_DELAYS": "1s",
         "CIM_LOG_FORMAT": "json",
         "CIM_BATCH_SIZE": "1",
-        "CIM_HEALTH_PORT": str(port),
+        "CIM_HTTP_PORT": str(port),
         "CIM_PROCESSES": processes,
     }
     with subprocess.Popen([COMMAND, "run"], env=environment(**settings), stderr=subprocess.PIPE) as process:
@@ -673,24 +673,6 @@ def test_a_wrong_setting_is_named_and_ends_with_2(variable: str, value: str) -> 
     assert finished.returncode == 2
     assert variable in finished.stdout + finished.stderr
     assert PASSWORD not in finished.stdout + finished.stderr
-
-
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_health_port_that_is_taken_is_one_sentence_and_ends_with_2(processes: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        finished = cim_worker("run", CIM_HEALTH_PORT=port, CIM_PROCESSES=processes)
-    assert finished.returncode == 2
-    (line,) = finished.stderr.splitlines()
-    assert "CIM_HEALTH_PORT" in line
-    assert port in line
-    assert "in use" in line
-
-
-def test_health_ports_beyond_the_last_one_are_refused() -> None:
-    finished = cim_worker("run", CIM_HEALTH_PORT="65535", CIM_PROCESSES="2")
-    assert finished.returncode == 2
-    assert "CIM_HEALTH_PORT" in finished.stderr
 
 
 def test_refused_credentials_are_told_without_them(world: World) -> None:

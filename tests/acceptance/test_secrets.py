@@ -101,11 +101,11 @@ def test_no_wrong_address_is_quoted(variable: str, url: str) -> None:
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_worker_that_reaches_nobody_tells_no_password(log_format: str, processes: str, tmp_path: Path) -> None:
     log, port = tmp_path / "worker.log", free_ports(1)[0]
-    settings = {**NOWHERE, "CIM_LOG_FORMAT": log_format, "CIM_HEALTH_PORT": str(port), "CIM_HEALTH_HOST": "127.0.0.1"}
+    settings = {**NOWHERE, "CIM_LOG_FORMAT": log_format, "CIM_HTTP_PORT": str(port), "CIM_HTTP_HOST": "127.0.0.1"}
     with running(COMMAND, "run", "--processes", processes, log=log, **settings):
         wait_until(lambda: log.read_text().count("dependency_down") >= 2)
-        wait_until(lambda: fetch(port, "/health/live"))
-        pages = [fetch(port, path) for path in ("/metrics", "/health/ready", "/health/live")]
+        wait_until(lambda: fetch(port, "/livez"))
+        pages = [fetch(port, path) for path in ("/metrics", "/readyz", "/livez")]
     assert_silent(log.read_text())
     for page in pages:
         assert page
@@ -145,7 +145,7 @@ def test_message_bodies_are_in_no_log_header_or_metric(
         "CIM_RECORD_DEAD_LETTERS": "false",
         "CIM_LOG_LEVEL": "debug",
         "CIM_LOG_FORMAT": log_format,
-        "CIM_HEALTH_PORT": str(port),
+        "CIM_HTTP_PORT": str(port),
     }
     assert cim_worker("topology", "apply", **settings).returncode == ExitCode.OK
     bodies = hostile_bodies()
@@ -155,7 +155,7 @@ def test_message_bodies_are_in_no_log_header_or_metric(
             vhost_url, contract.CONVERSATION_EVENTS, [b'{"name":"TOPIC_STATE_CHANGED","data":"' + BODY.encode() + b'"}']
         )
         wait_until(lambda: depth(vhost_url, contract.DEAD_LETTERS) == len(bodies))  # all but one valid, plus the event
-        pages = fetch(port, "/metrics") + fetch(port, "/health/ready")
+        pages = fetch(port, "/metrics") + fetch(port, "/readyz")
         letters = [str(properties.headers) for properties in letters_of(vhost_url)]
     for text in (log.read_text(), pages, *letters):
         assert_silent(text, BODY)

@@ -80,12 +80,12 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def settings(vhost_url: str, store: Store, database: str) -> dict[str, str]:
-    """A fresh topology and database, and a health port."""
+    """A fresh topology and database, and an HTTP port."""
     variables = {
         "CIM_RABBITMQ_URL": vhost_url,
         "CIM_MONGODB_URI": store.uri,
         "CIM_MONGODB_DATABASE": database,
-        "CIM_HEALTH_PORT": str(free_ports(1)[0]),
+        "CIM_HTTP_PORT": str(free_ports(1)[0]),
         "CIM_RECORD_INTERVAL_MS": "100",
         "CIM_LOG_FORMAT": "json",
     }
@@ -203,7 +203,7 @@ async def publish(url: str, queue: str, messages: Sequence[Message]) -> list[Mes
 def outcomes(settings: dict[str, str]) -> Counter[str]:
     """Return the worker's own count of outcomes; nothing as long as it does not listen."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{settings['CIM_HEALTH_PORT']}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings['CIM_HTTP_PORT']}/metrics", timeout=5) as answer:
             text = answer.read().decode()
     except urllib.error.URLError:
         return Counter()

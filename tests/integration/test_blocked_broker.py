@@ -45,7 +45,7 @@ async def test_nothing_stays_in_hand_behind_a_broker_that_blocks_publishers_for_
     worker = Worker(settings)
     running = asyncio.create_task(worker.run())
     try:
-        await eventually_async(lambda: not worker._reasons_not_ready(), "it consumes")
+        await eventually_async(lambda: all(check.passed for check in worker.report().checks), "it consumes")
         with plain(world.amqp_url) as channel:  # the broker itself brings them to ingress, alarm or not
             for number in range(COUNT):
                 channel.basic_publish("", "cim.ingress.retry.1s", live(number), pika.BasicProperties(delivery_mode=2))

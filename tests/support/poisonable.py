@@ -1,6 +1,7 @@
 """`cim-worker` whose processes die of a body that contains `POISON`, as of a message that crashes the interpreter.
 
-A script: `python tests/support/poisonable.py run …`, with the text in the environment variable `POISON`.
+A script: `python tests/support/poisonable.py run …`, with the text in the environment variable `POISON`. With
+`SILENT_SECONDS` in the environment, a process that says nothing for so long is replaced.
 """
 
 from __future__ import annotations
@@ -42,5 +43,5 @@ def die_of_poison(poison: bytes) -> None:
 
 if __name__ == "__main__":
     supervisor.run_child = poisonable_child  # type: ignore[assignment]
-    die_of_poison(os.environ["POISON"].encode())
+    supervisor._SILENT_SECONDS = float(os.environ.get("SILENT_SECONDS", "30"))  # type: ignore[misc]
     main()

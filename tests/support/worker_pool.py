@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ class Pool:
     """One `cim-worker run` and what it writes."""
 
     def __init__(self, world: World, command: Sequence[str], variables: dict[str, str]) -> None:
-        self.health_port = free_ports(1)[0]
+        self.http_port = free_ports(1)[0]
         self.output = world.folder / f"output-{len(world.pools)}.log"
         OUTPUTS.append(self.output)
         settings = {
@@ -159,7 +160,7 @@ class Pool:
             "CIM_LOG_FORMAT": "json",
             "CIM_RETRY_DELAYS": "1s",
             "CIM_DELIVERY_LIMIT": str(world.delivery_limit),
-            "CIM_HEALTH_PORT": str(self.health_port),
+            "CIM_HTTP_PORT": str(self.http_port),
             "CIM_RECORD_DEAD_LETTERS": "false",
             **variables,
         }
@@ -192,23 +193,52 @@ class Pool:
             lambda: found if len(found := self.lines(event)) >= count else [], f"{event} in {self.output}", seconds
         )
 
-    def ready(self) -> tuple[bool, list[str]]:
-        """Return what the readiness endpoint says."""
+    def ask(self, path: str) -> tuple[int, str]:
+        """Return status and text of what the pool's HTTP port answers; 0 when it does not."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/health/ready", timeout=5) as answer:
-                content = answer.read()
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            content = error.read()
-            error.close()
+            with error:
+                return error.code, error.read().decode()
         except OSError:
+            return 0, ""
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Return what readiness says."""
+        status, text = self.ask("/readyz")
+        if not status:
             return False, ["no answer"]
-        document = json.loads(content)
+        document = json.loads(text)
         return document["ready"], document["reasons"]
 
+    def says(self, reason: str) -> bool:
+        """Tell whether readiness gives a reason that contains this."""
+        return any(reason in one for one in self.ready()[1])
+
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/metrics", timeout=5) as answer:
-            rows = [row.rpartition(" ") for row in answer.read().decode().splitlines() if not row.startswith("#")]
+        status, text = self.ask("/metrics")
+        assert status == 200, text
+        rows = [row.rpartition(" ") for row in text.splitlines() if not row.startswith("#")]
         return {name: float(value) for name, _, value in rows}
+
+    def metrics_now(self) -> dict[str, float]:
+        """Return the numbers of reports that began after this call: a report is up to a second old."""
+        before = time.time()
+
+        def reported_at(line: dict[str, Any]) -> float:
+            return time.time() - float(line["silent_seconds"])
+
+        eventually(lambda: all(reported_at(one) > before + 0.1 for one in self._processes()), "a new report")
+        return self.metrics()
+
+    def _processes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ask("/livez")[1])["processes"]
+        return found
+
+    def workers(self) -> list[int]:
+        """Return the worker processes that run, by their place in the pool."""
+        return [one["pid"] for one in self._processes() if one["pid"]]
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)

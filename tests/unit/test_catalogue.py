@@ -12,6 +12,8 @@ from tests.documentation import ROOT
 from worker.codes import Code
 from worker.ops.catalogue import EVENTS, METRICS
 from worker.ops.metrics import Metrics
+from worker.ops.pool_metrics import PoolMetrics
+from worker.ops.process import process_report
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -73,13 +75,22 @@ def test_names_of_the_catalogue_are_unique() -> None:
 
 
 def test_every_metric_has_a_row_and_every_row_is_exposed() -> None:
+    pool = PoolMetrics()
+    pool.restarts["died"] = 1
+    pool.reported(0, metrics_with_something_in_each().report() | process_report("0"))
     exposed = {}
-    for family in metrics_with_something_in_each().collect():
+    for family in pool.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        own = [set(sample.labels) for sample in family.samples if family.type != "histogram"]
+        own = [set(sample.labels) - {"le"} for sample in family.samples]
+        assert own, f"{name} has no sample"
         exposed[name] = (family.type, frozenset().union(*own))
 
     assert exposed == {row.name: (row.kind, frozenset(row.labels)) for row in METRICS}
+
+
+def test_a_process_reports_what_has_a_row() -> None:
+    reported = metrics_with_something_in_each().report() | process_report("0")
+    assert set(reported) - {row.name for row in METRICS} == set(), "add a row to worker/ops/catalogue.py"
 
 
 @pytest.mark.parametrize("row", EVENTS, ids=lambda row: str(row.name))

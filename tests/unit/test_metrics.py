@@ -7,12 +7,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker.codes import Code
 from worker.ops.metrics import Metrics
+from worker.ops.pool_metrics import PoolMetrics
 from worker.outcome import Outcome
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     """Return every sample of the exposition by its name and sorted label values."""
-    text = metrics.exposition().decode()
+    pool = PoolMetrics()
+    pool.reported(0, metrics.report())
+    text = pool.exposition().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.values()))): sample.value
         for family in text_string_to_metric_families(text)

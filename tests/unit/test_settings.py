@@ -85,8 +85,18 @@ def test_any_other_form_is_refused_because_the_check_would_be_left_out(
     assert "s-1" not in str(caught.value).replace("sender-1", "")
 
 
-def test_an_empty_health_port_is_unset() -> None:
-    assert load_settings(health_port="").health_port is None
+def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CIM_HTTP_PORT", "CIM_RABBITMQ_MANAGEMENT_URL", "CIM_RETRY_DELAYS"):
+        monkeypatch.setenv(name, "")
+    settings = load_settings()
+    assert (settings.http_port, settings.rabbitmq_management_url) == (9464, None)
+    assert not settings.model_fields_set, "nothing was asked for"
+
+
+def test_a_setting_of_an_earlier_version_is_refused_with_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIM_HEALTH_PORT", "9400")
+    with pytest.raises(ConfigurationError, match=r"^CIM_HEALTH_PORT: is CIM_HTTP_PORT .* now; rename it$"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

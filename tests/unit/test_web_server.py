@@ -16,7 +16,8 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from tests.support.eventually import eventually_async
-from worker.web.server import Limits, ListenError, WebServer, listen
+from worker.web.listening import ListenError, listen
+from worker.web.server import Limits, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -31,15 +31,16 @@ async def test_pauses_grow_with_every_attempt_and_are_short_again_after_a_sessio
     await worker._app.store.close()
 
 
-async def test_readiness_says_since_when_the_broker_is_away_and_nothing_before_it_was_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_readiness_says_since_when_and_why_a_dependency_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, clock = Worker(load_settings()), FakeClock()
     monkeypatch.setattr(worker._app, "clock", clock)
     monkeypatch.setattr(worker._broker, "_clock", clock)
-    assert "not consuming yet" in worker._reasons_not_ready()
+    before = {check.name: check.reason or "" for check in worker.report().checks}
+    assert before["broker"].startswith("connecting to the broker at localhost:5672 since 2")
+    assert before["store"].startswith("store unavailable since 2")
     clock.ms = 1_764_000_000_000
     worker._broker.began(LOST.failure, str(LOST))
     clock.ms += 90_000
-    assert "broker unavailable since 2025-11-24T16:00:00Z" in worker._reasons_not_ready()
+    after = {check.name: check.reason for check in worker.report().checks}
+    assert after["broker"] == "broker unavailable since 2025-11-24T16:00:00Z: the connection was cut"
     await worker._app.store.close()

@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
             "CIM_MONGODB_URI",
             "CIM_PROCESSES",
             "CIM_DRAIN_GRACE_MS",
-            "CIM_HEALTH_PORT",
+            "CIM_HTTP_PORT",
         ),
     )
 

@@ -25,6 +25,8 @@ class Outage:
         self._failing: dict[str, Failure] = {}
         self._since = self._said_at = 0.0
         self._said_operator = False
+        self.reason = ""
+        """Why, in words, as last heard."""
 
     @property
     def failure(self) -> Failure | None:
@@ -45,6 +47,7 @@ class Outage:
         begins = not self._failing
         needs_operator = failure.failure_class is FailureClass.OPERATOR
         self._failing[work] = failure
+        self.reason = reason or failure.detail
         if begins:
             self._since, self._said_operator = now, False
         elif now - self._said_at < _REMINDER_SECONDS and self._said_operator >= needs_operator:
@@ -55,7 +58,7 @@ class Outage:
             self._dependency,
             failure,
             address=self._address,
-            reason=reason or failure.detail,
+            reason=self.reason,
             outage_seconds=None if begins else self.seconds,
         )
 

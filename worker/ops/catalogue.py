@@ -32,6 +32,10 @@ class Metric:
     """One sentence for the operator."""
     labels: tuple[str, ...] = ()
     unit: str = "count"
+    merge: Literal["sum", "max", "min"] = "sum"
+    """How the values of several processes become one."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram."""
 
 
 _LETTER: Final = (
@@ -39,6 +43,7 @@ _LETTER: Final = (
     *("sender_id", "message_id", "conversation_id"),
 )
 _OUTAGE: Final = ("dependency", "address", "code", "reason")
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 EVENTS: Final = (
     LogEvent("supervisor_started", "info", "`cim-worker run` starts its worker processes.", ("processes",)),
@@ -67,7 +72,25 @@ EVENTS: Final = (
         "Standard error can be written again; lines were dropped while it could not.",
         ("count",),
     ),
-    LogEvent("health_listening", "info", "The health port of this process is open.", ("host", "port")),
+    LogEvent(
+        "worker_process_silent",
+        "error",
+        "A worker process has not reported for thirty seconds; it is ended and another one started.",
+        ("process", "child_pid", "silent_seconds"),
+    ),
+    LogEvent("http_listening", "info", "The pool's HTTP port is open.", ("host", "port")),
+    LogEvent(
+        "http_port_unavailable",
+        "warning",
+        "The default HTTP port cannot be opened, and none was set; the pool works without one.",
+        ("reason", "fix"),
+    ),
+    LogEvent(
+        "http_path_unknown",
+        "warning",
+        "Somebody asks the pool's HTTP port for a path it does not have: a probe is configured wrongly. Once a minute.",
+        ("path", "fix"),
+    ),
     LogEvent(
         "http_clients_cut_off",
         "warning",
@@ -243,9 +266,16 @@ METRICS: Final = (
     ),
     Metric("cim_journal_missed_total", "counter", "Outcomes that could not be written to the stream cim.outcomes."),
     Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
-    Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds"),
+    Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds", buckets=_SECONDS),
     Metric("cim_bundles_total", "counter", "Batches and bundles of work by lane.", ("lane",)),
-    Metric("cim_dependency_up", "gauge", "1 while the dependency can be used, else 0.", ("dependency",), unit="0 or 1"),
+    Metric(
+        "cim_dependency_up",
+        "gauge",
+        "1 while every process of the pool can use the dependency, else 0.",
+        ("dependency",),
+        unit="0 or 1",
+        merge="min",
+    ),
     Metric("cim_outages_total", "counter", "Outages by dependency and reason code.", ("dependency", "code")),
     Metric(
         "cim_contradicting_anchors_total",
@@ -258,7 +288,31 @@ METRICS: Final = (
         "gauge",
         "1 while the broker blocks publishers (memory or disk alarm), else 0.",
         unit="0 or 1",
+        merge="max",
     ),
     Metric("cim_log_lines_dropped_total", "counter", "Log lines dropped because nobody read standard error."),
+    Metric("cim_build_info", "gauge", "1; its labels say what runs.", ("version", "python"), unit="1", merge="max"),
+    Metric(
+        "cim_processes",
+        "gauge",
+        "Worker processes of the pool: configured, and running (they reported since they were started).",
+        ("state",),
+    ),
+    Metric(
+        "cim_process_restarts_total",
+        "counter",
+        "Worker processes started again because the one before died, or was silent for thirty seconds.",
+        ("why",),
+    ),
+    Metric(
+        "cim_process_cpu_seconds_total",
+        "counter",
+        "Processor time, by process: supervisor, or the number of the worker process.",
+        ("process",),
+        unit="seconds",
+    ),
+    Metric("cim_process_resident_memory_bytes", "gauge", "Resident memory, by process.", ("process",), unit="bytes"),
+    Metric("cim_process_open_fds", "gauge", "Open file descriptors, by process.", ("process",)),
+    Metric("cim_process_start_time_seconds", "gauge", "Start, by process.", ("process",), unit="seconds since 1970"),
 )
 METRIC: Final = {row.name: row for row in METRICS}

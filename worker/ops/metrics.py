@@ -1,30 +1,42 @@
-"""Counts of one process, kept as plain numbers in the hot path and handed to Prometheus when it asks."""
+"""Counts of one process: plain numbers, cheap to change, of which a report is made every second for the pool."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.ops import background
 from worker.ops.catalogue import METRIC
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from prometheus_client.core import Metric
+    from collections.abc import Iterable, Mapping
 
     from worker.codes import Code
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+Report = dict[str, list[list[Any]]]
+"""Samples by metric, each `[label values, value]`, of a histogram `[label values, counts by bucket, sum]`."""
 
 
-class Metrics(Collector):
+class Histogram:
+    """Counts by bucket, the last one for what is above every bound."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, name: str) -> None:
+        """Have the buckets that the catalogue gives to *name*."""
+        self._bounds: Final = METRIC[name].buckets
+        self.counts = [0] * (len(self._bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count *value*."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Metrics:
     """The numbers. received = sum of outcomes + in flight, at every moment."""
 
     def __init__(self) -> None:
@@ -32,15 +44,12 @@ class Metrics(Collector):
         self.received = 0
         self.settled: Counter[tuple[Outcome, str, str]] = Counter()
         self.journal_missed = 0
-        self.seconds = [0] * (len(_BUCKETS) + 1)
-        self.seconds_sum = 0.0
+        self.handling = Histogram("cim_handling_seconds")
         self.bundles: Counter[str] = Counter()
         self.dependency_up: dict[str, bool] = {}
         self.outages: Counter[tuple[str, str]] = Counter()
         self.publisher_blocked = False
         self.contradictions: Counter[str] = Counter()
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     @property
     def in_flight(self) -> int:
@@ -50,8 +59,7 @@ class Metrics(Collector):
     def count_outcome(self, outcome: Outcome, seconds: float, code: Code | None, reason: str | None = None) -> None:
         """Count the end of one delivery."""
         self.settled[outcome, code.value if code is not None else "", reason or ""] += 1
-        self.seconds[bisect_left(_BUCKETS, seconds)] += 1
-        self.seconds_sum += seconds
+        self.handling.observe(seconds)
 
     def outcomes(self) -> dict[str, int]:
         """Return how many deliveries ended in each outcome."""
@@ -60,42 +68,31 @@ class Metrics(Collector):
             totals[outcome.value] += count
         return totals
 
-    def exposition(self) -> bytes:
-        """Return the Prometheus text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric families; called by Prometheus' registry."""
-        yield _family("cim_received_total", [((), self.received)])
-        outcomes = (((end.value, code, reason), count) for (end, code, reason), count in self.settled.items())
-        yield _family("cim_outcomes_total", outcomes)
-        yield _family("cim_journal_missed_total", [((), self.journal_missed)])
-        yield _family("cim_in_flight", [((), self.in_flight)])
-        handling = METRIC["cim_handling_seconds"]
-        yield HistogramMetricFamily(
-            handling.name, handling.meaning, buckets=self._cumulative(), sum_value=self.seconds_sum
-        )
-        yield _family("cim_bundles_total", (((lane,), count) for lane, count in self.bundles.items()))
-        yield _family("cim_dependency_up", (((name,), usable) for name, usable in self.dependency_up.items()))
-        yield _family("cim_outages_total", self.outages.items())
-        kinds = (((kind,), count) for kind, count in self.contradictions.items())
-        yield _family("cim_contradicting_anchors_total", kinds)
-        yield _family("cim_publisher_blocked", [((), self.publisher_blocked)])
-        yield _family("cim_log_lines_dropped_total", [((), background.dropped_lines)])
-
-    def _cumulative(self) -> list[tuple[str, float]]:
-        total, buckets = 0, []
-        for bound, count in zip((*map(str, _BUCKETS), "+Inf"), self.seconds, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets
+    def report(self) -> Report:
+        """Return all numbers as they are now."""
+        return {
+            "cim_received_total": _one(self.received),
+            "cim_outcomes_total": [[[end.value, *rest], count] for (end, *rest), count in self.settled.items()],
+            "cim_journal_missed_total": _one(self.journal_missed),
+            "cim_in_flight": _one(self.in_flight),
+            "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],
+            "cim_bundles_total": _by_one(self.bundles),
+            "cim_dependency_up": _by_one(self.dependency_up),
+            "cim_outages_total": [[list(labels), count] for labels, count in self.outages.items()],
+            "cim_contradicting_anchors_total": _by_one(self.contradictions),
+            "cim_publisher_blocked": _one(self.publisher_blocked),
+            "cim_log_lines_dropped_total": _one(background.dropped_lines),
+        }
 
 
-def _family(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    """Return the family *name* of the catalogue with a sample for each combination of label values."""
-    row = METRIC[name]
-    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-    family = kind(row.name, row.meaning, labels=row.labels)
-    for labels, value in sorted(samples):
-        family.add_metric(labels, float(value))
-    return family
+def _one(value: float) -> list[list[Any]]:
+    return [[[], int(value) if isinstance(value, bool) else value]]
+
+
+def _by_one(values: Mapping[str, float]) -> list[list[Any]]:
+    return [[[label], int(value)] for label, value in values.items()]
+
+
+def outcome_count(samples: Iterable[list[Any]]) -> int:
+    """Return how many outcomes the samples of `cim_outcomes_total` in a report count."""
+    return sum(int(count) for _, count in samples)

@@ -7,6 +7,8 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
+from worker.flow.tasks import cancel_and_wait
+from worker.process.reports import ReportWriter
 from worker.process.worker import Worker
 
 if TYPE_CHECKING:
@@ -16,11 +18,11 @@ if TYPE_CHECKING:
 _PARENT_CHECK_SECONDS = 1.0
 
 
-def run_process(settings: Settings, index: int, signals: StopSignals, *, parent: int | None = None) -> None:
+def run_process(settings: Settings, index: int, signals: StopSignals, *, parent: int, reports: int) -> None:
     """Run one worker process to its end. Blocking.
 
-    The first of *signals* drains; a second one ends the process at once. With *parent*, the process also drains when
-    that one is gone: nobody would restart or stop it any more.
+    The first of *signals* drains; a second one ends the process at once. It also drains when the process *parent* is
+    gone: nobody would restart or stop it any more. What it does is reported to the descriptor *reports*.
     """
 
     async def main() -> None:
@@ -31,12 +33,16 @@ def run_process(settings: Settings, index: int, signals: StopSignals, *, parent:
             loop.call_soon_threadsafe(worker.stop)  # wakes the loop, which a handler alone does not
 
         signals.attach(stop)
-        watch = asyncio.create_task(_stop_when_orphaned(worker, parent)) if parent else None
+        writer = ReportWriter(reports, worker.report)
+        beside = [
+            asyncio.create_task(_stop_when_orphaned(worker, parent), name="watch for the supervisor"),
+            asyncio.create_task(writer.run(), name="reports"),
+        ]
         try:
             await worker.run()
         finally:
-            if watch is not None:
-                watch.cancel()
+            await cancel_and_wait(beside)
+            writer.close()
             signals.attach(lambda: None)
 
     gc.collect()

@@ -1,152 +1,317 @@
-"""Starts worker processes, passes signals on, and restarts those that crash with growing pauses."""
+"""Starts worker processes, passes signals on, restarts those that end or fall silent, and serves the pool's HTTP port.
+
+It is thin, so that whatever goes wrong with messages, broker or store cannot harm it: it loads neither.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from worker.flow.backoff import Backoff
+from worker.ops.checks import Check, of_pool
 from worker.ops.logging import configure_logging
-from worker.process.entry import run_process
-from worker.process.signals import StopSignals
+from worker.ops.pool_metrics import PoolMetrics
+from worker.process.reports import ReportReader
+from worker.process.signals import StopSignals, end_at_once
 from worker.settings import ConfigurationError
+from worker.web.listening import ListenError, listen
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.connection import Connection as Pipe
+    from multiprocessing.context import SpawnContext, SpawnProcess
+    from socket import socket
 
+    from worker.process.reports import ProcessReport
     from worker.settings import Settings
 
-_PAUSE_SECONDS = (0.5, 5.0)
+_PAUSE_SECONDS: Final = (0.5, 5.0)
 """First and longest pause before a process is started again, before jitter."""
-_STEADY_SECONDS = 30.0
+_STEADY_SECONDS: Final = 30.0
 """A process that lived this long was a success: the next pause is the shortest again."""
+_SILENT_SECONDS: Final = 30.0
+"""A process that did not report for this long is replaced."""
+_LATE_SECONDS: Final = 5.0
+"""A process that did not report for this long is not ready."""
+_TICK_SECONDS: Final = 0.2
+_FROZEN_SECONDS: Final = 5.0
+"""When the supervisor itself was stopped for this long, its processes may have been, too: none is silent for that."""
 
 
 def run(settings: Settings, signals: StopSignals) -> int:
     """Run the pool until one of *signals*. Blocking. Returns the exit code.
 
-    One process runs right here, without a supervisor around it; more are spawned, never forked, because neither the
-    event loop nor the store's client survives a fork. A second signal ends all at once.
-    Raises `ConfigurationError` when a health port cannot be used.
+    Processes are spawned, never forked, because neither the event loop nor the store's client survives a fork. A second
+    signal ends all at once. Raises `ConfigurationError` when the HTTP port was asked for and cannot be opened.
     """
-    check_health_ports(settings)
     configure_logging(settings.log_format, settings.log_level, in_background=True)
-    if settings.processes == 1:
-        run_process(settings, 0, signals)
-        return 0
-    return _Pool(settings, signals).run()
+    return asyncio.run(_Pool(settings, signals, _open_port(settings)).run())
 
 
-def check_health_ports(settings: Settings) -> None:
-    """Raise `ConfigurationError` unless every process can listen on its health port."""
-    if not settings.health_port:
-        return
-    for port in range(settings.health_port, settings.health_port + settings.processes):
+def _open_port(settings: Settings) -> socket | None:
+    """Return the listening socket; None, with a line in the log, when it is the default one and cannot be had.
+
+    Raises `ConfigurationError` for one that was asked for.
+    """
+    try:
+        return listen(settings.http_host, settings.http_port)
+    except ListenError as error:
+        if {"http_port", "http_host"} & settings.model_fields_set:
+            raise ConfigurationError(f"CIM_HTTP_PORT: {error}; choose another one, or correct CIM_HTTP_HOST") from None
+        structlog.get_logger().warning("http_port_unavailable", reason=str(error), fix="set CIM_HTTP_PORT")
+        return None
+
+
+class _Member:
+    """One place in the pool, and the process that has it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.process: SpawnProcess | None = None
+        self.checks: list[Check] = []
+        self.heard_at = 0.0
+        """When the process last reported, or was started."""
+        self.was_replaced = False
+        """Whether it is being ended because it was silent."""
+        self.start_at = 0.0
+        """When the next process is to be started, if there is none."""
+        self.why_not = "is being started"
+        self.not_started_said = False
+        self.backoff = Backoff(*_PAUSE_SECONDS, random=random.random)
+        self._started_at = 0.0
+        self._pipe: Pipe | None = None
+        self._reader: ReportReader | None = None
+
+    def start(self, context: SpawnContext, settings: Settings) -> None:
+        """Start a process. Raises OSError when the machine has no room for it."""
+        pipe, its_end = context.Pipe(duplex=False)
         try:
-            socket.create_server((settings.health_host, port)).close()
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "there are 65535 ports"
-            at = f"port {port} of {settings.health_host} cannot be opened: {reason}"
-            raise ConfigurationError(f"CIM_HEALTH_PORT: {at}; choose another, one for each process") from None
+            process = context.Process(
+                target=run_child, args=(settings, self.index, os.getpid(), its_end), name=f"cim-worker-{self.index}"
+            )
+            process.start()
+        except BaseException:
+            pipe.close()
+            raise
+        finally:
+            its_end.close()
+        self.process, self._pipe, self._reader = process, pipe, ReportReader(pipe.fileno())
+        self.heard_at = self._started_at = time.monotonic()
+        self.checks, self.was_replaced, self.not_started_said = [], False, False
+
+    def read(self) -> ProcessReport | None:
+        """Return what the process reported since the last call."""
+        report = self._reader.read() if self._reader is not None else None
+        if report is not None:
+            self.heard_at = time.monotonic()
+            self.checks = list(report.checks)
+        return report
+
+    def end(self) -> SpawnProcess:
+        """Forget the process, which has ended, and return it."""
+        process, self.process, self._reader, self.checks = self.process, None, None, []
+        if process is None or self._pipe is None:
+            msg = "there is no process to forget"
+            raise AssertionError(msg)
+        process.join()
+        self._pipe.close()
+        return process
+
+    def plan_restart(self) -> float:
+        """Return after how many seconds the next process is started."""
+        now = time.monotonic()
+        if now - self._started_at > _STEADY_SECONDS:
+            self.backoff.reset()
+        pause = self.backoff.next()
+        self.start_at = now + pause
+        return pause
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the process has not reported; 0 when there is none."""
+        return 0.0 if self.process is None else time.monotonic() - self.heard_at
+
+    def check(self) -> str | None:
+        """Return what is wrong with the process, in words, or None."""
+        if self.process is None:
+            return f"process {self.index} {self.why_not}"
+        if self.silent_seconds > _LATE_SECONDS:
+            return f"process {self.index} has not reported for {self.silent_seconds:.0f} s"
+        return None if self.checks else f"process {self.index} is starting"
 
 
 class _Pool:
-    def __init__(self, settings: Settings, signals: StopSignals) -> None:
+    def __init__(self, settings: Settings, signals: StopSignals, listener: socket | None) -> None:
         self._settings = settings
         self._signals = signals
+        self._listener = listener
         self._context = multiprocessing.get_context("spawn")
         self._log = structlog.get_logger()
-        self._children: dict[int, SpawnProcess] = {}
-        self._started_at: dict[int, float] = {}
-        self._start_after: dict[int, float] = dict.fromkeys(range(settings.processes), 0.0)
-        self._backoffs = [Backoff(*_PAUSE_SECONDS, random=random.random) for _ in range(settings.processes)]
-        self._not_started: set[int] = set()
+        self._members = [_Member(index) for index in range(settings.processes)]
+        self._metrics = PoolMetrics()
+        self._metrics.configured = settings.processes
+        self._turn = asyncio.Event()
+        self._turned_at = time.monotonic()
 
-    def run(self) -> int:
-        self._signals.attach(self._stop_children, lambda _number: self._kill_children())
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            self._stop_all()
+            loop.call_soon_threadsafe(self._turn.set)
+
+        self._signals.attach(stop, self._end_at_once)
         self._log.info("supervisor_started", processes=self._settings.processes)
-        while not self._signals.heard or self._children:
+        self._start_due()
+        serving = asyncio.create_task(self._serve(), name="http")
+        while not self._signals.heard or any(member.process for member in self._members):
+            await self._wait()
+            self._read_reports()
+            self._replace_silent()
+            self._collect()
             if not self._signals.heard:
                 self._start_due()
-            sentinels = [child.sentinel for child in self._children.values()]
-            wait(sentinels, timeout=0.2) if sentinels else time.sleep(0.05)
-            self._collect()
+        serving.cancel()
+        await asyncio.wait([serving])
         self._log.info("supervisor_stopped")
         return 0
 
-    def _start_due(self) -> None:
-        now = time.monotonic()
-        for index, due in list(self._start_after.items()):
-            if due <= now:
-                self._start(index, now)
-
-    def _start(self, index: int, now: float) -> None:
-        """Start a process. When that fails, say so once, and try again later for as long as it takes."""
-        child = self._context.Process(
-            target=run_child, args=(self._settings, index, os.getpid()), name=f"cim-worker-{index}"
-        )
-        try:
-            child.start()
-        except OSError as error:
-            self._start_after[index] = now + self._backoffs[index].next()
-            if index not in self._not_started:
-                self._not_started.add(index)
-                self._log.error("worker_process_not_started", process=index, reason=error.strerror or str(error))
+    async def _serve(self) -> None:
+        if self._listener is None:
             return
-        self._not_started.discard(index)
-        del self._start_after[index]
-        self._children[index] = child
-        self._started_at[index] = now
-        if self._signals.heard:  # it came while the child was being started, and passed it by
-            child.terminate()
+        from worker.web.health import health_server  # noqa: PLC0415 - loaded while the processes are starting
+
+        server = health_server(self._listener, live=self.live, checks=self.checks, exposition=self._metrics.exposition)
+        await server.start()
+        self._log.info("http_listening", host=self._settings.http_host, port=server.port)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.stop()
+
+    def live(self) -> tuple[bool, dict[str, object]]:
+        """Return whether all is well with the processes themselves, whatever broker and store do, and the details."""
+        silent = [member.index for member in self._members if member.silent_seconds > _SILENT_SECONDS]
+        processes = [
+            {
+                "process": member.index,
+                "pid": None if member.process is None else member.process.pid,
+                "silent_seconds": round(member.silent_seconds, 1),
+            }
+            for member in self._members
+        ]
+        replaced = self._metrics.restarts.get("silent", 0)
+        return not silent, {"live": not silent, "silent": silent, "replaced": replaced, "processes": processes}
+
+    def checks(self) -> list[Check]:
+        """Return what the readiness of the pool is made of."""
+        stopping = Check("stopping", "stopping" if self._signals.heard else None)
+        wrong = [reason for member in self._members if (reason := member.check())]
+        reported = {member.index: member.checks for member in self._members if member.checks}
+        return [stopping, Check("processes", "; ".join(wrong) or None), *of_pool(reported)]
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(_TICK_SECONDS):
+                await self._turn.wait()
+        except TimeoutError:
+            pass
+        self._turn.clear()
+        now = time.monotonic()
+        if now - self._turned_at > _FROZEN_SECONDS:
+            for member in self._members:
+                member.heard_at = now
+        self._turned_at = now
+
+    def _start_due(self) -> None:
+        for member in self._members:
+            if member.process is None and member.start_at <= time.monotonic():
+                self._start(member)
+
+    def _start(self, member: _Member) -> None:
+        """Start a process. When that fails, say so once, and try again later for as long as it takes."""
+        try:
+            member.start(self._context, self._settings)
+        except OSError as error:
+            member.start_at = time.monotonic() + member.backoff.next()
+            member.why_not = f"cannot be started: {error.strerror or error}"
+            if not member.not_started_said:
+                member.not_started_said = True
+                reason = error.strerror or str(error)
+                self._log.error("worker_process_not_started", process=member.index, reason=reason)
+            return
+        if self._signals.heard and member.process:  # it came while the process was being started, and passed it by
+            member.process.terminate()
+
+    def _read_reports(self) -> None:
+        for member in self._members:
+            report = member.read()
+            if report is not None:
+                self._metrics.reported(member.index, report.metrics)
+
+    def _replace_silent(self) -> None:
+        for member in self._members:
+            if member.process is not None and member.silent_seconds > _SILENT_SECONDS and not member.was_replaced:
+                member.was_replaced = True
+                self._log.error(
+                    "worker_process_silent",
+                    process=member.index,
+                    child_pid=member.process.pid,
+                    silent_seconds=round(member.silent_seconds, 1),
+                )
+                member.process.kill()
 
     def _collect(self) -> None:
-        for index, child in list(self._children.items()):
-            if child.exitcode is None:
+        for member in self._members:
+            if member.process is None or member.process.exitcode is None:
                 continue
-            child.join()
-            del self._children[index]
-            if self._signals.heard:
-                continue
-            self._plan_restart(index, child)
+            self._read_reports()  # the last one was written before the end
+            process = member.end()
+            self._metrics.ended(member.index)
+            if not self._signals.heard:
+                self._plan_restart(member, process)
 
-    def _plan_restart(self, index: int, child: SpawnProcess) -> None:
-        now = time.monotonic()
-        if now - self._started_at[index] > _STEADY_SECONDS:
-            self._backoffs[index].reset()
-        pause = self._backoffs[index].next()
-        self._start_after[index] = now + pause
+    def _plan_restart(self, member: _Member, process: SpawnProcess) -> None:
+        pause = member.plan_restart()
+        why = "silent" if member.was_replaced else "died"
+        self._metrics.restarts[why] = self._metrics.restarts.get(why, 0) + 1
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        member.why_not = f"ended at {at} with exit code {process.exitcode}, and is started again"
         self._log.error(
             "worker_process_died",
-            process=index,
-            child_pid=child.pid,
-            exit_code=child.exitcode,
+            process=member.index,
+            child_pid=process.pid,
+            exit_code=process.exitcode,
             restart_in_seconds=round(pause, 2),
         )
 
-    def _stop_children(self) -> None:
-        for child in list(self._children.values()):
-            child.terminate()
+    def _stop_all(self) -> None:
+        for member in self._members:
+            if member.process is not None:
+                member.process.terminate()
 
-    def _kill_children(self) -> None:
-        for child in list(self._children.values()):
-            child.kill()
+    def _end_at_once(self, number: int) -> None:
+        for member in self._members:
+            if member.process is not None:
+                member.process.kill()
+        end_at_once(number)
 
 
-def run_child(settings: Settings, index: int, parent: int) -> None:
+def run_child(settings: Settings, index: int, parent: int, reports: Pipe) -> None:
     """Run in the spawned process. What a terminal sends reaches the whole group: only the supervisor acts on it."""
     signals = StopSignals(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     configure_logging(settings.log_format, settings.log_level, in_background=True)
-    run_process(settings, index, signals, parent=parent)
+    from worker.process.entry import run_process  # noqa: PLC0415 - what the supervisor does without
+
+    run_process(settings, index, signals, parent=parent, reports=reports.fileno())
     logging.shutdown()  # a spawned process ends without the handlers of `atexit`

@@ -13,8 +13,11 @@ from worker import contract
 from worker.codes import Code, FailureClass, Stage
 from worker.failure import Dependency, Failure, classify
 from worker.flow.tasks import Crash, cancel_and_wait
+from worker.ops.checks import Check
+from worker.ops.process import process_report
 from worker.process.app import App
 from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
+from worker.process.reports import ProcessReport
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import (
@@ -27,11 +30,11 @@ from worker.rabbit.errors import (
 )
 from worker.rabbit.publisher import Publisher
 from worker.settings import address
-from worker.web.health import HealthServer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from worker.flow.outage import Outage
     from worker.process.session import IngressSession
     from worker.settings import Settings
 
@@ -66,14 +69,11 @@ class Worker:
         self._broker = self._app.broker_outage()
         self._publishing = self._app.broker_outage()
         self._backoff = self._app.backoff(*_RECONNECT_SECONDS)
+        self._started_at = self._connecting_since = self._app.clock.now_ms()
 
     async def run(self) -> None:
         """Work until `stop` is called, through any number of broker sessions."""
         settings = self._settings
-        health = HealthServer(self._reasons_not_ready, self._metrics.exposition)
-        if settings.health_port is not None:
-            port = await health.start(settings.health_host, settings.health_port and settings.health_port + self._index)
-            self._log.info("health_listening", host=settings.health_host, port=port)
         self._log.info(
             "worker_starting",
             broker=address(settings.rabbitmq_url),
@@ -93,7 +93,6 @@ class Worker:
             await cancel_and_wait(preparing)
             for gate in self._app.gates.values():
                 await gate.stop()
-            await health.stop()
             await self._app.store.close()
         self._log.info("worker_stopped", received=self._metrics.received, **self._metrics.outcomes())
 
@@ -160,6 +159,7 @@ class Worker:
                 )
             finally:
                 self._consumer = None
+                self._connecting_since = self._app.clock.now_ms()
                 await cancel_and_wait(tasks)
                 await self._leave(session, consumer)
 
@@ -262,22 +262,44 @@ class Worker:
         self._metrics.publisher_blocked = False
         self._publishing.ended()
 
-    def _reasons_not_ready(self) -> list[str]:
-        """Return why this process does not make progress; an open socket alone is not readiness."""
-        metrics = self._metrics
-        checks = {
-            "stopping": self._stopping.is_set(),
-            self._not_consuming(): self._consumer is None or not self._consumer.is_consuming,
-            "store unavailable": not metrics.dependency_up.get("store", False),
-            "broker blocks publishers": metrics.publisher_blocked,
-        }
-        return [reason for reason, holds in checks.items() if holds]
+    def report(self) -> ProcessReport:
+        """Return what the supervisor is told of this process: whether it makes progress, and its numbers."""
+        return ProcessReport(
+            checks=[
+                Check("broker", self._broker_problem()),
+                Check("publishing", self._since("broker blocks publishers", self._publishing)),
+                Check("store", self._store_problem()),
+            ],
+            metrics={**self._metrics.report(), **process_report(str(self._index))},
+        )
 
-    def _not_consuming(self) -> str:
-        if self._broker.failure is None:
-            return "not consuming yet"
-        began = self._app.clock.now_ms() / 1000 - self._broker.seconds
-        return f"broker unavailable since {datetime.fromtimestamp(began, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    def _broker_problem(self) -> str | None:
+        """Say why nothing is consumed; an open socket alone is not readiness."""
+        problem = self._since("broker unavailable", self._broker)
+        if problem is not None or (self._consumer is not None and self._consumer.is_consuming):
+            return problem
+        if self._consumer is None:
+            at = address(self._settings.rabbitmq_url)
+            return f"connecting to the broker at {at} since {_shown(self._connecting_since)}"
+        return "the broker has cancelled the consumer; connecting again"
+
+    def _store_problem(self) -> str | None:
+        problem = self._since("store unavailable", self._app.store_outage)
+        if problem is not None or "store" in self._metrics.dependency_up:
+            return problem
+        return f"store unavailable since {_shown(self._started_at)}: {self._app.store.address} has not answered yet"
+
+    def _since(self, what: str, outage: Outage) -> str | None:
+        """Return *what*, since when and why, while *outage* lasts."""
+        if outage.failure is None:
+            return None
+        began = self._app.clock.now_ms() - int(outage.seconds * 1000)
+        return f"{what} since {_shown(began)}: {outage.reason}"
+
+
+def _shown(at: int) -> str:
+    """Return epoch milliseconds as people read them."""
+    return f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _reason(error: BrokerError) -> str:

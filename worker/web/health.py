@@ -1,65 +1,82 @@
-"""Live, ready and metrics over HTTP, for probes and scrapers. Nothing else is served."""
+"""Is it alive, is it ready, and the numbers: one port for a whole pool, for probes and scrapers. Nothing else."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from worker.ops.printable import printable
+from worker.web.server import Limits, WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from socket import socket
 
-_REQUEST_SECONDS = 5
-_MAX_CLIENTS = 64
-"""Clients at once: slow ones must not take the descriptors that the work needs. Those beyond are turned away."""
-_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+    from starlette.requests import Request
+
+    from worker.ops.checks import Check
+
+_PATHS: Final = ("/livez", "/readyz", "/metrics")
+_LIMITS: Final = Limits(connections=64, request_seconds=10.0)
+_SERVICE_UNAVAILABLE: Final = 503
+_NOT_FOUND: Final = 404
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+_REMINDER_SECONDS: Final = 60.0
+_MAX_PATH: Final = 100
 
 
-class HealthServer:
-    """Answers GET /health/live, /health/ready and /metrics."""
+def health_server(
+    listener: socket,
+    *,
+    live: Callable[[], tuple[bool, dict[str, object]]],
+    checks: Callable[[], Sequence[Check]],
+    exposition: Callable[[], bytes],
+) -> WebServer:
+    """Return a server that asks *live*, *checks* and *exposition* (Prometheus text) at every request."""
 
-    def __init__(self, reasons_not_ready: Callable[[], list[str]], exposition: Callable[[], bytes]) -> None:
-        """Ask *reasons_not_ready* (empty means ready) and *exposition* at every request."""
-        self._reasons_not_ready = reasons_not_ready
-        self._exposition = exposition
-        self._server: asyncio.Server | None = None
-        self._clients = 0
+    async def livez(_: Request) -> Response:
+        is_live, details = live()
+        return _json(details, ok=is_live)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port. Raises OSError when it is taken."""
-        self._server = await asyncio.start_server(self._answer, host, port)
-        return int(self._server.sockets[0].getsockname()[1])
+    async def readyz(_: Request) -> Response:
+        made = checks()
+        reasons = [check.reason for check in made if check.reason is not None]
+        document = {"ready": not reasons, "reasons": reasons, "checks": [check.to_json() for check in made]}
+        return _json(document, ok=not reasons)
 
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+    async def metrics(_: Request) -> Response:
+        return Response(exposition(), media_type=None, headers={"Content-Type": _TEXT})
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._clients >= _MAX_CLIENTS:
-            writer.close()
-            return
-        self._clients += 1
-        unreadable = (ValueError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
-        with contextlib.suppress(TimeoutError, OSError, *unreadable):
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                status, kind, body = self._respond(request.split(b" ", 2)[1].partition(b"?")[0])
-                head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-                writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
-                await writer.drain()
-        self._clients -= 1
-        writer.close()
+    endpoints = zip(_PATHS, (livez, readyz, metrics), strict=True)
+    app = Starlette(
+        routes=[Route(path, endpoint) for path, endpoint in endpoints],
+        exception_handlers={_NOT_FOUND: _Unknown().answer},
+    )
+    app.router.redirect_slashes = False
+    return WebServer(app, listener, name="pool", limits=_LIMITS)
 
-    def _respond(self, path: bytes) -> tuple[str, str, bytes]:
-        if path == b"/health/live":
-            return "200 OK", "application/json", b'{"live":true}'
-        if path == b"/health/ready":
-            reasons = self._reasons_not_ready()
-            body = json.dumps({"ready": not reasons, "reasons": reasons}).encode()
-            return ("503 Service Unavailable" if reasons else "200 OK"), "application/json", body
-        if path == b"/metrics":
-            return "200 OK", _TEXT, self._exposition()
-        return "404 Not Found", "application/json", b'{"error":"try /health/live, /health/ready or /metrics"}'
+
+def _json(document: dict[str, Any], *, ok: bool) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return JSONResponse(document, status_code=200 if ok else _SERVICE_UNAVAILABLE, headers=headers)
+
+
+class _Unknown:
+    """Says so once a minute when a probe asks for what there is not: it is configured wrongly."""
+
+    def __init__(self) -> None:
+        self._said_at = -_REMINDER_SECONDS
+
+    async def answer(self, request: Request, _: Exception) -> Response:
+        """Answer 404 with the paths there are."""
+        now = time.monotonic()
+        if now - self._said_at >= _REMINDER_SECONDS:
+            self._said_at = now
+            path = printable(request.url.path[:_MAX_PATH])
+            structlog.get_logger().warning("http_path_unknown", path=path, fix=f"there are {', '.join(_PATHS)}")
+        return JSONResponse({"error": f"try {', '.join(_PATHS)}"}, status_code=_NOT_FOUND)

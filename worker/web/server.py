@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import resource
-import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,8 +21,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.codes import Stage
 from worker.failure import classify
+from worker.web.listening import KERNEL_QUEUE
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,18 +33,12 @@ _LOG_PAUSE_SECONDS: Final = 60
 """Clients that were turned away or too slow, and one kind of failed request, are logged this often."""
 _ACCEPTED_AT_ONCE: Final = 16
 """Most connections taken in one turn of the loop: each holds a descriptor before it can be turned away."""
-_KERNEL_QUEUE: Final = 1024
-_MAX_PORT: Final = 65_535
 _SWEEP_SECONDS: Final = 1.0
 """Longest time between two looks at the deadlines of all connections."""
 _TURNED_AWAY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
 )
-
-
-class ListenError(Exception):
-    """A port cannot be opened. The text is half a sentence: which one, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +57,6 @@ class Limits:
     """How long a connection may be idle after an answer."""
     drain_seconds: int = 5
     """How long `stop` waits for requests in progress."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open *port* of *host*, 0 for any free one, so that it is known to be ours before anything else begins.
-
-    Raises `ListenError`.
-    """
-    try:
-        return _open(host, port)
-    except (OSError, UnicodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "there is no such address"
-        raise ListenError(f"port {port} of {host} cannot be opened: {reason.partition(' (')[0]}") from None
-
-
-def _open(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= _MAX_PORT:
-        raise OSError(None, f"there are {_MAX_PORT} ports")
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    return socket.create_server((address[0], port), family=family, backlog=_KERNEL_QUEUE)
 
 
 class WebServer:
@@ -105,7 +80,7 @@ class WebServer:
         running.cancel()
         if self._serving.done():
             await self._serving
-        self._listener.listen(_KERNEL_QUEUE)
+        self._listener.listen(KERNEL_QUEUE)
 
     async def stop(self) -> None:
         """Take no further requests, let those in progress end, then close. May be called without `start`."""
