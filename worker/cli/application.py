@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import conversations, demo, explain, publish, run, schemas, settings, store, topology, validate
+from worker.cli import conversations, demo, explain, publish, run, schemas, settings, status, store, topology, validate
 from worker.cli.output import help_end
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def _options(
 
 
 run.add_to(app)
+status.add_to(app)
 topology.add_to(app)
 store.add_to(app)
 conversations.add_to(app)

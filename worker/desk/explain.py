@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from worker.desk.journal import Coverage, Entry, read_journal
 from worker.desk.story import StoredActivity, Story, place, tell
+from worker.desk.wording import why_not
 from worker.failure import AdapterError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class _Search:
                     stream, since=since, take=found.take_entry, ids=found.ids, on_progress=self._on_progress
                 )
         except AdapterError as error:
-            self.searched["journal"] = Searched("journal", len(found.entries), str(error))
+            self.searched["journal"] = Searched("journal", len(found.entries), why_not(error))
         else:
             problem = None if self.coverage.is_complete else "not read to its end"
             self.searched["journal"] = Searched("journal", len(found.entries), problem)
@@ -249,9 +250,9 @@ class _Search:
             try:
                 self.searched[where] = Searched(where, await ask())
             except StoreUnavailable as error:
-                self._store_is_away = str(error)
+                self._store_is_away = why_not(error)
             except AdapterError as error:
-                self.searched[where] = Searched(where, 0, str(error))
+                self.searched[where] = Searched(where, 0, why_not(error))
         if self._store_is_away is not None:
             self.searched[where] = Searched(where, 0, self._store_is_away)
 

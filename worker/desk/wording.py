@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from worker.codes import Code
+from worker.failure import StoreUnavailable
 from worker.outcome import Outcome
 from worker.pipeline.ports import StoredBecause
 
 if TYPE_CHECKING:
     from worker.desk.journal import Entry
+    from worker.failure import AdapterError
 
 OUTCOMES: Final = {
     Outcome.PUBLISHED: "published to the exchange of its conversation",
@@ -49,3 +51,11 @@ def reason_in_words(reason: str) -> str:
 def code_in_words(code: str) -> str:
     """Return the sentence of a reason code."""
     return Code(code).spec.meaning if code in set(Code) else "a code this version does not know"
+
+
+def why_not(error: AdapterError) -> str:
+    """Return why something could not be asked, for whoever only looks: what happens to work meanwhile is left out."""
+    if not isinstance(error, StoreUnavailable):
+        return str(error)
+    _, _, cause = str(error).partition("(")
+    return f"it does not answer ({cause}" if cause else "it does not answer"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from worker.desk.journal import StreamEnds, StreamMessage
 from worker.rabbit.errors import NOT_FOUND, ChannelClosed
 from worker.rabbit.frames import encode_ack
+from worker.rabbit.probing import fresh_channel
 from worker.rabbit.properties import decode_properties
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PREFETCH = 200
 _BEGIN_SECONDS = 2.0
 """Silence after which nothing is there to be read: a broker begins within milliseconds."""
+_EMPTY_SECONDS = 0.3
+"""The same where the broker counts nothing."""
 _STALL_SECONDS = 15.0
 """Silence in the middle of a stream after which reading ends early."""
 _END_SECONDS = 0.2
@@ -42,8 +45,11 @@ class Stream:
 
         The last is the first one of the newest chunk: a few more may follow it.
         """
-        last = await self._one("last")
-        first = None if last is None else await self._one("first")
+        async with fresh_channel(self._connection) as channel:
+            counted = (await channel.call("queue_declare", self._name, passive=True)).message_count
+        # The count may lag behind: a stream that has just been written to counts none, but delivers at once.
+        last = await self._one("last", _BEGIN_SECONDS if counted else _EMPTY_SECONDS)
+        first = None if last is None else await self._one("first", _BEGIN_SECONDS)
         return None if first is None or last is None else StreamEnds(first, last)
 
     async def read(
@@ -66,9 +72,9 @@ class Stream:
                     patience = _END_SECONDS
                     deadline = min(deadline, time.monotonic() + _CATCH_UP_SECONDS)
 
-    async def _one(self, where: str) -> StreamMessage | None:
+    async def _one(self, where: str, patience: float) -> StreamMessage | None:
         async with self._consuming(where, prefetch=1) as arrivals:
-            messages = await arrivals.take(_BEGIN_SECONDS)
+            messages = await arrivals.take(patience)
         return messages[0] if messages else None
 
     @asynccontextmanager

@@ -1,0 +1,47 @@
+"""What the store shows at a glance: open letters, and the last report of each pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from worker.dead_letters.letter import OPEN
+from worker.desk.status import LetterSummary
+from worker.mongo import dead_letters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.mongo.client import Document, Store
+
+_POOLS: Final = "pools"
+_MOST_POOLS: Final = 100
+
+
+class Overview:
+    """Looks into the store without changing anything. Every method raises `StoreUnavailable` or `OperatorFault`."""
+
+    def __init__(self, store: Store) -> None:
+        """Look into *store*."""
+        self._store = store
+        self._letters = store.collection(dead_letters.COLLECTION)
+        self._pools = store.collection(_POOLS)
+
+    async def letters(self, since: int) -> LetterSummary:
+        """Return how many letters are open, of how many causes, how old they are, and how many died since *since*."""
+        group = {
+            "_id": "$fingerprint",
+            "letters": {"$sum": 1},
+            "oldest": {"$min": "$firstSeen"},
+        }
+        async with self._store.operation():
+            cursor = await self._letters.aggregate([{"$match": {"status": OPEN}}, {"$group": group}])
+            causes = await cursor.to_list()
+        async with self._store.operation():
+            new = await self._letters.count_documents({"status": OPEN, "lastSeen": {"$gte": since}})
+        oldest = min((one["oldest"] for one in causes if one["oldest"]), default=None)
+        return LetterSummary(sum(one["letters"] for one in causes), len(causes), oldest, new)
+
+    async def pools(self) -> Sequence[Document]:
+        """Return the last report of each pool."""
+        async with self._store.operation():
+            return await self._pools.find({}).limit(_MOST_POOLS).to_list()
