@@ -95,10 +95,12 @@ def exit_code_table() -> str:
 
 def code_table() -> str:
     """Return the catalogue of reason codes."""
-    lines = ["| Code | Class | Stage | What was expected, or what to do |", "|---|---|---|---|"]
+    lines = ["| Code | Class | Stage | What was expected, or what happened | What to do |", "|---|---|---|---|---|"]
     for code in Code:
         spec = code.spec
-        lines.append(f"| `{code.value}` | {spec.failure_class.value} | {spec.stage.value} | {spec.meaning} |")
+        lines.append(
+            f"| `{code.value}` | {spec.failure_class.value} | {spec.stage.value} | {spec.meaning} | {spec.fix} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +122,12 @@ def metric_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def document_table() -> str:
+    """Return the list of the documents in `schemas/`."""
+    rows = "".join(f"| [{one.file}]({one.file}) | {one.about} |\n" for one in DOCUMENTS)
+    return "| File | What it describes |\n|---|---|\n" + rows
+
+
 def warning_table() -> str:
     """Return the catalogue of warnings."""
     return "| Warning | Means |\n|---|---|\n" + "".join(f"| `{one.value}` | {one.meaning} |\n" for one in WarningCode)
@@ -127,7 +135,7 @@ def warning_table() -> str:
 
 TABLES = {
     README: {"settings": settings_table, "exit codes": exit_code_table},
-    SCHEMAS: {"codes": code_table, "warnings": warning_table},
+    SCHEMAS: {"documents": document_table, "codes": code_table, "warnings": warning_table},
     DEPLOY: {"log events": event_table, "metrics": metric_table},
 }
 

@@ -66,7 +66,7 @@ _DISPOSITIONS = {
 
 
 class Code(StrEnum):
-    """Stable reason codes. `Code.spec` tells class, stage and a sentence for each."""
+    """Stable reason codes. `Code.spec` tells class, stage, a sentence and the fix of each."""
 
     # The bytes.
     MESSAGE_TOO_LARGE = "message_too_large"
@@ -133,143 +133,240 @@ class CodeSpec:
     failure_class: FailureClass
     stage: Stage
     meaning: str
-    """One sentence for the publisher or the developer on call: what was expected, or what to do."""
+    """One sentence for the publisher or the developer on call: what was expected, or what happened."""
+    fix: str
+    """One sentence that says what to do about it."""
 
 
-def _invalid(stage: Stage, meaning: str) -> CodeSpec:
-    return CodeSpec(FailureClass.INVALID, stage, meaning)
+def _invalid(stage: Stage, meaning: str, fix: str) -> CodeSpec:
+    return CodeSpec(FailureClass.INVALID, stage, meaning, fix)
 
 
 _SPECS: dict[Code, CodeSpec] = {
     Code.MESSAGE_TOO_LARGE: _invalid(
-        Stage.DECODE, "The body is larger than the configured limit; send a link instead of the content."
+        Stage.DECODE,
+        "The body is larger than the configured limit; send a link instead of the content.",
+        "Put the content on a file server and send its address; or have CIM_MAX_MESSAGE_BYTES raised.",
     ),
     Code.UNSUPPORTED_ENCODING: _invalid(
         Stage.DECODE,
         "The property content_encoding is neither gzip nor deflate, or the body is not packed as it says.",
+        "Send the body as it is, or packed with gzip or deflate and the property set to that name.",
     ),
-    Code.INVALID_UTF8: _invalid(Stage.DECODE, "The body is not UTF-8; encode the JSON as UTF-8."),
-    Code.MALFORMED_JSON: _invalid(Stage.DECODE, "The body is not JSON."),
+    Code.INVALID_UTF8: _invalid(
+        Stage.DECODE,
+        "The body is not UTF-8; encode the JSON as UTF-8.",
+        "Encode the JSON as UTF-8; look for a serialiser that uses the encoding of its machine.",
+    ),
+    Code.MALFORMED_JSON: _invalid(
+        Stage.DECODE,
+        "The body is not JSON.",
+        "Write the body with a JSON library instead of putting text together; the detail names line and column.",
+    ),
     Code.NOT_AN_OBJECT: _invalid(
-        Stage.DECODE, "The body is JSON but not an object; send one CIM message per delivery."
+        Stage.DECODE,
+        "The body is JSON but not an object; send one CIM message per delivery.",
+        "Publish each message of an array as a delivery of its own; `cim-worker publish` splits arrays.",
     ),
     Code.DUPLICATE_KEY: _invalid(
-        Stage.DECODE, "An object contains the same key twice; readers disagree on which one counts."
+        Stage.DECODE,
+        "An object contains the same key twice; readers disagree on which one counts.",
+        "Remove one of the two; look for a serialiser that appends instead of replacing.",
     ),
     Code.NUMBER_NOT_FINITE: _invalid(
-        Stage.DECODE, "NaN, Infinity or a number too large for a double; JSON has only finite numbers."
+        Stage.DECODE,
+        "NaN, Infinity or a number too large for a double; JSON has only finite numbers.",
+        "Send null, or leave the field out, where there is no number.",
     ),
-    Code.INTEGER_OUT_OF_RANGE: _invalid(Stage.DECODE, "An integer does not fit 64 bits; send it as a string."),
-    Code.NESTING_TOO_DEEP: _invalid(Stage.DECODE, "Objects and arrays are nested deeper than 64 levels."),
+    Code.INTEGER_OUT_OF_RANGE: _invalid(
+        Stage.DECODE, "An integer does not fit 64 bits; send it as a string.", "Send long numbers and ids as strings."
+    ),
+    Code.NESTING_TOO_DEEP: _invalid(
+        Stage.DECODE,
+        "Objects and arrays are nested deeper than 64 levels.",
+        "Flatten the content, or send it as a string or as a link.",
+    ),
     Code.INVALID_UNICODE: _invalid(
-        Stage.DECODE, "A string contains half of a surrogate pair, which is not valid Unicode."
+        Stage.DECODE,
+        "A string contains half of a surrogate pair, which is not valid Unicode.",
+        "Do not cut texts in the middle of a character: cut by code points.",
     ),
-    Code.MISSING_SENDER: _invalid(Stage.VALIDATE, "header.sender is mandatory: an object with id and type."),
-    Code.MISSING_SENDER_ID: _invalid(Stage.VALIDATE, "header.sender.id is mandatory: a non-blank string."),
+    Code.MISSING_SENDER: _invalid(
+        Stage.VALIDATE,
+        "header.sender is mandatory: an object with id and type.",
+        "Add header.sender with the id and type of your application.",
+    ),
+    Code.MISSING_SENDER_ID: _invalid(
+        Stage.VALIDATE,
+        "header.sender.id is mandatory: a non-blank string.",
+        "Set header.sender.id to the one id your application always has.",
+    ),
     Code.MISSING_SENDER_TYPE: _invalid(
-        Stage.VALIDATE, "header.sender.type is mandatory: a string such as APP, AGENT, BOT, CONNECTOR or IVR."
+        Stage.VALIDATE,
+        "header.sender.type is mandatory: a string such as APP, AGENT, BOT, CONNECTOR or IVR.",
+        "Set header.sender.type, for an application to APP.",
     ),
-    Code.MISSING_BODY: _invalid(Stage.VALIDATE, "body is mandatory: an object with a type."),
-    Code.MISSING_BODY_TYPE: _invalid(Stage.VALIDATE, "body.type is mandatory: a non-blank string."),
+    Code.MISSING_BODY: _invalid(
+        Stage.VALIDATE,
+        "body is mandatory: an object with a type.",
+        "Add body with a type; any type of your own will do.",
+    ),
+    Code.MISSING_BODY_TYPE: _invalid(
+        Stage.VALIDATE, "body.type is mandatory: a non-blank string.", "Set body.type; any name of your own will do."
+    ),
     Code.MISSING_ANCHOR: _invalid(
         Stage.VALIDATE,
         "The header has none of customer._id, channelSessionId and conversationId (null and empty count as absent).",
+        "Name the conversation, the channel session or the customer the activity belongs to.",
     ),
-    Code.MISSING_FIELD: _invalid(Stage.VALIDATE, "A field that this body type requires is missing."),
-    Code.WRONG_TYPE: _invalid(Stage.VALIDATE, "A known field has the wrong JSON type."),
-    Code.INVALID_VALUE: _invalid(Stage.VALIDATE, "A known field has a value outside the ones it can take."),
+    Code.MISSING_FIELD: _invalid(
+        Stage.VALIDATE,
+        "A field that this body type requires is missing.",
+        "Add the field that the pointer names, or use a body type of your own.",
+    ),
+    Code.WRONG_TYPE: _invalid(
+        Stage.VALIDATE,
+        "A known field has the wrong JSON type.",
+        "Send the field that the pointer names as the type that is expected; leave it out where there is none.",
+    ),
+    Code.INVALID_VALUE: _invalid(
+        Stage.VALIDATE,
+        "A known field has a value outside the ones it can take.",
+        "Send one of the values that are expected; they are case-sensitive.",
+    ),
     Code.INVALID_TIMESTAMP: _invalid(
         Stage.VALIDATE,
         "A timestamp is epoch milliseconds or seconds, as a number or digits, or ISO-8601 (without an offset: UTC).",
+        "Send epoch milliseconds; leave the field out to have the time of receipt.",
     ),
-    Code.ID_TOO_LONG: _invalid(Stage.VALIDATE, "An identifier is longer than 242 bytes of UTF-8."),
+    Code.ID_TOO_LONG: _invalid(
+        Stage.VALIDATE,
+        "An identifier is longer than 242 bytes of UTF-8.",
+        "Use a shorter id; the name of the conversation's exchange has to hold it.",
+    ),
     Code.INVALID_ID: _invalid(
         Stage.VALIDATE,
         "An identifier holds a control character (U+0000 to U+001F, U+007F to U+009F).",
+        "Remove line ends and other control characters; they often come from reading a file or a form.",
     ),
     Code.SENDER_NOT_ALLOWED: _invalid(
-        Stage.VALIDATE, "The broker user that published this message is not allowed to send as this sender."
+        Stage.VALIDATE,
+        "The broker user that published this message is not allowed to send as this sender.",
+        "Publish as the broker user of this sender with the property user_id; or have CIM_SENDER_USERS changed.",
     ),
-    Code.STORE_REJECTED: CodeSpec(FailureClass.PERMANENT, Stage.STORE, "The store refuses this document permanently."),
+    Code.STORE_REJECTED: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.STORE,
+        "The store refuses this document permanently.",
+        "Look up the detail's number in the store's manual; correct the message or the store's rules, then replay.",
+    ),
     Code.DOCUMENT_TOO_LARGE: CodeSpec(
-        FailureClass.PERMANENT, Stage.STORE, "The document is larger than the store accepts."
+        FailureClass.PERMANENT,
+        Stage.STORE,
+        "The document is larger than the store accepts.",
+        "Have the publisher send a link instead of the content.",
     ),
     Code.NOT_ENCODABLE: CodeSpec(
         FailureClass.PERMANENT,
         Stage.STORE,
         "The message contains something the store cannot encode, such as a key with a NUL character.",
+        "Have the publisher remove what the detail names, such as NUL characters in keys.",
     ),
     Code.UNREADABLE_RECORD: CodeSpec(
         FailureClass.PERMANENT,
         Stage.STORE,
         "The registry's record of this conversation cannot be read; correct or delete it, then replay.",
+        "Correct the document in the collection conversations, or delete it, then replay the letter.",
     ),
     Code.EXCHANGE_TAKEN: CodeSpec(
         FailureClass.PERMANENT,
         Stage.BROKER,
         "Another exchange has the name of this conversation's exchange; its activities are stored.",
+        "Delete the other exchange, or give it another name, then run `cim-worker conversations open`.",
     ),
     Code.PUBLISH_REJECTED: CodeSpec(
         FailureClass.TRANSIENT,
         Stage.PUBLISH,
         "The broker did not accept the event (negative confirm).",
+        "Look for a full queue or a policy on the conversation's exchange; the letter can be replayed.",
     ),
     Code.STORE_WRITE_UNCERTAIN: CodeSpec(
         FailureClass.OUTAGE,
         Stage.STORE,
         "The store applied the write but did not confirm it on a majority of its members.",
+        "Bring the missing members of the replica set back; nothing has to be replayed.",
     ),
     Code.UNEXPECTED_ERROR: CodeSpec(
         FailureClass.UNKNOWN,
         Stage.TRANSLATE,
         "Unexpected error in the worker; failures with the same cause have the same fingerprint.",
+        "Report it with fingerprint and version; replay the letter with a version in which it is corrected.",
     ),
     Code.STORE_UNAVAILABLE: CodeSpec(
         FailureClass.OUTAGE,
         Stage.STORE,
         "The store does not answer, or the result of a write is unknown; the work waits and is repeated.",
+        "Bring the store back, or correct CIM_MONGODB_URI; what waits is stored by itself.",
     ),
     Code.STORE_ACCESS_REFUSED: CodeSpec(
         FailureClass.OPERATOR,
         Stage.STORE,
         "The store refuses the worker's credentials, permissions or options; correct the settings or the rights.",
+        "Give the user of CIM_MONGODB_URI readWrite on the database, or correct its password.",
     ),
     Code.BROKER_UNAVAILABLE: CodeSpec(
         FailureClass.OUTAGE,
         Stage.BROKER,
         "The broker does not answer, or the result of a publish is unknown; the work waits and is repeated.",
+        "Bring the broker back, or correct CIM_RABBITMQ_URL; the worker reconnects by itself.",
     ),
     Code.BROKER_BLOCKED: CodeSpec(
         FailureClass.OUTAGE,
         Stage.BROKER,
         "The broker accepts no messages while its memory or disk alarm is on; the work waits.",
+        "Free memory or disk of the broker; the worker goes on by itself.",
     ),
     Code.BROKER_ACCESS_REFUSED: CodeSpec(
         FailureClass.OPERATOR,
         Stage.BROKER,
         "The broker refuses the worker's credentials, virtual host or permissions; correct the settings or the rights.",
+        "Give the user the rights that `deploy/README.md` lists, or correct user, password and virtual host.",
     ),
     Code.TOPOLOGY_MISMATCH: CodeSpec(
         FailureClass.OPERATOR,
         Stage.BROKER,
         "A queue or exchange is missing or has unexpected arguments; see `cim-worker topology check`.",
+        "Run `cim-worker topology apply`; what it cannot change it names with the way to correct it.",
     ),
     Code.DELIVERY_LIMIT: CodeSpec(
         FailureClass.PERMANENT,
         Stage.BROKER,
         "The broker gave up after too many unacknowledged deliveries: the message probably crashes its consumer.",
+        "Look in the workers' logs for crashes at that time, and report the message; replay it one at a time.",
     ),
     Code.BROKER_EXPIRED: CodeSpec(
-        FailureClass.PERMANENT, Stage.BROKER, "The message expired in a queue before it was consumed."
+        FailureClass.PERMANENT,
+        Stage.BROKER,
+        "The message expired in a queue before it was consumed.",
+        "Remove the queue's policy message-ttl, or the publisher's property expiration, then replay.",
     ),
-    Code.BROKER_MAXLEN: CodeSpec(FailureClass.PERMANENT, Stage.BROKER, "A queue was full and dropped the message."),
+    Code.BROKER_MAXLEN: CodeSpec(
+        FailureClass.PERMANENT,
+        Stage.BROKER,
+        "A queue was full and dropped the message.",
+        "Remove the policy that drops messages of a full queue (`cim-worker topology check` names it), then replay.",
+    ),
     Code.BROKER_REJECTED: CodeSpec(
-        FailureClass.PERMANENT, Stage.BROKER, "A consumer rejected the message without giving a reason."
+        FailureClass.PERMANENT,
+        Stage.BROKER,
+        "A consumer rejected the message without giving a reason.",
+        "Find out who else consumes the queue and rejects; only workers should, then replay.",
     ),
     Code.FOREIGN_LETTER: CodeSpec(
         FailureClass.UNKNOWN,
         Stage.BROKER,
         "Published to the dead-letter queue without reason headers, and not by a worker.",
+        "Find out who publishes to cim.dead-letters; replay the letter if it belongs into cim.ingress.",
     ),
 }
 

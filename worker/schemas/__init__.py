@@ -16,6 +16,8 @@ from worker.schemas.generate import VERSION
 from worker.schemas.journal import journal_schema
 from worker.schemas.lifecycle import lifecycle_schema
 from worker.schemas.message import message_schema
+from worker.schemas.pages import reasons_page
+from worker.schemas.reasons import catalogue
 from worker.schemas.receipt import receipt_schema
 
 if TYPE_CHECKING:
@@ -68,7 +70,11 @@ SCHEMAS: Final = (
 )
 """Every JSON Schema, in the order people read them."""
 
-DOCUMENTS: Final[tuple[Published | Page, ...]] = SCHEMAS
+DOCUMENTS: Final[tuple[Published | Page, ...]] = (
+    *SCHEMAS,
+    Published("reasons", "reasons.json", "reason codes: meaning, example, what to do", catalogue),
+    Page("reasons-page", "reasons.html", "the same as a page", reasons_page),
+)
 """Everything that `cim-worker schemas` writes."""
 
 __all__ = ["DOCUMENTS", "SCHEMAS", "VERSION", "Page", "Published"]
