@@ -189,6 +189,24 @@ class Settings(BaseSettings):
         ge=100,
         description="Pause between two rounds of moving dead letters; between rounds they can be seen in the queue.",
     )
+    max_letters: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="At this number of letters in dead_letters nothing more is recorded; letters stay in the queue.",
+    )
+    letter_retention: str = Field(
+        default="30d",
+        description="How long a letter is kept once it was discarded or its replay ended: a number and s, m, h or d.",
+    )
+    max_replays: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="A letter that was replayed this many times in vain is refused, unless forced.",
+    )
+    read_only: bool = Field(
+        default=False, description="Whether `dead-letters` and the desk's page only show letters and change nothing."
+    )
     sender_users: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
         default_factory=dict,
         description="Senders each broker user may use: user=sender-1|sender-2,other=sender-3; empty: no check.",
@@ -257,7 +275,7 @@ class Settings(BaseSettings):
     def _split_delays(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("conversation_expiry")
+    @field_validator("conversation_expiry", "letter_retention")
     @classmethod
     def _known_unit(cls, value: str) -> str:
         delay_seconds(value)

@@ -133,6 +133,43 @@ def test_the_short_form_of_newer_brokers_is_understood() -> None:
     assert read(delivery(b"{}", first_only)).code == "broker_expired"
 
 
+def test_a_letter_that_died_in_the_waiting_room_or_a_retry_tier_came_from_where_its_copy_says() -> None:
+    origin = {
+        contract.ORIGIN_EXCHANGE: "cim.ingress",
+        contract.ORIGIN_ROUTING_KEY: "loan.step",
+        contract.ORIGIN_QUEUE: "cim.ingress",
+        contract.USER_ID: "publisher",
+    }
+    for queue in ("cim.ingress.waiting", "cim.ingress.retry.10s"):
+        copy = delivery(
+            b"{}", {**origin, "x-death": [death("delivery_limit", queue=queue, exchange="")]}, user_id="worker"
+        )
+        letter = read_letter(copy, recorded_at=RECORDED, trusted={"worker"})
+        assert (letter.origin_exchange, letter.origin_routing_key) == ("cim.ingress", "loan.step")
+        assert (letter.origin_queue, letter.user_id) == ("cim.ingress", "publisher")
+
+        strangers = read_letter(copy, recorded_at=RECORDED, trusted={"somebody else"})
+        assert (strangers.origin_queue, strangers.user_id) == (queue, "worker")
+
+
+def test_a_letter_that_a_stranger_wrote_in_our_name_is_a_strangers_letter() -> None:
+    forged = in_the_queue(headers={contract.USER_ID: "victim", contract.REPLAY_OF: "0" * 24}, user_id="stranger")
+    forged.properties.user_id = "stranger"
+    assert read_letter(forged, recorded_at=RECORDED, trusted={"stranger"}).code == "wrong_type"
+
+    letter = read_letter(forged, recorded_at=RECORDED, trusted={"worker"})
+    assert (letter.code, letter.user_id, letter.replay_of) == ("foreign_letter", "stranger", "")
+    assert dict(letter.headers)["cim-code"] == "wrong_type"
+
+
+def test_a_letter_knows_customer_key_and_what_it_is_a_replay_of() -> None:
+    sent = document("loan_step")
+    of = {contract.REPLAY_OF: "a" * 24, contract.REPLAY_JOB: "job", contract.IDEMPOTENCY_KEY: "key"}
+    letter = read(in_the_queue(raw("loan_step"), headers=of))
+    assert letter.customer_id == sent["header"]["customer"]["_id"]
+    assert (letter.replay_of, letter.replay_job, letter.idempotency_key) == ("a" * 24, "job", "key")
+
+
 def test_a_message_the_broker_gave_up_is_the_brokers_letter_whatever_it_claims() -> None:
     claims = {contract.CODE: "wrong_type", contract.WORKER_VERSION: "1.0", "x-death": [death("delivery_limit")]}
     assert read(delivery(b"{}", claims)).code == "delivery_limit"

@@ -76,7 +76,7 @@ def test_the_letter_of_anything_is_as_the_schemas_say(*, body: bytes, parked: bo
     assert HEADERS_SCHEMA.errors(headers) == []
     assert set(headers) <= set(HEADERS)
     record = read_letter(FakeDelivery(letter.body, Properties(headers=headers, message_id="m")), recorded_at=NOW)
-    document = _document([record])
+    document = _document([record], {})
     if parked:
         document |= {"body": b"", "status": PARKED}
     assert LETTER.errors(json.loads(dumps(document, json_options=RELAXED_JSON_OPTIONS))) == []
@@ -86,7 +86,7 @@ def test_the_letter_of_anything_is_as_the_schemas_say(*, body: bytes, parked: bo
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=40))
 def test_a_letter_of_a_stranger_is_as_the_schema_says(body: bytes) -> None:
-    document = _document([read_letter(FakeDelivery(body), recorded_at=NOW)])
+    document = _document([read_letter(FakeDelivery(body), recorded_at=NOW)], {})
     assert LETTER.errors(json.loads(dumps(document, json_options=RELAXED_JSON_OPTIONS))) == []
 
 

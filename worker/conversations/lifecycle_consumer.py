@@ -19,14 +19,16 @@ from worker.codes import Code, Disposition, FailureClass, Stage
 from worker.conversations.conversation import KNOWN_STATES
 from worker.conversations.lifecycle import Ignored, LifecycleChange, parse_lifecycle
 from worker.dead_letters.envelope import dead_letter
-from worker.dead_letters.provenance import attempt_of
+from worker.dead_letters.provenance import attempt_of, strip_reserved_headers
+from worker.dead_letters.reading import id_of_ours
 from worker.failure import AdapterError, Failure, StoreRefused, classify
 from worker.flow.backoff import Backoff
 from worker.flow.confirmed import publish_until_confirmed
 from worker.flow.window import Window
+from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from worker.conversations.cache import ConversationCache
     from worker.conversations.convergence import Convergence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from worker.conversations.ports import Applied, EventQueue, RegistryPort, RetryDecision
     from worker.conversations.reaper import Reaper
     from worker.flow.gate import Gate
-    from worker.ports import Clock, Delivery, EventPublisher, Reporter
+    from worker.ports import Clock, Delivery, EventPublisher, Outgoing, Reporter
 
 _PREFETCH = 400
 _BUNDLE = 200
@@ -93,8 +95,13 @@ class LifecycleConsumer:
         reporter: Reporter,
         new_id: Callable[[], str],
         random: Callable[[], float],
+        trusted: Collection[str | None] = (),
+        on_end: Callable[[Delivery, Outcome, str | None], None] = lambda *_: None,
     ) -> None:
         """Take events from what *open_queue* opens; *owe* is called with a conversation whose exchange is to follow.
+
+        Our headers are believed if one of the *trusted* users published them. *on_end* is told how each event ended
+        (stored: in the registry), with the id of the letter it became.
 
         The *gate* outlives the broker session, so that a lost connection costs no event another delivery.
         """
@@ -111,6 +118,8 @@ class LifecycleConsumer:
         self._reporter = reporter
         self._new_id = new_id
         self._random = random
+        self._trusted = trusted
+        self._on_end = on_end
         self._round_pauses = self._backoff()
         self._window = Window(_PREFETCH, _BUNDLE_BYTES)
         self._looked_back = False
@@ -208,12 +217,13 @@ class LifecycleConsumer:
         events = []
         now, now_ms = self._clock.monotonic(), self._clock.now_ms()
         for delivery in deliveries:
+            strip_reserved_headers(delivery, self._trusted)
             change = parse_lifecycle(delivery.body, received_at=now_ms)
             if isinstance(change, LifecycleChange):
                 self._say_unknown_state(change)
                 events.append(_Event(delivery, change, now))
             elif isinstance(change, Ignored):
-                queue.settle(delivery)
+                self._settle(queue, delivery)
             else:
                 self._dead_letter(queue, delivery, change.identity, Failure.of_problems(change.problems))
         return events
@@ -278,7 +288,13 @@ class LifecycleConsumer:
         elif event.change.state is not None and conversation_id in refused:
             self._no_exchange(queue, event, refused[conversation_id])
         else:
-            queue.settle(event.delivery)
+            self._settle(queue, event.delivery)
+
+    def _settle(self, queue: EventQueue, delivery: Delivery, letter: Outgoing | None = None) -> None:
+        """End an event: it is in the registry, or dead as *letter*."""
+        outcome = Outcome.STORED if letter is None else Outcome.DEAD
+        self._on_end(delivery, outcome, None if letter is None else id_of_ours(letter.body, letter.headers or {}))
+        queue.settle(delivery)
 
     def _no_exchange(self, queue: EventQueue, event: _Event, failure: Failure) -> None:
         """The registry knows, and the broker refused the exchange: this event waits, and no other."""
@@ -291,7 +307,7 @@ class LifecycleConsumer:
             return
         if held:
             self._owe(event.change.conversation_id)
-        queue.settle(event.delivery)
+        self._settle(queue, event.delivery)
 
     def _not_applied(self, queue: EventQueue, event: _Event, failure: Failure) -> None:
         """Try again later while there are tries left.
@@ -326,7 +342,7 @@ class LifecycleConsumer:
     ) -> None:
         letter = dead_letter(delivery, failure, identity, now=self._clock.now_ms(), copy_id=self._new_id())
         if await publish_until_confirmed(self._publisher, [letter], self._reporter):
-            queue.settle(delivery)
+            self._settle(queue, delivery, letter)
             self._reporter.letter(failure, identity, attempt_of(delivery), retry=False)
 
     # -- said once ----------------------------------------------------------------------------------------------------

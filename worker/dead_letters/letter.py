@@ -11,10 +11,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ID_DIGITS: Final = 24
-OPEN: Final = "open"
-"""The status of a letter that waits for somebody's decision."""
-PARKED: Final = "parked"
-"""The status of a letter that no document can hold: its bytes are in the queue of parked letters."""
+
+
+class Status(StrEnum):
+    """The life of a letter. Values are part of the public contract."""
+
+    OPEN = "open"
+    """It waits for somebody's decision."""
+    SENDING = "sending"
+    """A job has claimed it and is publishing it."""
+    REPLAYED = "replayed"
+    """The broker has confirmed its replay; the outcome is not known yet."""
+    SETTLED = "settled"
+    """Its replay was published, stored or a duplicate."""
+    DIED_AGAIN = "died_again"
+    """Its replay is dead, too: that is another letter, its successor."""
+    DISCARDED = "discarded"
+    """Somebody decided that it is not needed."""
+    PARKED = "parked"
+    """No document can hold it: its bytes are in the queue of parked letters."""
+
+
+OPEN: Final = Status.OPEN
+PARKED: Final = Status.PARKED
+DECIDED: Final = frozenset({Status.REPLAYED, Status.SETTLED, Status.DIED_AGAIN, Status.DISCARDED})
+"""Statuses of letters that nobody is working on; another letter of the same content opens them again."""
 
 Document = dict[str, Any]
 
@@ -83,7 +104,33 @@ class LetterRecord:
     """Every header of the letter as key and printable value, in the order of the wire."""
     properties: tuple[tuple[str, str], ...] = ()
     """The AMQP properties a replay needs, as key and printable value."""
+    user_id: str = ""
+    """The broker user that published it, if the broker has checked that."""
+    customer_id: str = ""
+    """The customer its message names."""
+    idempotency_key: str = ""
+    """The publisher's, if it gave one."""
+    replay_of: str = ""
+    """The letter it is a replay of."""
+    replay_job: str = ""
+    """The job that replayed it."""
+    replays: int = 0
+    """How often it was replayed, those it is a replay of included."""
     status: str = OPEN
+    status_at: int | None = None
+    """When it got its status, if that is not its first one."""
+    job_id: str = ""
+    """The job that has claimed it last."""
+    outcome: str = ""
+    """How its replay ended."""
+    successor: str = ""
+    """The letter that its replay became when it died again."""
+    reason: str = ""
+    """Why somebody discarded it."""
+    revision: int = 0
+    """How often its message was edited."""
+    original_body: bytes | None = None
+    """The bytes as they arrived, when they were edited since."""
     redelivered: bool = False
     """Whether the broker delivered this letter before, so that it may be counted already. Not kept."""
 
@@ -110,15 +157,28 @@ class LetterRecord:
             "conversationId": self.conversation_id,
             "workerVersion": self.worker_version,
             "traceparent": self.traceparent,
+            "userId": self.user_id,
+            "customerId": self.customer_id,
+            "idempotencyKey": self.idempotency_key,
+            "replayOf": self.replay_of,
+            "replayJob": self.replay_job,
+            "replays": self.replays,
             "body": self.body,
             "bodyBytes": len(self.body),
             "headers": [{"key": key, "value": value} for key, value in self.headers],
             "properties": [{"key": key, "value": value} for key, value in self.properties],
-            "status": self.status,
+            "status": str(self.status),
+            "statusAt": self.status_at,
+            "jobId": self.job_id,
+            "outcome": self.outcome,
+            "successor": self.successor,
+            "reason": self.reason,
+            "revision": self.revision,
             "recordedAt": self.recorded_at,
             "count": self.count,
             "firstSeen": self.first_seen,
             "lastSeen": self.last_seen,
+            **({} if self.original_body is None else {"originalBody": self.original_body}),
         }
 
     @classmethod
@@ -153,6 +213,19 @@ class LetterRecord:
             count=document["count"],
             first_seen=document["firstSeen"],
             last_seen=document["lastSeen"],
+            user_id=document.get("userId", ""),
+            customer_id=document.get("customerId", ""),
+            idempotency_key=document.get("idempotencyKey", ""),
+            replay_of=document.get("replayOf", ""),
+            replay_job=document.get("replayJob", ""),
+            replays=document.get("replays", 0),
+            status_at=document.get("statusAt"),
+            job_id=document.get("jobId", ""),
+            outcome=document.get("outcome", ""),
+            successor=document.get("successor", ""),
+            reason=document.get("reason", ""),
+            revision=document.get("revision", 0),
+            original_body=None if (original := document.get("originalBody")) is None else bytes(original),
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from worker.ports import Delivery, Properties
 
@@ -56,10 +56,22 @@ def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) 
             headers.pop(name, None)
 
 
+def believed_headers(delivery: Delivery, trusted: Collection[str | None]) -> Mapping[str, Any]:
+    """Return the headers that can be believed: ours only if the broker vouches that a *trusted* user published them."""
+    headers = delivery.properties.headers
+    if delivery.properties.user_id in trusted:
+        return headers
+    return {name: value for name, value in headers.items() if name not in _RESERVED}
+
+
 def published_by(delivery: Delivery) -> str | None:
-    """Return the broker user that published the message, if the broker checked it; copies carry it in a header."""
+    """Return the broker user that published the message, if the broker checked it.
+
+    Copies and replays carry it in a header: ask for a delivery whose reserved headers are stripped where they are not
+    to be believed.
+    """
     properties = delivery.properties
-    if properties.headers and is_copy(delivery):
+    if properties.headers and (is_copy(delivery) or contract.REPLAY_OF in properties.headers):
         user = properties.headers.get(contract.USER_ID)
         return user if isinstance(user, str) else None
     return properties.user_id

@@ -19,7 +19,7 @@ from worker.flow.window import Window
 from worker.ports import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from worker.flow.gate import Gate
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
@@ -72,7 +72,18 @@ class DeadLetterRecorder:
         clock: Clock,
         reporter: Reporter,
         new_id: Callable[[], str],
+        trusted: Collection[str | None] | None = None,
+        count_letters: Callable[[], Awaitable[int]] | None = None,
+        max_letters: int = 0,
     ) -> None:
+        """Believe our headers on letters that one of the *trusted* users published (None: always).
+
+        Record nothing while *count_letters* says *max_letters* or more: letters stay in the queue.
+        """
+        self._trusted = trusted
+        self._count_letters = count_letters
+        self._max_letters = max_letters
+        self._full_said_at: float | None = None
         self._open_queue = open_queue
         self._letters = letters
         self._publisher = publisher
@@ -96,7 +107,8 @@ class DeadLetterRecorder:
             await asyncio.sleep(self._interval_ms / 1000)
             await self._gate.wait()
             try:
-                await self._round()
+                if not await self._is_full():
+                    await self._round()
             except Exception as error:  # noqa: BLE001 - nothing outside the pipeline may end a process
                 self._interrupted(classify(error, Stage.STORE))
 
@@ -106,6 +118,16 @@ class DeadLetterRecorder:
         if is_new and failure.failure_class is not FailureClass.OUTAGE:  # who watches the dependency reports that
             self._said_at = now
             self._reporter.warn("recording_interrupted", code=failure.code.value, reason=failure.detail)
+
+    async def _is_full(self) -> bool:
+        """Tell whether there are as many letters as there may be, and say so once a minute."""
+        if self._count_letters is None or (count := await self._count_letters()) < self._max_letters:
+            return False
+        now = self._clock.monotonic()
+        if self._full_said_at is None or now - self._full_said_at >= _REMINDER_SECONDS:
+            self._full_said_at = now
+            self._reporter.warn("letters_full", letters=count, limit=self._max_letters)
+        return True
 
     async def _round(self) -> None:
         queue = await self._open_queue()
@@ -146,7 +168,7 @@ class DeadLetterRecorder:
     async def _record(self, queue: DeadLetterQueue, batch: Sequence[Delivery], *, again: bool = False) -> None:
         """Record a batch, and settle what is safe; *again* if it was tried. Raises what a store at fault raises."""
         now = self._clock.now_ms()
-        letters = [read_letter(delivery, recorded_at=now) for delivery in batch]
+        letters = [read_letter(delivery, recorded_at=now, trusted=self._trusted) for delivery in batch]
         if again:
             letters = _perhaps_counted(letters)
         try:

@@ -5,22 +5,37 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
 from worker.codes import Code
-from worker.dead_letters.letter import OPEN, LetterRecord, RecordResult
+from worker.dead_letters.letter import DECIDED, OPEN, LetterRecord, RecordResult, Status
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
 from worker.mongo.evidence import Inserted, InsertResult, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from worker.dead_letters.outcomes import ReplayOutcome
     from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "dead_letters"
+INDEXED: Final = (
+    "fingerprint",
+    "code",
+    "status",
+    "lastSeen",
+    "senderId",
+    "userId",
+    "conversationId",
+    "customerId",
+    "messageId",
+    "jobId",
+    "replayOf",
+)
+"""What letters are looked for by."""
 _READ_BACK_IDS: Final = 500
-_DECIDED: Final = frozenset({"replayed", "settled", "died_again", "discarded"})
-"""Statuses of letters that nobody is working on."""
+_UNDER_WAY: Final = [Status.SENDING.value, Status.REPLAYED.value]
 
 
 class DeadLetterStore:
@@ -33,8 +48,9 @@ class DeadLetterStore:
     another process is just there, and such letters come from both: then the number is too small by as many.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Record through *store*."""
+    def __init__(self, store: Store, *, retention_ms: int = 30 * 86_400_000) -> None:
+        """Record through *store*; letters whose replay has an outcome are kept *retention_ms* longer."""
+        self._retention_ms = retention_ms
         self._store = store
         self._collection = store.collection(COLLECTION)
 
@@ -55,7 +71,8 @@ class DeadLetterStore:
         groups: dict[str, list[LetterRecord]] = {}
         for letter in letters:
             groups.setdefault(letter.id, []).append(letter)
-        encoded = {key: encode_alone(_document(group)) for key, group in groups.items()}
+        replays = await self._replays([group[0].replay_of for group in groups.values()])
+        encoded = {key: encode_alone(_document(group, replays)) for key, group in groups.items()}
         good = {key: item for key, item in encoded.items() if isinstance(item, Encoded)}
         answers: dict[str, InsertResult] = {key: item for key, item in encoded.items() if not isinstance(item, Encoded)}
         answers |= zip(good, await insert_each(self._store, self._collection, list(good.values())), strict=True)
@@ -72,6 +89,34 @@ class DeadLetterStore:
         if updates:
             async with self._store.operation(writes=True):
                 await self._collection.bulk_write(updates, ordered=False)
+
+    async def count(self) -> int:
+        """Return about how many letters are kept. Raises `StoreUnavailable` or `OperatorFault`."""
+        async with self._store.operation():
+            return await self._collection.estimated_document_count()
+
+    async def write_outcomes(self, outcomes: Sequence[ReplayOutcome]) -> None:
+        """Write outcomes to the letters that are under way in that job; others stay as they are.
+
+        Raises `StoreUnavailable` or `OperatorFault`; doing it twice is harmless.
+        """
+        updates = [
+            UpdateOne(
+                {"_id": one.letter_id, "jobId": one.job_id, "status": {"$in": _UNDER_WAY}},
+                {
+                    "$set": {
+                        "status": one.status.value,
+                        "statusAt": one.at,
+                        "outcome": one.outcome,
+                        "successor": one.successor,
+                        "expiresAt": DatetimeMS(one.at + self._retention_ms),
+                    }
+                },
+            )
+            for one in outcomes
+        ]
+        async with self._store.operation(writes=True):
+            await self._collection.bulk_write(updates, ordered=False)
 
     async def get(self, letter_id: str) -> LetterRecord | None:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""
@@ -94,15 +139,21 @@ class DeadLetterStore:
         for start in range(0, len(ids), _READ_BACK_IDS):
             query: Document = {"_id": {"$in": list(ids[start : start + _READ_BACK_IDS])}}
             async with self._store.operation():
-                cursor = self._collection.find(query, {"unsettled": 1, "status": 1})
+                cursor = self._collection.find(query, {"unsettled": 1, "status": 1, "replays": 1})
                 found |= {document["_id"]: document async for document in cursor}
         return found
 
+    async def _replays(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return how often each of the letters *ids* was replayed; blank ids are nobody's."""
+        known = await self._known(sorted({one for one in ids if one}))
+        return {one: document.get("replays", 0) for one, document in known.items()}
 
-def _document(group: Sequence[LetterRecord]) -> Document:
-    """Return the first document of a content."""
+
+def _document(group: Sequence[LetterRecord], replays: Mapping[str, int]) -> Document:
+    """Return the first document of a content; a replay's counts those of the letters it came from."""
     first, last = _seen(group)
-    counted = replace(group[0], count=len(group), first_seen=first, last_seen=last)
+    before = replays.get(group[0].replay_of, 0)
+    counted = replace(group[0], count=len(group), first_seen=first, last_seen=last, replays=before)
     return {**counted.to_document(), "unsettled": len(group)}
 
 
@@ -118,8 +169,9 @@ def _counted(group: Sequence[LetterRecord], known: Document, left: int) -> Updat
         "$min": {"firstSeen": first},
         "$max": {"lastSeen": last},
     }
-    if known.get("status") in _DECIDED:
-        update["$set"] = {"status": OPEN}
+    if known.get("status") in DECIDED:
+        update["$set"] = {"status": str(OPEN), "jobId": "", "outcome": "", "successor": "", "reason": ""}
+        update["$unset"] = {"expiresAt": ""}
     return UpdateOne({"_id": group[0].id}, update)
 
 

@@ -13,7 +13,7 @@ from pymongo import ASCENDING
 from pymongo.errors import OperationFailure
 
 from worker.failure import OperatorFault
-from worker.mongo import activities, dead_letters, registry
+from worker.mongo import activities, dead_letters, operator_actions, registry
 from worker.mongo.errors import index_refused
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Index:
 
     collection: str
     fields: tuple[str, ...]
+    expires: bool = False
+    """Whether the server deletes a document when the time in its (only) field has come."""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,8 @@ class Index:
         The direction of a field does not matter to what we read; indexes of part of the documents do not count.
         """
         is_partial = existing.get("sparse") or "partialFilterExpression" in existing
+        if self.expires and "expireAfterSeconds" not in existing:
+            return False
         first = list(existing["key"].items())[: len(self.fields)]
         return not is_partial and [name for name, way in first if way in {1, -1}] == list(self.fields)
 
@@ -62,7 +66,10 @@ OWN: Final = (
     Index(registry.COLLECTION, ("channelSessionIds",)),
     Index(registry.COLLECTION, ("state",)),
     Index(registry.COLLECTION, ("exchange",)),
-    *(Index(dead_letters.COLLECTION, (field,)) for field in ("fingerprint", "code", "status", "failedAt")),
+    *(Index(dead_letters.COLLECTION, (field,)) for field in dead_letters.INDEXED),
+    Index(dead_letters.COLLECTION, ("expiresAt",), expires=True),
+    Index(operator_actions.COLLECTION, ("jobId",)),
+    Index(operator_actions.COLLECTION, ("startedAt",)),
 )
 """For our own lookups and commands."""
 ALL: Final = (*OWN, *PLATFORMS)
@@ -83,7 +90,9 @@ async def make(store: Store, index: Index) -> Failure | None:
     try:
         async with store.operation():
             try:
-                await store.collection(index.collection).create_index([(field, ASCENDING) for field in index.fields])
+                options: dict[str, Any] = {"expireAfterSeconds": 0} if index.expires else {}
+                keys = [(field, ASCENDING) for field in index.fields]
+                await store.collection(index.collection).create_index(keys, **options)
             except OperationFailure as error:
                 failure = index_refused(error)
                 if failure is None:

@@ -1,13 +1,23 @@
-"""Counts and lists stored activities, for the demo."""
+"""Looks into the stored activities, for the desk and the demo."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from worker.mongo.activities import COLLECTION
+from bson.datetime_ms import DatetimeMS
+from bson.objectid import ObjectId
+
+from worker.failure import Failure
+from worker.mongo.activities import COLLECTION, activity_document
+from worker.mongo.bulk import encode_alone
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from worker.mongo.client import Document, Store
+    from worker.pipeline.translate import Activity
+
+_ASKED_AT_ONCE: Final = 500
 
 
 class StoredActivities:
@@ -22,6 +32,47 @@ class StoredActivities:
         """Return how many activities are stored."""
         async with self._store.operation():
             return await self._collection.count_documents({})
+
+    async def held(self, event_ids: Sequence[str]) -> set[str]:
+        """Return those of *event_ids* that are stored."""
+        found: set[str] = set()
+        for start in range(0, len(event_ids), _ASKED_AT_ONCE):
+            ids = [ObjectId(event_id) for event_id in event_ids[start : start + _ASKED_AT_ONCE] if event_id]
+            async with self._store.operation():
+                cursor = self._collection.find({"_id": {"$in": ids}}, {"_id": 1})
+                found |= {str(document["_id"]) async for document in cursor}
+        return found
+
+    async def newest(self, conversation_ids: Collection[str]) -> Mapping[str, int]:
+        """Return when (epoch ms) the newest activity of each conversation happened, for those that have one."""
+        found: dict[str, int] = {}
+        wanted = sorted(conversation_ids)
+        for start in range(0, len(wanted), _ASKED_AT_ONCE):
+            some = wanted[start : start + _ASKED_AT_ONCE]
+            group = {"_id": "$conversationId", "at": {"$max": "$activity.data.header.timestamp"}}
+            async with self._store.operation():
+                cursor = await self._collection.aggregate(
+                    [{"$match": {"conversationId": {"$in": some}}}, {"$group": group}]
+                )
+                async for document in cursor:
+                    if isinstance(document["at"], int | float):
+                        found[document["_id"]] = int(document["at"])
+        return found
+
+    async def refusals(self, activities: Sequence[Activity]) -> list[Failure | None]:
+        """Return why no document can hold an activity, None where one can."""
+        encoded = [encode_alone(activity_document(activity, DatetimeMS(0))) for activity in activities]
+        return [one if isinstance(one, Failure) else None for one in encoded]
+
+    async def count_of_customer(self, customer_id: str) -> int:
+        """Return how many activities a customer has."""
+        async with self._store.operation():
+            return await self._collection.count_documents({"customerId": customer_id})
+
+    async def delete_of_customer(self, customer_id: str) -> int:
+        """Delete the activities of a customer; return how many."""
+        async with self._store.operation(writes=True):
+            return (await self._collection.delete_many({"customerId": customer_id})).deleted_count
 
     async def event_ids(self) -> list[str]:
         """Return the event id of every stored activity."""

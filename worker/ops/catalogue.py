@@ -212,6 +212,19 @@ EVENTS: Final = (
         ("code", "reason"),
     ),
     LogEvent(
+        "letters_full",
+        "warning",
+        "There are CIM_MAX_LETTERS or more in dead_letters: letters stay in their queue. Once a minute.",
+        ("letters", "limit"),
+    ),
+    LogEvent(
+        "replay_outcomes_missed",
+        "warning",
+        "Outcomes of replays could not be written to their letters; the desk finds them in journal and store. Once a "
+        "minute.",
+        ("count",),
+    ),
+    LogEvent(
         "management_unavailable",
         "warning",
         "The broker's management API could not be asked about bindings and policies; work goes on.",

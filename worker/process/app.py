@@ -15,6 +15,7 @@ from worker.conversations.lifecycle_consumer import LifecycleConsumer
 from worker.conversations.reaper import Reaper
 from worker.conversations.reconciler import ExchangeReconciler
 from worker.conversations.unreadable import UnreadableLog
+from worker.dead_letters.outcomes import ReplayOutcomes
 from worker.dead_letters.recorder import DeadLetterRecorder
 from worker.failure import Dependency
 from worker.flow.backoff import Backoff
@@ -93,8 +94,13 @@ class App:
         self.journal_gap = Gap()
         self.journal_outage = self.outage("journal", contract.OUTCOMES)
         self.store_outage = self.outage("store", self.store.address)
-        self.gates = {work: self._gate(work) for work in ("start", "lookups", "activities", "lifecycle", "letters")}
+        self.gates = {
+            work: self._gate(work) for work in ("start", "lookups", "activities", "lifecycle", "letters", "replays")
+        }
         """One for each kind of work on the store: a failing one does not stop the others."""
+        self.letters = DeadLetterStore(self.store, retention_ms=delay_seconds(settings.letter_retention) * 1000)
+        self.replays = ReplayOutcomes(self.letters, self.gates["replays"], self.clock, self.reporter)
+        """Writes the outcome of replays to their letters."""
 
     def outage(self, dependency: str, at: str) -> Outage:
         """Return what reports outages of *dependency*."""
@@ -164,7 +170,7 @@ class App:
 
     def _listeners(self) -> list[Listener]:
         """Return who is told the outcome of deliveries that somebody follows; each notes it and returns at once."""
-        return []
+        return [self.replays]
 
     def _copies(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Copies:
         return Copies(
@@ -247,6 +253,8 @@ class App:
             reporter=self.reporter,
             new_id=new_id,
             random=random.random,
+            trusted=self.trusted_users,
+            on_end=self.replays.note,
         )
         self._returned = reconciler.returned
         return [consumer.run(), reaper.run(), reconciler.run()]
@@ -255,7 +263,10 @@ class App:
         """Return what moves dead letters into the store."""
         return DeadLetterRecorder(
             open_queue=lambda: Consumer.open(connection, contract.DEAD_LETTERS, self.clock.monotonic),
-            letters=DeadLetterStore(self.store),
+            letters=self.letters,
+            trusted=self.trusted_users,
+            count_letters=self.letters.count,
+            max_letters=self.settings.max_letters,
             publisher=publisher,
             gate=self.gates["letters"],
             interval_ms=self.settings.record_interval_ms,

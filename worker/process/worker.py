@@ -146,7 +146,7 @@ class Worker:
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
             crash = Crash()
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
-            jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long()]
+            jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long(), self._app.replays.run()]
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:

@@ -94,6 +94,12 @@ class LetterDocument(Document):
     conversationId: str
     workerVersion: str
     traceparent: str
+    userId: str = Field("", description="The broker user that published it, if the broker has checked that.")
+    customerId: str = ""
+    idempotencyKey: str = ""
+    replayOf: str = Field("", description="The letter it is a replay of.")
+    replayJob: str = ""
+    replays: int = Field(0, description="How often it was replayed, those it is a replay of included.")
     body: Annotated[
         dict[str, Any],
         WithJsonSchema(
@@ -115,6 +121,12 @@ class LetterDocument(Document):
     headers: list[Pair]
     properties: list[Pair]
     status: Annotated[str, one_of(STATUSES, "`open` until somebody decides; another such letter opens it again.")]
+    statusAt: EpochMs | None = None
+    jobId: str = Field("", description="The job that has claimed it last.")
+    outcome: str = Field("", description="How its replay ended.")
+    successor: str = Field("", description="The letter that its replay became when it died again.")
+    reason: str = Field("", description="Why somebody discarded it.")
+    revision: int = Field(0, description="How often its message was edited.")
     recordedAt: EpochMs
     count: int = Field(description="How many letters of this content there were.")
     firstSeen: EpochMs

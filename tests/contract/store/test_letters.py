@@ -1,0 +1,151 @@
+"""Letters as the desk reads and changes them, and the audit, on every store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.contract.store.examples import NOW, letter
+from worker.dead_letters.letter import RecordResult, Status
+from worker.dead_letters.outcomes import ReplayOutcome
+from worker.desk.ports import Change
+from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.letters import LetterCollection
+from worker.mongo.operator_actions import ActionCollection
+
+if TYPE_CHECKING:
+    from tests.contract.store.conftest import OpenStore
+
+OPEN = {"status": "open"}
+
+
+async def test_letters_are_counted_by_cause_with_their_senders(open_store: OpenStore) -> None:
+    letters = [
+        letter(1, sender_id="app-1", first_seen=NOW - 9),
+        letter(2, sender_id="app-2", last_seen=NOW + 9, count=3),
+        letter(3, fingerprint="another", user_id="publisher"),
+        letter(4, status=Status.DISCARDED),
+    ]
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        assert await collection.insert(letters) == [RecordResult.RECORDED] * 4
+        assert await collection.insert(letters[:1]) == [RecordResult.ALREADY_RECORDED]
+
+        large, small = sorted(await collection.groups(OPEN), key=lambda one: -one.letters)
+        counts = await collection.counts({}, "status")
+        fingerprints = await collection.fingerprints()
+
+    assert (large.letters, large.deaths, large.first_seen, large.last_seen) == (2, 4, NOW - 9, NOW + 9)
+    assert (large.senders, large.users, small.users) == (("app-1", "app-2"), (), ("publisher",))
+    assert counts == {"open": 3, "discarded": 1}
+    assert sorted(fingerprints) == sorted({large.fingerprint, "another"})
+
+
+async def test_letters_come_in_pages_and_the_latest_ones_first(open_store: OpenStore) -> None:
+    letters = [letter(number, last_seen=NOW + number) for number in range(7)]
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await collection.insert(letters)
+
+        pages = [page async for page in collection.stream(OPEN, 3)]
+        bare = [one async for page in collection.stream(OPEN, 3, bodies=False) for one in page]
+        latest = await collection.latest({"lastSeen": {"$gte": NOW + 2, "$lt": NOW + 6}}, 3)
+
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert {one.body for page in pages for one in page} == {b"not json"}
+    assert {one.body for one in bare} == {b""}
+    assert {one.id for one in bare} == {one.id for one in letters}
+    assert [one.last_seen - NOW for one in latest] == [5, 4, 3]
+
+
+async def test_a_letter_is_changed_by_compare_and_set(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await collection.insert([letter(1), letter(2), letter(3, status=Status.DISCARDED)])
+        claim = Change({"status": "sending", "jobId": "job-1"}, add={"replays": 1})
+        ids = [letter(number).id for number in (1, 2, 3)]
+
+        assert await collection.change(ids, OPEN, claim) == 2
+        assert await collection.change(ids, OPEN, claim) == 0
+
+        (claimed,) = await collection.some({"_id": ids[0]}, 1)
+        assert (claimed.status, claimed.job_id, claimed.replays) == ("sending", "job-1", 1)
+        assert await collection.delete(ids[:2]) == 2
+        assert await collection.counts({}, "status") == {"discarded": 1}
+
+
+async def test_the_outcome_of_a_replay_is_written_to_the_letter_that_is_under_way_and_to_no_other(
+    open_store: OpenStore,
+) -> None:
+    under_way = letter(1, status=Status.REPLAYED, job_id="job-1")
+    reopened = letter(2, status=Status.OPEN, job_id="job-1")
+    elsewhere = letter(3, status=Status.SENDING, job_id="job-2")
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await collection.insert([under_way, reopened, elsewhere])
+        outcomes = [
+            ReplayOutcome(one.id, "job-1", Status.DIED_AGAIN, "dead", "successor", NOW)
+            for one in (under_way, reopened, elsewhere)
+        ]
+        await DeadLetterStore(store).write_outcomes(outcomes)
+        await DeadLetterStore(store).write_outcomes(outcomes)
+        found = {one.id: one async for page in collection.stream({}, 10) for one in page}
+
+    died = found[under_way.id]
+    assert (died.status, died.outcome, died.successor) == ("died_again", "dead", "successor")
+    assert found[reopened.id].status == "open"
+    assert found[elsewhere.id].status == "sending"
+
+
+async def test_a_replay_that_died_again_counts_the_replays_of_the_letter_it_came_from(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await LetterCollection(store).insert([letter(1, replays=2)])
+        successor = letter(2, replay_of=letter(1).id)
+        letters = DeadLetterStore(store)
+        await letters.record([successor], {})
+
+        kept = await letters.get(successor.id)
+
+    assert kept is not None
+    assert (kept.replays, kept.replay_of) == (2, letter(1).id)
+
+
+async def test_another_letter_of_a_decided_content_opens_it_and_is_not_deleted_with_it(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        collection, letters = LetterCollection(store), DeadLetterStore(store)
+        await letters.record([letter(1)], {})
+        await letters.settled({letter(1).id: 1})
+        discarded = Change({"status": "discarded", "reason": "noise"}, expires_at=NOW)
+        await collection.change([letter(1).id], {}, discarded)
+        await letters.record([letter(1)], {})
+
+        document = await store.collection("dead_letters").find_one({"_id": letter(1).id})
+
+    assert document is not None
+    assert (document["status"], document["reason"], document.get("expiresAt")) == ("open", "", None)
+
+
+async def test_actions_are_listed_the_newest_first_and_keep_their_lines_in_order(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        actions = ActionCollection(store)
+        for number in range(3):
+            await actions.put({"_id": f"a{number}", "kind": "replay", "startedAt": NOW + number, "counts": {}})
+        for number in (2, 1):
+            await actions.put(
+                {
+                    "_id": f"a1-{number:06}",
+                    "kind": "lines",
+                    "jobId": "a1",
+                    "startedAt": NOW,
+                    "lines": [f"line {number}"],
+                }
+            )
+        await actions.update("a1", {"counts": {"sent": 2}})
+
+        assert [one["_id"] for one in await actions.latest(2)] == ["a2", "a1"]
+        assert await actions.latest(5, kinds=("purge",)) == []
+        found = await actions.get("a1")
+        lines = [line async for chunks in actions.lines("a1") for chunk in chunks for line in chunk["lines"]]
+
+    assert found is not None
+    assert found["counts"] == {"sent": 2}
+    assert lines == ["line 1", "line 2"]

@@ -1,0 +1,275 @@
+"""Finding letters: causes, lists, one letter's story. Nothing is changed, and nothing is taken from a queue."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from worker.dead_letters.letter import Status
+from worker.desk.errors import not_found, usage
+from worker.desk.ports import GroupCount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    from worker.dead_letters.letter import LetterRecord
+    from worker.desk.desk import Desk
+    from worker.desk.filter import Filter
+
+NEW_MS: Final = 24 * 3_600_000
+"""A cause seen for the first time within a day is new."""
+_HOUR_MS: Final = 3_600_000
+_SHORTEST_HANDLE: Final = 4
+_LETTER_DIGITS: Final = 24
+_CAUSE_DIGITS: Final = 12
+_HEX: Final = re.compile("[0-9a-f]+")
+_LINEAGE: Final = 50
+_NAMES_KEPT: Final = 20
+PAGE: Final = 500
+"""Letters handled at once by whatever works on many."""
+
+
+class Order(StrEnum):
+    """How causes are sorted."""
+
+    LARGEST = "largest"
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """All letters of one fingerprint that a filter names. Times are epoch milliseconds."""
+
+    handle: str
+    """The shortest beginning of its fingerprint that no other cause has: names it in the next command."""
+    fingerprint: str
+    letters: int
+    deaths: int
+    code: str
+    failure_class: str
+    stage: str
+    pointer: str
+    detail: str
+    first_seen: int
+    last_seen: int
+    senders: tuple[str, ...]
+    users: tuple[str, ...]
+    last_hour: int
+    """Letters seen in the last hour."""
+    hour_before: int
+    is_new: bool
+    """Whether it was never seen before the last day."""
+    sample: str
+    """Id of one of its letters."""
+
+
+async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> list[Cause]:
+    """Return the causes of the letters *chosen*, the largest or newest first.
+
+    With conditions about the payload every letter is looked at; without, the store counts.
+    """
+    counted = await (_counted(desk, chosen) if chosen.where else desk.letters.groups(chosen.query()))
+    handles = shortest_handles({*(await desk.letters.fingerprints()), *(one.fingerprint for one in counted)})
+    now = desk.clock.now_ms()
+    recent = await _seen_between(desk, chosen, now - _HOUR_MS, now + _HOUR_MS)
+    before = await _seen_between(desk, chosen, now - 2 * _HOUR_MS, now - _HOUR_MS)
+    causes = [await _cause(desk, chosen, one, handles, recent, before) for one in counted if one.fingerprint]
+    key = (lambda one: (-one.letters, -one.last_seen)) if order is Order.LARGEST else (lambda one: (-one.last_seen, 0))
+    return sorted(causes, key=key)
+
+
+async def list_letters(desk: Desk, chosen: Filter, limit: int) -> list[LetterRecord]:
+    """Return at most *limit* letters, those seen last first; without their bodies."""
+    if not chosen.where:
+        return await desk.letters.latest(chosen.query(), limit)
+    found: list[LetterRecord] = []
+    async for page in matching(desk, chosen):
+        found += [replace(letter, body=b"") for letter in page]
+        if len(found) > 2 * limit:
+            found = _newest(found, limit)
+    return _newest(found, limit)
+
+
+async def matching(
+    desk: Desk, chosen: Filter, *, bodies: bool = True, page: int = PAGE
+) -> AsyncIterator[list[LetterRecord]]:
+    """Yield all letters *chosen* in pages, without their headers."""
+    async for letters in desk.letters.stream(chosen.query(), page, bodies=bodies or bool(chosen.where)):
+        found = [letter for letter in letters if chosen.matches(letter.body)] if chosen.where else letters
+        if found:
+            yield found
+
+
+async def count(desk: Desk, chosen: Filter) -> int:
+    """Return how many letters are *chosen*."""
+    if not chosen.where:
+        return sum((await desk.letters.counts(chosen.query(), "status")).values())
+    return sum([len(page) async for page in matching(desk, chosen)])
+
+
+async def statuses(desk: Desk) -> dict[str, int]:
+    """Return how many letters there are of each status."""
+    return await desk.letters.counts({}, "status")
+
+
+async def get(desk: Desk, letter_id: str) -> LetterRecord:
+    """Return one letter, whole. Raises `DeskError` when there is none of that id."""
+    found = await desk.letters.some({"_id": letter_id}, 1)
+    if not found:
+        raise not_found(f"there is no letter {letter_id}; see `cim-worker dead-letters list --status any`")
+    return found[0]
+
+
+async def resolve(desk: Desk, names: Sequence[str], chosen: Filter) -> Filter:
+    """Return *chosen* narrowed to *names*: ids of letters, causes, or beginnings of either. Raises `DeskError`."""
+    groups_given = [value for name, values in chosen.equal if name == "group" for value in values]
+    if not names and not groups_given:
+        return chosen
+    known = await desk.letters.fingerprints()
+    letters = tuple(name for name in names if len(name) == _LETTER_DIGITS)
+    causes = [_one_cause(name, known) for name in (*names, *groups_given) if name not in letters]
+    if letters and causes:
+        raise usage("name letters or causes, not both")
+    rest = tuple((name, values) for name, values in chosen.equal if name != "group")
+    equal = (*rest, ("group", tuple(causes))) if causes else rest
+    return replace(chosen, equal=equal, letters=(*chosen.letters, *letters))
+
+
+async def one(desk: Desk, name: str) -> LetterRecord:
+    """Return the letter of an id, or the newest letter of a cause (open ones before others). Raises `DeskError`."""
+    if len(name) == _LETTER_DIGITS and _HEX.fullmatch(name):
+        return await get(desk, name)
+    fingerprint = _one_cause(name, await desk.letters.fingerprints())
+    for query in ({"fingerprint": fingerprint, "status": Status.OPEN.value}, {"fingerprint": fingerprint}):
+        newest = await desk.letters.latest(query, 1)
+        if newest:
+            return await get(desk, newest[0].id)
+    raise not_found(f"there is no letter of cause {name}; see `cim-worker dead-letters groups`")
+
+
+async def lineage(desk: Desk, letter: LetterRecord) -> list[LetterRecord]:
+    """Return the letters that *letter* comes from and those it became, itself among them, the first one first."""
+    chain = [letter]
+    while chain[0].replay_of and len(chain) < _LINEAGE and (found := await _letter(desk, chain[0].replay_of)):
+        chain.insert(0, found)
+    while len(chain) < _LINEAGE and (found := await _successor(desk, chain[-1])):
+        chain.append(found)
+    return chain
+
+
+def shortest_handles(fingerprints: Iterable[str]) -> dict[str, str]:
+    """Return for each fingerprint its shortest beginning, of four digits or more, that no other one has."""
+    ordered = sorted({one for one in fingerprints if one})
+    common = [_common(left, right) for left, right in pairwise(ordered)]
+    needed = [max(pair) + 1 for pair in zip([0, *common], [*common, 0], strict=True)] if ordered else []
+    return {one: one[: max(_SHORTEST_HANDLE, digits)] for one, digits in zip(ordered, needed, strict=True)}
+
+
+def _common(left: str, right: str) -> int:
+    return next(
+        (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
+
+
+def _one_cause(name: str, known: Sequence[str]) -> str:
+    text = name.lower()
+    found = sorted(one for one in known if one.startswith(text))
+    if text in known:
+        return text
+    if not _HEX.fullmatch(text) or not found:
+        raise not_found(f"{name!r} is no letter and no cause; see `cim-worker dead-letters groups` and `list`")
+    if len(found) > 1:
+        shown = ", ".join(found[:5])
+        raise usage(f"{name!r} is the beginning of {len(found)} causes: {shown}; write more digits of the one you mean")
+    return found[0]
+
+
+async def _letter(desk: Desk, letter_id: str) -> LetterRecord | None:
+    found = await desk.letters.some({"_id": letter_id}, 1)
+    return found[0] if found else None
+
+
+async def _successor(desk: Desk, letter: LetterRecord) -> LetterRecord | None:
+    if letter.successor and (named := await _letter(desk, letter.successor)):
+        return named
+    found = await desk.letters.some({"replayOf": letter.id}, 1) if letter.replays else []
+    return found[0] if found else None
+
+
+async def _counted(desk: Desk, chosen: Filter) -> list[GroupCount]:
+    counted: dict[str, GroupCount] = {}
+    async for page in matching(desk, chosen):
+        for letter in page:
+            counted[letter.fingerprint] = _with(counted.get(letter.fingerprint), letter)
+    return [*counted.values()]
+
+
+def _with(known: GroupCount | None, letter: LetterRecord) -> GroupCount:
+    """Return a count with one letter more."""
+    if known is None:
+        known = GroupCount(letter.fingerprint, 0, 0, letter.first_seen, letter.last_seen)
+    return GroupCount(
+        letter.fingerprint,
+        known.letters + 1,
+        known.deaths + letter.count,
+        min(known.first_seen, letter.first_seen),
+        max(known.last_seen, letter.last_seen),
+        _more(known.senders, letter.sender_id),
+        _more(known.users, letter.user_id),
+    )
+
+
+def _more(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return names if not name or name in names or len(names) >= _NAMES_KEPT else tuple(sorted((*names, name)))
+
+
+async def _seen_between(desk: Desk, chosen: Filter, since: int, until: int) -> Mapping[str, int]:
+    if chosen.where:
+        return {}  # it would mean to look at every letter twice more
+    since = max(since, chosen.since or since)
+    until = min(until, chosen.until or until)
+    if since >= until:
+        return {}
+    return await desk.letters.counts(replace(chosen, since=since, until=until).query(), "fingerprint")
+
+
+async def _cause(
+    desk: Desk,
+    chosen: Filter,
+    counted: GroupCount,
+    handles: Mapping[str, str],
+    recent: Mapping[str, int],
+    before: Mapping[str, int],
+) -> Cause:
+    query = replace(chosen, equal=(*chosen.equal, ("group", (counted.fingerprint,)))).query()
+    found = await desk.letters.some(query, 1)
+    sample = found[0] if found else None
+    is_new = counted.first_seen > (oldest := desk.clock.now_ms() - NEW_MS)
+    if is_new:
+        is_new = not await desk.letters.some({"fingerprint": counted.fingerprint, "firstSeen": {"$lt": oldest}}, 1)
+    return Cause(
+        handle=handles[counted.fingerprint],
+        fingerprint=counted.fingerprint,
+        letters=counted.letters,
+        deaths=counted.deaths,
+        code=sample.code if sample is not None else "",
+        failure_class=sample.failure_class if sample is not None else "",
+        stage=sample.stage if sample is not None else "",
+        pointer=sample.pointer if sample is not None else "",
+        detail=sample.detail if sample is not None else "",
+        first_seen=counted.first_seen,
+        last_seen=counted.last_seen,
+        senders=counted.senders,
+        users=counted.users,
+        last_hour=recent.get(counted.fingerprint, 0),
+        hour_before=before.get(counted.fingerprint, 0),
+        is_new=is_new,
+        sample=sample.id if sample is not None else "",
+    )
+
+
+def _newest(letters: Sequence[LetterRecord], limit: int) -> list[LetterRecord]:
+    return sorted(letters, key=lambda letter: -letter.last_seen)[:limit]

@@ -1,0 +1,94 @@
+"""Letters as JSON lines, out of the collection and into it: for a colleague, a test, another installation."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.dead_letters.letter import LetterRecord, RecordResult, Status
+from worker.desk.audit import Action
+from worker.desk.errors import usage
+from worker.desk.masking import masked
+from worker.desk.query import matching
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from worker.desk.desk import Desk
+    from worker.desk.filter import Filter
+
+_FORMAT: Final = "cim-letter-1"
+_BYTES: Final = ("body", "originalBody")
+_AT_ONCE: Final = 500
+
+
+async def export(desk: Desk, chosen: Filter, *, reveal: bool = False) -> AsyncIterator[str]:
+    """Yield the letters *chosen*, one JSON object a line; payloads masked unless *reveal*, which is audited.
+
+    Masked letters are for reading: only revealed ones can be imported.
+    """
+    action = None
+    if reveal:
+        desk.check_may_change("", needs_reason=False)
+        action = await Action.begin(desk, "export", "", filter=str(chosen))
+    async for page in matching(desk, chosen):
+        for letter in page:
+            if action is not None:
+                action.note(letter.id, "revealed")
+            yield json.dumps(_line(letter, reveal=reveal), ensure_ascii=False)
+    if action is not None:
+        await action.end()
+
+
+async def import_(desk: Desk, lines: Iterable[str], reason: str) -> Action:
+    """Add the letters of exported *lines* as open ones; those that are there already stay as they are.
+
+    All lines are read before the first letter is written. Raises `DeskError` naming the line that is no letter.
+    """
+    desk.check_may_change(reason)
+    letters = [_letter(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+    action = await Action.begin(desk, "import", reason, filter="")
+    for start in range(0, len(letters), _AT_ONCE):
+        some = letters[start : start + _AT_ONCE]
+        for letter, result in zip(some, await desk.letters.insert(some), strict=True):
+            action.note(letter.id, _RESULTS.get(result, "refused"))
+        await action.flush()
+    await action.end()
+    return action
+
+
+_RESULTS: Final = {RecordResult.RECORDED: "imported", RecordResult.ALREADY_RECORDED: "was there"}
+
+
+def _line(letter: LetterRecord, *, reveal: bool) -> dict[str, Any]:
+    document = {**letter.to_document(), "format": _FORMAT, "id": letter.id, "redacted": not reveal}
+    del document["_id"], document["headers"]
+    for name in _BYTES:
+        if name in document:
+            document[name] = base64.b64encode(document[name]).decode() if reveal else None
+    message = _json(letter.body)
+    document["message"] = message if reveal else masked(message)
+    return document
+
+
+def _letter(line: str, number: int) -> LetterRecord:
+    try:
+        document = json.loads(line)
+        if document["redacted"]:
+            raise usage(f"line {number} is a redacted letter: export it with --reveal to import it")
+        for name in _BYTES:
+            if name in document:
+                document[name] = base64.b64decode(document[name], validate=True)
+        fresh = {"_id": document["id"], "headers": [], "status": Status.OPEN.value, "jobId": ""}
+        return LetterRecord.from_document({**document, **fresh})
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        raise usage(f"line {number} is no letter that `dead-letters export` wrote; nothing was imported") from None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

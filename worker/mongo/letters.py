@@ -1,0 +1,157 @@
+"""The `dead_letters` collection as the desk reads and changes it: in pages, by single fields, strings and integers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from bson.datetime_ms import DatetimeMS
+
+from worker.dead_letters.letter import LetterRecord, RecordResult
+from worker.desk.ports import GroupCount
+from worker.failure import AdapterError
+from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.dead_letters import COLLECTION
+from worker.mongo.evidence import Inserted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from worker.desk.ports import Change, Query
+    from worker.mongo.client import Document, Store
+
+_LARGE: Final = ("body", "headers", "originalBody", "properties", "problems")
+_NO_LARGE: Final = dict.fromkeys(_LARGE, 0)
+_NO_HEADERS: Final = {"headers": 0, "originalBody": 0}
+_BLANK: Final[Document] = {"body": b"", "headers": [], "properties": [], "problems": []}
+_WRITTEN_AT_ONCE: Final = 1000
+_SENDERS_SHOWN: Final = 20
+
+
+class LetterCollection:
+    """Letters for the desk. Every method raises `StoreUnavailable` or `OperatorFault`."""
+
+    def __init__(self, store: Store) -> None:
+        """Read and write through *store*."""
+        self._store = store
+        self._collection = store.collection(COLLECTION)
+
+    async def groups(self, query: Query) -> list[GroupCount]:
+        """Count letters by cause; without senders when there are more of them than an answer holds."""
+        try:
+            return await self._groups(query, {"senders": {"$addToSet": "$senderId"}, "users": {"$addToSet": "$userId"}})
+        except AdapterError:
+            return await self._groups(query, {})
+
+    async def _groups(self, query: Query, sets: Document) -> list[GroupCount]:
+        group: Document = {
+            "_id": "$fingerprint",
+            "letters": {"$sum": 1},
+            "deaths": {"$sum": "$count"},
+            "first": {"$min": "$firstSeen"},
+            "last": {"$max": "$lastSeen"},
+            **sets,
+        }
+        return [_group(document) for document in await self._aggregate(query, group)]
+
+    async def counts(self, query: Query, field: str) -> dict[str, int]:
+        """Count letters by the value of one field."""
+        found = await self._aggregate(query, {"_id": f"${field}", "n": {"$sum": 1}})
+        return {str(document["_id"] or ""): document["n"] for document in found}
+
+    async def fingerprints(self) -> list[str]:
+        """Return the fingerprint of every cause."""
+        async with self._store.operation():
+            return [one for one in await self._collection.distinct("fingerprint") if isinstance(one, str)]
+
+    async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
+        """Return letters by the time they were seen last, without what is large."""
+        async with self._store.operation():
+            cursor = self._collection.find(query, _NO_LARGE).sort("lastSeen", 1 if oldest_first else -1).limit(limit)
+            return [_letter({**_BLANK, **document}) async for document in cursor]
+
+    async def some(self, query: Query, limit: int) -> list[LetterRecord]:
+        """Return some letters, whole."""
+        async with self._store.operation():
+            return [_letter(document) async for document in self._collection.find(query).limit(limit)]
+
+    async def stream(self, query: Query, page: int, *, bodies: bool = True) -> AsyncIterator[list[LetterRecord]]:
+        """Yield letters in pages, without their headers; without *bodies* these are empty."""
+        async with self._store.operation():
+            cursor = self._collection.find(query, _NO_HEADERS if bodies else _NO_LARGE).batch_size(page)
+        try:
+            while True:
+                async with self._store.operation():
+                    documents = await cursor.to_list(page)
+                if not documents:
+                    return
+                yield [_letter({**_BLANK, **document}) for document in documents]
+        finally:
+            await cursor.close()
+
+    async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
+        """Change those of *ids* that *guard* holds for; return how many."""
+        values: Document = dict(change.values)
+        if change.expires_at is not None:
+            values["expiresAt"] = DatetimeMS(change.expires_at)
+        update: Document = {"$set": values}
+        if change.add:
+            update["$inc"] = dict(change.add)
+        if change.remove:
+            update["$unset"] = dict.fromkeys(change.remove, "")
+        changed = 0
+        for some in _in_parts(ids):
+            async with self._store.operation(writes=True):
+                answer = await self._collection.update_many({**guard, "_id": {"$in": some}}, update)
+                changed += answer.matched_count
+        return changed
+
+    async def delete(self, ids: Collection[str]) -> int:
+        """Delete letters; return how many."""
+        deleted = 0
+        for some in _in_parts(ids):
+            async with self._store.operation(writes=True):
+                deleted += (await self._collection.delete_many({"_id": {"$in": some}})).deleted_count
+        return deleted
+
+    async def insert(self, letters: Sequence[LetterRecord]) -> list[RecordResult]:
+        """Add letters as they are; one that is there already stays as it is."""
+        encoded = [encode_alone({**letter.to_document(), "unsettled": 0}) for letter in letters]
+        answers = iter(await insert_each(self._store, self._collection, [e for e in encoded if isinstance(e, Encoded)]))
+        return [_result(next(answers)) if isinstance(one, Encoded) else RecordResult.REFUSED for one in encoded]
+
+    async def _aggregate(self, query: Query, group: Mapping[str, Any]) -> list[Document]:
+        pipeline: list[Document] = [*([{"$match": query}] if query else []), {"$group": dict(group)}]
+        async with self._store.operation():
+            cursor = await self._collection.aggregate(pipeline, allowDiskUse=True)
+            return [document async for document in cursor]
+
+
+def _group(document: Document) -> GroupCount:
+    return GroupCount(
+        fingerprint=str(document["_id"] or ""),
+        letters=document["letters"],
+        deaths=document["deaths"],
+        first_seen=document["first"] or 0,
+        last_seen=document["last"] or 0,
+        senders=_names(document.get("senders", ())),
+        users=_names(document.get("users", ())),
+    )
+
+
+def _names(values: Sequence[object]) -> tuple[str, ...]:
+    return tuple(sorted(one for one in values if isinstance(one, str) and one)[:_SENDERS_SHOWN])
+
+
+def _letter(document: Document) -> LetterRecord:
+    return LetterRecord.from_document({**_BLANK, **document})
+
+
+def _result(answer: object) -> RecordResult:
+    if answer is Inserted.NEW:
+        return RecordResult.RECORDED
+    return RecordResult.ALREADY_RECORDED if answer is Inserted.KEY_TAKEN else RecordResult.REFUSED
+
+
+def _in_parts(ids: Collection[str]) -> list[list[str]]:
+    listed = list(ids)
+    return [listed[start : start + _WRITTEN_AT_ONCE] for start in range(0, len(listed), _WRITTEN_AT_ONCE)]
