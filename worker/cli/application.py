@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.cli import conversations, demo, explain, publish, run, schemas, settings, status, store, topology, validate
+from worker.cli import (
+    conversations,
+    dead_letters,
+    demo,
+    explain,
+    publish,
+    run,
+    schemas,
+    settings,
+    status,
+    store,
+    topology,
+    validate,
+)
 from worker.cli.output import help_end
 
 app = typer.Typer(
@@ -49,6 +62,7 @@ conversations.add_to(app)
 validate.add_to(app)
 publish.add_to(app)
 explain.add_to(app)
+dead_letters.add_to(app)
 settings.add_to(app)
 schemas.add_to(app)
 demo.add_to(app)

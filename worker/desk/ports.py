@@ -112,13 +112,6 @@ class Activities(Protocol):
         """Return how many activities a customer has."""
 
 
-class Queues(Protocol):
-    """Queues of the broker, looked at without taking anything out."""
-
-    async def depths(self, names: Sequence[str]) -> dict[str, int]:
-        """Return how many messages are ready in each queue that exists."""
-
-
 class ReplayOutcomes(Protocol):
     """The journal, asked what became of replays."""
 
