@@ -29,6 +29,23 @@ setup: .venv/.made ## make .venv with the worker and its tools (again only when 
 	@PYTHON="$(PYTHON)" .ci/setup check bench
 	@touch $@
 
+.PHONY: native
+native: .venv/.made-native ## compile what has a compiled form; without it everything works, with more processor time
+	@$(RUN)/python hatch_build.py
+
+.venv/.made-native: .venv/.made
+	@PYTHON="$(PYTHON)" .ci/setup check native
+	@touch $@
+
+.PHONY: check-native
+check-native: native ## the tests of what is compiled, and what uses it
+	@$(RUN)/pytest -q tests/unit $(addprefix tests/integration/test_,connection.py consumer.py fast_path.py publisher.py) $(ARGS)
+
+.PHONY: wheel-native
+wheel-native: .venv/.made-native ## build the wheel for this platform, with what is compiled in it
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(RUN)/python -m pip --disable-pip-version-check --quiet wheel --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
 .PHONY: demo
 demo: .venv/.made ## watch activities of every kind travel, counted at the end (ARGS=--keep leaves it running)
 	@$(RUN)/python -m tests.services.demo $(OPTIONS)
@@ -72,6 +89,6 @@ bench: .venv/.made-bench ## compare with what others would use (ARGS=--quick: un
 
 .PHONY: clean
 clean: ## remove .venv and everything that was made by tools
-	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@rm -rf worker/compiled/*.c worker/compiled/*.so .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@rm -rf ./*.egg-info

@@ -52,11 +52,11 @@ def test_commands_that_are_named_exist(page: Path) -> None:
     assert [name for name in named if name not in known and name.split()[0] not in known - groups] == []
 
 
-def test_continuous_integration_runs_check_and_then_test_and_fails_if_either_does(tmp_path: Path) -> None:
-    for failing, expected in (("none", 0), ("check", 3), ("test", 3)):
+def test_continuous_integration_runs_the_checks_and_then_test_and_fails_if_any_does(tmp_path: Path) -> None:
+    for failing, expected in (("none", 0), ("check", 3), ("check-native", 3), ("test", 3)):
         finished = ci_run(tmp_path / failing, failing)
 
-        assert finished.stdout.splitlines() == ["check", "test"]
+        assert finished.stdout.splitlines() == ["check", "check-native", "test"]
         assert finished.returncode == expected
 
 

@@ -13,18 +13,19 @@ from pydantic import field_validator
 
 from tests.fuzz import shapes
 from tests.support.examples import NAMES, RECEIVED_AT, accepted, document
-from worker.cim import CimMessage, Rejected, message, parse
+from worker.cim import CimMessage, Rejected, parse, parsing
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.models import Body
-from worker.cim.plain import _check, is_plain
+from worker.cim.plain import _check, read_plain
+from worker.cim.scan import scan
 from worker.conversations.conversation import ChannelSession, Conversation, Room
 from worker.pipeline.translate import translate
 
 CONVERSATION = Conversation(
     "c", "ACTIVE", "customer", Room.of({"id": "r"}), (ChannelSession.of({"id": "s", "state": {"name": "STARTED"}}),), 1
 )
-PLAIN = [accepted(document(name)).wire for name in NAMES]
-"""Every example, as it is after normalising."""
+PLAIN = [accepted(document(name)).wire for name in NAMES if name != "survey_form_data"]
+"""Every example, as it is after normalising; without one that has so many digits in a row that they are looked at."""
 
 
 def judge(body: bytes) -> CimMessage | Rejected:
@@ -33,7 +34,7 @@ def judge(body: bytes) -> CimMessage | Rejected:
 
 def judge_fully(body: bytes) -> CimMessage | Rejected:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(message, "is_plain", lambda *_: False)
+        patch.setattr(parsing, "read_plain", lambda *_: None)
         return judge(body)
 
 
@@ -41,13 +42,18 @@ def outcome(judged: CimMessage | Rejected) -> tuple[Any, ...]:
     if isinstance(judged, Rejected):
         return (judged,)
     events = [translate(judged, known, now=1).event_bytes() for known in (None, CONVERSATION)]
-    return (judged._replace(json=None), *events)
+    return (judged._replace(parsed=judged.wire, json=None, sender_json=None), judged.sender, *events)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_normalised_example_is_plain_and_gives_the_same_bytes(name: str) -> None:
-    body = orjson.dumps(accepted(document(name)).wire)
-    assert is_plain(body, orjson.loads(body))
+def is_plain(body: bytes) -> bool:
+    scanned = scan(body, 64)
+    return scanned is not None and read_plain(body, scanned) is not None
+
+
+@pytest.mark.parametrize("plain", PLAIN, ids=lambda plain: plain["body"]["type"])
+def test_a_normalised_example_is_plain_and_gives_the_same_bytes(plain: dict[str, Any]) -> None:
+    body = orjson.dumps(plain)
+    assert is_plain(body)
     assert outcome(judge(body)) == outcome(judge_fully(body))
 
 
@@ -63,7 +69,7 @@ def test_every_body_type_has_a_quick_check(body_type: str) -> None:
     bodies = [plain["body"] for plain in PLAIN if plain["body"]["type"] == body_type]
     whole = {**PLAIN[0], "body": bodies[0] if bodies else {"type": body_type}}
     body = orjson.dumps(whole)
-    assert is_plain(body, whole) is not isinstance(judge_fully(body), Rejected)
+    assert is_plain(body) is not isinstance(judge_fully(body), Rejected)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_what_has_to_be_normalised_or_looked_at_is_not_plain(path: str, value: A
     for part in parents:
         place = place[part]
     place[last] = value
-    assert not is_plain(orjson.dumps(whole), whole)
+    assert not is_plain(orjson.dumps(whole))
 
 
 def test_a_model_with_validators_of_its_own_has_no_quick_check() -> None:

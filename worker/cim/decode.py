@@ -1,6 +1,6 @@
 """Bytes to a JSON object, strictly: one accepted reading of a body, or the reasons why there is none.
 
-Paths that agree, each run when the one before did not say yes: `_compact` for bodies as most serialisers write them,
+Paths that agree, each run when the one before did not say yes: `compact` for bodies as most serialisers write them,
 the standard library's parser with our hooks for any other JSON, the same with numbers kept as they are spelled, and
 `flaws.py`, which finds out what is wrong and where.
 """
@@ -49,14 +49,12 @@ class Decoded(NamedTuple):
     """A JSON object, as it was sent."""
 
     document: dict[str, Any]
-    respelled: bytes | None = None
-    """The canonical content, if writing `document` would spell a number otherwise than it was sent."""
-    is_compact: bool = False
-    """Whether writing `document` gives the body again, byte for byte."""
+    canonical: bytes | None = None
+    """The canonical content, where it is known already, or where writing `document` would spell a number otherwise."""
 
     def content(self) -> bytes:
         """Return the canonical content. Call it before the document is changed."""
-        return self.respelled or write_canonical(self.document)
+        return self.canonical or write_canonical(self.document)
 
 
 class _SuspicionError(Exception):
@@ -78,9 +76,9 @@ def decode(
     max_depth = min(max_depth, DEEPEST)
     if len(body) > max_bytes:
         return Undecodable((too_large(max_bytes),))
-    too_deep = body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth
-    if not too_deep and (document := _compact(body)) is not None:
-        return Decoded(document, is_compact=True)
+    too_deep = is_too_deep(body, max_depth)
+    if not too_deep and (document := compact(body)) is not None:
+        return Decoded(document)
     try:
         text = body.decode().removeprefix(_BYTE_ORDER_MARK)
         return _too_deep(max_depth) if too_deep else _decode_text(text, body)
@@ -92,7 +90,12 @@ def decode(
         return _too_deep(max_depth)
 
 
-def _compact(body: bytes) -> dict[str, Any] | None:
+def is_too_deep(body: bytes, max_depth: int) -> bool:
+    """Tell whether objects and arrays are nested more than `max_depth` levels deep in `body`."""
+    return body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth
+
+
+def compact(body: bytes) -> dict[str, Any] | None:
     """Return the object in `body` if writing it again gives the same bytes, or None: another path has to look.
 
     A faster parser than the standard library's keeps silent about names that stand twice and numbers it changes; but

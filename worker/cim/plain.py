@@ -13,17 +13,22 @@ import types
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
+import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, StringConstraints, WrapValidator
 
 from worker.cim.bodies import BODY_MODELS
+from worker.cim.canonical import event_id
 from worker.cim.ids import MAX_ID_BYTES
+from worker.cim.message import CimMessage
 from worker.cim.models import AdditionalAttribute, Body, ChannelData, Header, Message
 from worker.cim.timestamps import LAST_MS, SECONDS_BELOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from pydantic.fields import FieldInfo
+
+    from worker.cim.scan import Scanned
 
 _SURELY_SHORT: Final = MAX_ID_BYTES // 4
 _UNIONS: Final = (Union, types.UnionType)
@@ -48,22 +53,37 @@ _NARROWER: Final[dict[type[BaseModel], dict[str, Any]]] = {
 """What has to be so, beyond the contract, that nothing is normalised."""
 
 
-def is_plain(body: bytes, document: Mapping[str, Any]) -> bool:
-    """Tell whether *document* is a valid message with an id, and what the event carries is *body* as it is.
-
-    *body* is the compact JSON of *document*.
-    """
+def read_plain(body: bytes, scanned: Scanned) -> CimMessage | None:
+    """Return the message in *body*, if it is valid, has an id, and goes into the event as it is; else None."""
     try:
-        _CHECKS.get(document["body"]["type"], _OPEN)(body)
-    except (msgspec.ValidationError, TypeError, KeyError):
-        return False
-    header = document["header"]
-    customer = header.get("customer")
-    anchors = (header.get("channelSessionId"), header.get("conversationId"), customer and customer.get("_id"))
-    for text in (document["id"], header["sender"]["id"], header.get("roomId"), *anchors):
+        read: Any = _CHECKS.get(scanned.body_type or b"", _OPEN)(body)
+    except msgspec.ValidationError:
+        return None
+    header = read.header
+    sender, customer = header.sender, header.customer
+    session_id, conversation_id, room_id = header.channelSessionId, header.conversationId, header.roomId
+    customer_id = customer.id if customer else None
+    if not read.id or not (session_id or conversation_id or customer_id):
+        return None
+    for text in (read.id, sender.id, session_id, conversation_id, customer_id, room_id):
         if text and (len(text) > _SURELY_SHORT or not text.isprintable() or text.isspace()):
-            return False  # somebody has to look at it twice
-    return bool(document["id"] and any(anchors))
+            return None  # somebody has to look at it twice
+    return CimMessage(
+        read.id,
+        event_id(sender.id, read.id, scanned.content),
+        sender.id,
+        sender.senderName or None,
+        conversation_id or None,
+        session_id or None,
+        customer_id or None,
+        room_id or None,
+        read.body.type,
+        header.timestamp,
+        len(body),
+        scanned.document,
+        body,
+        scanned.sender,
+    )
 
 
 def _structure(model: type[BaseModel], **instead: Any) -> type[msgspec.Struct]:
@@ -124,4 +144,4 @@ def _leave_to_the_full_check(_body: bytes) -> None:
 
 
 _OPEN: Final = _check(Body)
-_CHECKS: Final = {name: _check(model) for name, model in BODY_MODELS.items()}
+_CHECKS: Final = {orjson.dumps(name): _check(model) for name, model in BODY_MODELS.items()}

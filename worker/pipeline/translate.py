@@ -93,28 +93,32 @@ class Activity(NamedTuple):
     def event(self) -> dict[str, Any]:
         """The CIM event envelope, recreated each time."""
         session, room = self.channel_session, self.room
-        return self._envelope(session.value if session else None, room.value if room else None, data=self.data)
+        return self._envelope(
+            self.message.sender, self.data, session.value if session else None, room.value if room else None
+        )
 
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
         session, room, message = self.channel_session, self.room, self.message
+        sender: object = orjson.Fragment(message.sender_json) if message.sender_json else message.sender
+        data: object = orjson.Fragment(message.json) if message.json and not self._lacks_customer else self.data
         return orjson.dumps(
             self._envelope(
+                sender,
+                data,
                 orjson.Fragment(session.json) if session else None,
                 orjson.Fragment(room.json) if room else None,
-                data=orjson.Fragment(message.json) if message.json and not self._lacks_customer else self.data,
             )
         )
 
-    def _envelope(self, channel_session: object, room_info: object, *, data: object) -> dict[str, Any]:
-        message = self.message
+    def _envelope(self, sender: object, data: object, channel_session: object, room_info: object) -> dict[str, Any]:
         return {
             "id": self.event_id,
             "name": self.name,
             "type": EVENT_TYPE,
             "timestamp": self.timestamp,
             "conversationId": self.conversation_id,
-            "eventEmitter": message.sender,
+            "eventEmitter": sender,
             "channelSession": channel_session,
             "data": data,
             "roomInfo": room_info,

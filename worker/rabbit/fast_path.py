@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pika import exceptions, frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from worker import compiled
 from worker.rabbit.frames import (
     BASIC_ACK,
     BASIC_DELIVER,
@@ -218,6 +219,13 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         size = len(data)
         sinks = self._sinks
         while size - offset >= FRAME_OVERHEAD:
+            if compiled.frames is not None:
+                start = offset
+                offset, frames = compiled.frames.read_run(data, offset, sinks, self._contents)
+                self.bytes_received += offset - start
+                self.frames_received += frames
+                if size - offset < FRAME_OVERHEAD:
+                    break
             kind, channel, length = _head.unpack_from(data, offset)
             end: int = offset + FRAME_OVERHEAD + length
             if end > size:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from worker import compiled
 from worker.ports import Properties
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ _FIELDS: tuple[tuple[int, str, str], ...] = (
 
 def decode_properties(raw: bytes) -> Properties:
     """Read the property part of a content header frame (flags first). Never raises."""
+    if compiled.frames is not None:
+        properties = Properties()
+        if compiled.frames.read_properties(raw, properties):
+            return properties
+    return decode_purely(raw)
+
+
+def decode_purely(raw: bytes) -> Properties:
+    """As `decode_properties`, in Python alone: reads what is damaged or unusual as well."""
     properties = Properties()
     try:
         _read_fields(raw, properties)

@@ -22,11 +22,10 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
     With *data*, its message is that, and a header.
     """
     content = data or {"id": message_id, "body": {"type": "PLAIN", "markdownText": text}}
-    wire = {"header": {"timestamp": NOW}, **content}
+    parsed = {"header": {"timestamp": NOW, "sender": {"id": "app-1", "type": "APP"}}, **content}
     message = CimMessage(
         id=message_id,
         event_id=event_id("app-1", message_id, text.encode("utf-8", "surrogatepass")),
-        sender={"id": "app-1", "type": "APP"},
         sender_id="app-1",
         sender_name=None,
         conversation_id="conversation-1",
@@ -35,8 +34,8 @@ def activity(message_id: str, text: str = "hello", *, data: dict[str, Any] | Non
         room_id=None,
         body_type="PLAIN",
         timestamp=NOW,
-        wire=wire,
         size=len(text),
+        parsed=parsed,
     )
     return Activity(
         NOW,

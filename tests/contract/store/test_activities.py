@@ -129,7 +129,7 @@ async def test_of_two_that_are_one_event_the_second_is_stored_when_only_the_firs
 ) -> None:
     """With an idempotency key their content may differ, and the fault may lie in the difference."""
     good = activity("m")
-    bad = good._replace(message=good.message._replace(wire={**good.message.wire, "a\0b": 1}))
+    bad = good._replace(message=good.message._replace(parsed={**good.message.wire, "a\0b": 1}))
     async with open_store() as store:
         results = await ActivityStore(store).store([bad, good, bad, good], NOW)
 
