@@ -16,7 +16,12 @@ DEAD_LETTERS = "cim.dead-letters"
 PARKED = "cim.dead-letters.parked"
 CONVERSATION_PREFIX = "conversation."
 
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+"""How the broker begins the `reply_to` of a publisher that reads its replies without a queue."""
+
 APP_ID = "cim-worker"
+RECEIPT = "cim.receipt"
+"""AMQP type of a receipt."""
 
 ATTEMPT = "cim-attempt"
 REPLAY_OF = "cim-replay-of"

@@ -123,6 +123,23 @@ class Confirmation(StrEnum):
     """The connection ended before the confirm: it may have arrived or not."""
 
 
+class ReceiptResult(StrEnum):
+    """What became of one receipt."""
+
+    SENT = "sent"
+    """Confirmed by the broker. Nobody can tell whether the reader of a direct reply-to was still there."""
+    ADDRESS_REFUSED = "address_refused"
+    """The `reply_to` is no place that receipts may go to."""
+    QUEUE_GONE = "queue_gone"
+    """There is no queue of that name."""
+    QUEUE_REFUSED = "queue_refused"
+    """The queue is full and rejects."""
+    DROPPED = "dropped"
+    """Too many waited for a broker that took none."""
+    UNKNOWN = "unknown"
+    """The AMQP channel ended before the confirm."""
+
+
 class Outgoing(NamedTuple):
     """One message to publish: mandatory, persistent, confirmed."""
 
@@ -166,6 +183,9 @@ class Reporter(Protocol):
 
     def journal_missed(self, count: int) -> None:
         """Outcomes could not be written to the journal."""
+
+    def receipts(self, result: ReceiptResult, count: int) -> None:
+        """Receipts that publishers asked for ended in *result*."""
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         """One bundle of work was done."""

@@ -167,6 +167,14 @@ class Settings(BaseSettings):
     journal_max_days: int = Field(
         default=7, ge=1, le=365, description="Age at which the stream cim.outcomes drops an outcome."
     )
+    receipts: bool = Field(
+        default=True,
+        description="Whether a publisher that gives a reply_to is told what became of its message.",
+    )
+    receipt_queues: str = Field(
+        default=r"^cim\.receipts\.",
+        description="Regular expression of the queues that receipts may go to, besides direct reply-to; empty: none.",
+    )
     conversation_events: bool = Field(
         default=True,
         description="Whether this process updates registry and conversation exchanges from conversation events.",
@@ -274,6 +282,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split_delays(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("receipt_queues")
+    @classmethod
+    def _regular_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            msg = f"must be a regular expression: {error}"
+            raise ValueError(msg) from None
+        return value
 
     @field_validator("conversation_expiry", "letter_retention")
     @classmethod

@@ -79,6 +79,30 @@ def test_a_publisher_that_knows_only_the_default_exchange_needs_the_right_to_it(
         publish(url_of("publisher"), "", VALID, "cim.ingress")
 
 
+def test_receipts_need_the_rights_that_are_documented_and_no_other(
+    url_of: Callable[[str], str], vhost_url: str, store: Store, tmp_path: Path
+) -> None:
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url).returncode == ExitCode.OK
+    askers = {
+        "amq.rabbitmq.reply-to": url_of("publisher"),
+        "cim.receipts.recorder": url_of("publisher with receipts in `cim.receipts.recorder`"),
+    }
+    log = tmp_path / "worker.log"
+    with running(COMMAND, "run", log=log, CIM_RABBITMQ_URL=url_of("worker"), CIM_MONGODB_URI=store.uri):
+        for address, publisher in askers.items():
+            with pika.BlockingConnection(pika.URLParameters(publisher)) as connection:
+                channel = connection.channel()
+                if not address.startswith("amq."):
+                    channel.queue_declare(address, durable=True)
+                told: list[bytes] = []
+                channel.basic_consume(address, lambda *one, into=told: into.append(one[-1]), auto_ack=True)
+                properties = pika.BasicProperties(reply_to=address)
+                channel.basic_publish("cim.ingress", "any", json.dumps(INVALID), properties)
+                wait_until(lambda connection=connection, told=told: connection.process_data_events(0.05) or told)  # type: ignore[misc]
+            assert json.loads(told[0])["outcome"] == "dead"
+    assert "ACCESS_REFUSED" not in log.read_text()
+
+
 def test_a_worker_without_a_right_says_which_and_takes_nothing(
     url_with_rights: Callable[..., str], vhost_url: str, store: Store, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worker.codes import Code
     from worker.failure import Failure
     from worker.outcome import Outcome
+    from worker.ports import ReceiptResult
 
 NOW = 1_760_000_000_000
 
@@ -63,10 +64,14 @@ class RecordingReporter:
         self.up: list[str] = []
         self.contradictions: list[str] = []
         self.missed = 0
+        self.receipt_results: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
 
     def journal_missed(self, count: int) -> None:
         self.missed += count
+
+    def receipts(self, result: ReceiptResult, count: int) -> None:
+        self.receipt_results[result.value] += count
 
     def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
         assert seconds >= 0

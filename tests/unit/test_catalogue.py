@@ -104,6 +104,7 @@ def metrics_with_something_in_each() -> Metrics:
     metrics = Metrics()
     metrics.count_outcome(Outcome.DEAD, 0.1, Code.MALFORMED_JSON)
     metrics.bundles["store"] += 1
+    metrics.receipts["sent"] += 1
     metrics.contradictions["customer"] += 1
     metrics.dependency_up["store"] = True
     metrics.outages["store", "store_unavailable"] += 1

@@ -185,12 +185,16 @@ def _bounded(text: str, limit: int = _MAX_TEXT_BYTES) -> str:
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
-def _problems_json(failure: Failure) -> str:
-    problems: Sequence[Problem] = failure.problems or (Problem(failure.code, failure.pointer, failure.detail),)
-    entries = [
+def problem_entries(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """Return *problems* as JSON, each text cut to what a header may hold."""
+    return [
         {"code": problem.code.value, "pointer": _bounded(problem.pointer), "expected": _bounded(problem.expected)}
         for problem in problems
     ]
+
+
+def _problems_json(failure: Failure) -> str:
+    entries = problem_entries(failure.problems or (Problem(failure.code, failure.pointer, failure.detail),))
     text = _COMPACT.encode(entries)
     while len(text) > _MAX_PROBLEMS_BYTES and len(entries) > 1:
         entries.pop()

@@ -82,7 +82,7 @@ def is_followed(properties: Properties) -> bool:
 
     Ask only after `strip_reserved_headers`.
     """
-    if properties.reply_to is not None:
+    if properties.reply_to:
         return True
     return bool(properties.headers) and not _FOLLOWED.isdisjoint(properties.headers)
 
@@ -93,7 +93,7 @@ def reply_to(properties: Properties) -> str | None:
     Ask only after `strip_reserved_headers`.
     """
     kept = properties.headers.get(contract.REPLY_TO) if properties.headers else None
-    return kept if isinstance(kept, str) else properties.reply_to
+    return kept if isinstance(kept, str) else properties.reply_to or None
 
 
 def replay_of(properties: Properties) -> str | None:

@@ -127,6 +127,12 @@ EVENTS: Final = (
         ("listener", "reason"),
     ),
     LogEvent(
+        "receipts_interrupted",
+        "warning",
+        "Receipts cannot be sent; they wait, within bounds, and are tried again with growing pauses. Once a minute.",
+        ("reason",),
+    ),
+    LogEvent(
         "copies_refused",
         "warning",
         "The broker did not accept retries or dead letters; they are published again after a pause.",
@@ -278,6 +284,12 @@ METRICS: Final = (
         ("outcome", "code", "reason"),
     ),
     Metric("cim_journal_missed_total", "counter", "Outcomes that could not be written to the stream cim.outcomes."),
+    Metric(
+        "cim_receipts_total",
+        "counter",
+        "Receipts that publishers asked for: sent, address_refused, queue_gone, queue_refused, dropped or unknown.",
+        ("result",),
+    ),
     Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
     Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds", buckets=_SECONDS),
     Metric("cim_bundles_total", "counter", "Batches and bundles of work by lane.", ("lane",)),

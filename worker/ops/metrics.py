@@ -44,6 +44,7 @@ class Metrics:
         self.received = 0
         self.settled: Counter[tuple[Outcome, str, str]] = Counter()
         self.journal_missed = 0
+        self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
         self.bundles: Counter[str] = Counter()
         self.dependency_up: dict[str, bool] = {}
@@ -74,6 +75,7 @@ class Metrics:
             "cim_received_total": _one(self.received),
             "cim_outcomes_total": [[[end.value, *rest], count] for (end, *rest), count in self.settled.items()],
             "cim_journal_missed_total": _one(self.journal_missed),
+            "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],
             "cim_bundles_total": _by_one(self.bundles),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from worker.failure import Failure
     from worker.ops.metrics import Metrics
     from worker.outcome import Outcome
+    from worker.ports import ReceiptResult
 
 
 _MAX_ID_CHARACTERS = 256
@@ -40,6 +41,10 @@ class LoggingReporter:
     def journal_missed(self, count: int) -> None:
         """Count outcomes that the journal does not have."""
         self._metrics.journal_missed += count
+
+    def receipts(self, result: ReceiptResult, count: int) -> None:
+        """Count what became of receipts."""
+        self._metrics.receipts[result.value] += count
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         """Log one bundle of work."""

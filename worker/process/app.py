@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worker import contract
@@ -32,6 +33,7 @@ from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.journal import Gap, Journal
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.reading import Reading
+from worker.pipeline.receipts import Receipts
 from worker.pipeline.retry import RetryPolicy
 from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
@@ -41,10 +43,11 @@ from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
 from worker.rabbit.publisher import Publisher
+from worker.rabbit.receipts import ReceiptPublisher
 from worker.settings import address, delay_seconds, user_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from worker.flow.tasks import Crash
     from worker.pipeline.settlement import Listener
@@ -52,8 +55,8 @@ if TYPE_CHECKING:
     from worker.rabbit.connection import Connection
     from worker.settings import Settings
 
-_JOURNAL_PAUSE_SECONDS = (1.0, 30.0)
-"""First and longest pause before a journal that is down is tried again."""
+_PAUSE_SECONDS = (1.0, 30.0)
+"""First and longest pause before a journal that is down, or a channel for receipts, is tried again."""
 _NEVER_MS = 10**9
 """A missing confirm of the journal must not end the connection that everything else is published on."""
 _PROBE_SECONDS = (0.1, 2.0)
@@ -92,6 +95,12 @@ class App:
         self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
         """Names this process in the journal."""
         self.journal_gap = Gap()
+        self.receipts = Receipts(
+            queues=settings.receipt_queues,
+            clock=self.clock,
+            reporter=self.reporter,
+            new_backoff=lambda: self.backoff(*_PAUSE_SECONDS),
+        )
         self.journal_outage = self.outage("journal", contract.OUTCOMES)
         self.store_outage = self.outage("store", self.store.address)
         self.gates = {
@@ -170,7 +179,21 @@ class App:
 
     def _listeners(self) -> list[Listener]:
         """Return who is told the outcome of deliveries that somebody follows; each notes it and returns at once."""
-        return [self.replays]
+        return [self.replays, self.receipts] if self.settings.receipts else [self.replays]
+
+    async def send_receipts(self, publishing: Connection, connect: Callable[[], Awaitable[Connection]]) -> None:
+        """Send receipts, on AMQP channels of their own, until cancelled."""
+
+        async def open_direct() -> ReceiptPublisher:
+            connection = await connect()
+            try:
+                return await open_on(connection, owns_connection=True)
+            except BaseException:
+                await connection.close()
+                raise
+
+        open_on = partial(ReceiptPublisher.open, user_id=self.own_user, count=self.reporter.receipts)
+        await self.receipts.run(lambda: open_on(publishing), open_direct, lambda: publishing.is_open)
 
     def _copies(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Copies:
         return Copies(
@@ -284,7 +307,7 @@ class App:
             release=release,
             worker=self.worker_name,
             outage=self.journal_outage,
-            backoff=self.backoff(*_JOURNAL_PAUSE_SECONDS),
+            backoff=self.backoff(*_PAUSE_SECONDS),
             clock=self.clock,
             reporter=self.reporter,
         )

@@ -144,6 +144,11 @@ class Worker:
             publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing))
             consumer = await self._consumer_of(consuming, contract.INGRESS)
             waiting_room = await self._consumer_of(consuming, contract.WAITING)
+            if self._settings.receipts:
+                receipts = asyncio.create_task(
+                    self._app.send_receipts(publishing, lambda: self._open("receipts")), name="receipts"
+                )
+                stack.push_async_callback(self._app.receipts.finish, receipts, lambda: publishing.is_open)
             crash = Crash()
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long(), self._app.replays.run()]
@@ -200,17 +205,18 @@ class Worker:
     async def _connect(
         self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None
     ) -> Connection:
-        connection = await self._unless_stopping(
-            Connection.open(
-                self._settings.rabbitmq_url.get_secret_value(),
-                name=f"cim-worker {self._index} {purpose}",
-                heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
-                ca_file=self._settings.rabbitmq_ca_file,
-                max_bytes_in_hand=max_bytes_in_hand,
-            )
-        )
+        connection = await self._unless_stopping(self._open(purpose, max_bytes_in_hand=max_bytes_in_hand))
         stack.push_async_callback(self._close, connection)
         return connection
+
+    async def _open(self, purpose: str, *, max_bytes_in_hand: int | None = None) -> Connection:
+        return await Connection.open(
+            self._settings.rabbitmq_url.get_secret_value(),
+            name=f"cim-worker {self._index} {purpose}",
+            heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
+            ca_file=self._settings.rabbitmq_ca_file,
+            max_bytes_in_hand=max_bytes_in_hand,
+        )
 
     async def _close(self, connection: Connection) -> None:
         await connection.close(failed=not self._stopping.is_set())

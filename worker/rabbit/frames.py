@@ -29,6 +29,7 @@ BASIC_NACK = 0x003C0078
 
 _PUBLISH = BASIC_PUBLISH.to_bytes(4, "big") + b"\0\0"
 _MANDATORY_AND_END = b"\x01\xce"
+_OPTIONAL_AND_END = b"\x00\xce"
 _frame_head = struct.Struct(">BHI")
 _header_frame = struct.Struct(">BHIHHQ")
 _ack_frame = struct.Struct(">BHIIQBB")
@@ -40,9 +41,16 @@ _END = b"\xce"
 
 
 def encode_publish(
-    channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, frame_max: int
+    channel: int,
+    exchange: str,
+    routing_key: str,
+    properties: bytes,
+    body: bytes,
+    *,
+    frame_max: int,
+    mandatory: bool = True,
 ) -> bytes:
-    """Write a mandatory basic.publish with its content as one run of frames.
+    """Write a basic.publish with its content as one run of frames; a *mandatory* one comes back when no queue takes it.
 
     *exchange* and *routing_key* must fit a short string; routing depends on them, so they are never cut.
     Raises ValueError when they do not fit.
@@ -58,7 +66,7 @@ def encode_publish(
         name,
         OCTETS[len(key)],
         key,
-        _MANDATORY_AND_END,
+        _MANDATORY_AND_END if mandatory else _OPTIONAL_AND_END,
         _header_frame.pack(FRAME_HEADER, channel, 12 + len(properties), 60, 0, len(body)),
         properties,
         _END,

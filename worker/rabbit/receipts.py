@@ -1,0 +1,157 @@
+"""Publishing that nobody waits for: receipts, on an AMQP channel of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Self
+
+import pika.exceptions
+
+from worker.contract import DIRECT_REPLY_TO
+from worker.ports import ReceiptResult
+from worker.rabbit.errors import ConnectionLost
+from worker.rabbit.frames import encode_publish
+from worker.rabbit.properties import encode_properties
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.ports import Outgoing
+    from worker.rabbit.connection import Channel, Connection
+
+_MOST_UNSENT_BYTES: Final = 256 * 1024
+"""Bytes the connection may have to send already: live events go first."""
+_MOST_UNCONFIRMED: Final = 20_000
+_CHECK_SECONDS: Final = 0.05
+
+
+class ReceiptPublisher:
+    """Sends receipts on one channel until that ends. Nothing waits for a confirm; each only counts.
+
+    A named queue that is missing returns its receipt. Direct reply-to is published without asking for returns:
+    brokers before 4.2 return such a publish although they deliver it, and no broker says that the reader is gone.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        *,
+        user_id: str | None,
+        count: Callable[[ReceiptResult, int], None],
+        owns_connection: bool,
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._user_id = user_id
+        self._count = count
+        self._owns_connection = owns_connection
+        self._next_tag = 1
+        self._unconfirmed: dict[int, None] = {}
+        self._returned = 0
+        """Returned publishes whose confirm is still to come."""
+        number = channel.raw.channel_number
+        connection.raw.attach(number, self)
+        channel.closed.add_done_callback(lambda _: connection.raw.detach(number))
+        for end in (channel.closed, connection.closed):
+            end.add_done_callback(lambda _: self._count_unknown())
+
+    @classmethod
+    async def open(
+        cls,
+        connection: Connection,
+        *,
+        user_id: str | None,
+        count: Callable[[ReceiptResult, int], None],
+        owns_connection: bool = False,
+    ) -> Self:
+        """Open a channel on *connection*; *count* is told what became of how many. Raises `BrokerError`."""
+        channel = await connection.channel()
+        await channel.call("confirm_delivery", lambda _: None)
+        return cls(connection, channel, user_id=user_id, count=count, owns_connection=owns_connection)
+
+    async def ready(self) -> None:
+        """Wait while the broker blocks us, or while there is much to send already. Raises `BrokerError` at the end."""
+        while self._connection.blocked_reason is not None or self._connection.raw.unsent_bytes > _MOST_UNSENT_BYTES:
+            self._raise_if_closed()
+            await asyncio.sleep(_CHECK_SECONDS)  # the socket says nothing when it has room
+        self._raise_if_closed()
+
+    def send(self, receipts: Sequence[Outgoing]) -> None:
+        """Send *receipts*, in one go. Raises `BrokerError` when the channel has ended: then none was sent."""
+        self._raise_if_closed()
+        frames = [self._encode(receipt) for receipt in receipts]
+        try:
+            self._connection.raw.send(frames)
+        except pika.exceptions.AMQPError:
+            raise ConnectionLost("the connection is closed") from None
+        for tag in range(self._next_tag, self._next_tag + len(receipts)):
+            self._unconfirmed[tag] = None
+        self._next_tag += len(receipts)
+        while len(self._unconfirmed) > _MOST_UNCONFIRMED:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
+            self._count(ReceiptResult.UNKNOWN, 1)
+
+    async def end(self) -> None:
+        """Count what was not confirmed, and close the connection if it is for receipts alone."""
+        self._count_unknown()
+        if self._owns_connection:
+            try:
+                await self._connection.close()
+            finally:  # whoever is in a hurry cancels this, and the socket must not outlive it
+                if not self._connection.closed.done():
+                    self._connection.abort(ConnectionLost("closed by us"))
+
+    def _count_unknown(self) -> None:
+        if self._unconfirmed:
+            self._count(ReceiptResult.UNKNOWN, len(self._unconfirmed))
+            self._unconfirmed.clear()
+
+    def _raise_if_closed(self) -> None:
+        if self._channel.closed.done():
+            raise self._channel.closed.result()
+        if not self._connection.is_open:
+            raise ConnectionLost("the connection is closed")
+
+    def _encode(self, receipt: Outgoing) -> bytes:
+        return encode_publish(
+            self._channel.raw.channel_number,
+            receipt.exchange,
+            receipt.routing_key,
+            encode_properties(
+                message_id=receipt.message_id,
+                correlation_id=receipt.correlation_id,
+                timestamp=receipt.timestamp,
+                type_=receipt.type,
+                app_id=receipt.app_id,
+                user_id=self._user_id,
+            ),
+            receipt.body,
+            frame_max=self._connection.raw.frame_max,
+            mandatory=not receipt.routing_key.startswith(DIRECT_REPLY_TO),
+        )
+
+    def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
+        """Count what a confirm speaks of; a returned publish was counted when it came back."""
+        tags = [tag]
+        if multiple:
+            tags = []
+            for pending in self._unconfirmed:
+                if pending > tag:
+                    break
+                tags.append(pending)
+        known = sum(1 for one in tags if self._unconfirmed.pop(one, tag) is None)
+        returned = min(known, self._returned) if positive else 0  # what came back is confirmed, never refused
+        self._returned -= returned
+        self._count(ReceiptResult.SENT if positive else ReceiptResult.QUEUE_REFUSED, known - returned)
+
+    def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
+        """Count a receipt whose queue is gone."""
+        self._returned += 1
+        self._count(ReceiptResult.QUEUE_GONE, 1)
+
+    def on_deliver(self, *_: object) -> None:
+        """Never called: nothing is consumed here."""
+
+    def on_read(self) -> None:
+        """Nothing to do: confirms are counted one by one."""
