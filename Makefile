@@ -75,6 +75,15 @@ schemas: .venv/.made ## write the documents of the public contract into schemas/
 test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract
 	@$(RUN)/python -m tests.contract.store.every_server $(ARGS)
 
+.PHONY: clients
+clients: .venv/.made ## the publishers of schemas/examples/clients in Python, JavaScript, Go and Java, against a real worker
+	@$(RUN)/pytest tests/clients $(ARGS)
+
+.PHONY: wheel
+wheel: .venv/.made ## build dist/*.whl: what another team installs to check its messages
+	@$(RUN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
 .PHONY: chaos
 chaos: .venv/.made ## faults at random times, then every message accounted for (SEED=, MINUTES=, MESSAGES=)
 	@$(RUN)/python -m tests.chaos $(OPTIONS)

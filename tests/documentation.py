@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SCHEMAS = ROOT / "schemas" / "README.md"
+SUBSCRIBING = ROOT / "schemas" / "subscribing.md"
 DEPLOY = ROOT / "deploy" / "README.md"
+SNIPPET_PAGES = (README, SCHEMAS, SUBSCRIBING)
+"""Pages whose code tests run."""
 PAGES = (
-    *(README, SCHEMAS, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *(README, SCHEMAS, SUBSCRIBING, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
     *sorted((ROOT / "deploy").glob("*/README.md")),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )
@@ -47,7 +50,7 @@ def written(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Snippet:
-    """Code of README.md that a test runs."""
+    """Code of a page that a test runs."""
 
     code: str
     user: str | None
@@ -56,14 +59,15 @@ class Snippet:
 
 def snippet(name: str) -> Snippet:
     """Return the code that follows `<!-- snippet: NAME as USER -->`; a snippet that needs no broker names no user."""
-    found = re.search(rf"<!-- snippet: {name}(?: as (.+?))? -->\n```\w+\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found, f"README.md has no snippet {name}"
+    pages = "\n".join(page.read_text() for page in SNIPPET_PAGES)
+    found = re.search(rf"<!-- snippet: {name}(?: as (.+?))? -->\n```\w+\n(.*?)```", pages, re.DOTALL)
+    assert found, f"no page has a snippet {name}"
     return Snippet(found[2], found[1])
 
 
-def snippet_names() -> list[str]:
-    """Return the names of all snippets of README.md."""
-    return re.findall(r"<!-- snippet: (\w+)", README.read_text())
+def snippet_names(*pages: Path) -> list[str]:
+    """Return the names of all snippets of *pages*."""
+    return [name for page in pages for name in re.findall(r"<!-- snippet: (\w+)", page.read_text())]
 
 
 def rights(user: str) -> dict[str, str]:

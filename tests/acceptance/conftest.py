@@ -10,9 +10,11 @@ import pymongo
 import pytest
 
 from tests.documentation import rights
+from tests.support.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pymongo.database import Database
 
@@ -50,3 +52,9 @@ def url_with_rights(broker: Broker, vhost_url: str) -> Iterator[Callable[..., st
 def url_of(url_with_rights: Callable[..., str]) -> Callable[[str], str]:
     """Give a new broker user the rights that deploy/README.md documents for it, and return the URL to connect with."""
     return lambda user: url_with_rights(**rights(user))
+
+
+@pytest.fixture
+def reader(url_of: Callable[[str], str], vhost_url: str, store: Store, database: str, tmp_path: Path) -> Reader:
+    """Return somebody who copies code from the documentation; code of the `administrator` runs as the broker's own."""
+    return Reader(lambda user: vhost_url if user == "administrator" else url_of(user), store, database, tmp_path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, TABLES, command_names, snippet, written
+from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, SUBSCRIBING, TABLES, command_names, snippet, written
 from worker import contract
 from worker.cim.bodies import BODY_MODELS
 from worker.cli.exit_codes import ExitCode
@@ -87,7 +87,7 @@ def test_the_code_of_the_readme_is_python(name: str) -> None:
     ast.parse(snippet(name).code)
 
 
-@pytest.mark.parametrize("file", [README, DEPLOY, SCHEMAS], ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", [README, DEPLOY, SCHEMAS, SUBSCRIBING], ids=lambda file: str(file.relative_to(ROOT)))
 def test_code_is_run_by_a_test_or_says_why_not(file: Path) -> None:
     blocks = re.findall(r"^(.*)\n```(?:sh|python)\n", file.read_text(), re.MULTILINE)
 

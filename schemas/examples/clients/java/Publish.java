@@ -1,0 +1,94 @@
+// Publishes the CIM message in a file and says what became of it: java -cp 'lib/*' Publish.java message.json
+
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.AuthenticationFailureException;
+import com.rabbitmq.client.ConnectionFactory;
+import com.rabbitmq.client.ShutdownSignalException;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.stream.Stream;
+
+class Publish {
+    static final long SECONDS_TO_WAIT = Long.parseLong(System.getenv().getOrDefault("RECEIPT_SECONDS", "30"));
+
+    /** Publishes once, on a connection of its own; returns the receipt, or null if there was none in time. */
+    static JsonObject send(ConnectionFactory factory, byte[] body, String id, String place) throws Exception {
+        try (var connection = factory.newConnection(); var channel = connection.createChannel()) {
+            var receipt = new CompletableFuture<JsonObject>();
+            var returned = new CompletableFuture<Void>();
+            connection.addShutdownListener(receipt::completeExceptionally); // lost while we wait
+            channel.addReturnListener(message -> returned.complete(null));
+            // Receipts come back on this channel, to nobody else, and no queue has to be made for them.
+            channel.basicConsume("amq.rabbitmq.reply-to", true, (tag, answer) -> {
+                if (id.equals(answer.getProperties().getCorrelationId())) receipt.complete(json(answer.getBody()));
+            }, tag -> { });
+            channel.confirmSelect();
+            channel.basicPublish("cim.ingress", place, true, new AMQP.BasicProperties.Builder()
+                .contentType("application/json")
+                .deliveryMode(2) // persistent
+                .messageId(id)
+                .correlationId(id)
+                .replyTo("amq.rabbitmq.reply-to")
+                .userId(factory.getUsername()) // checked by the broker: proves who published
+                .build(), body);
+            channel.waitForConfirmsOrDie(30_000); // the broker has the message safely
+            if (returned.isDone()) throw new IllegalStateException("no queue took it");
+            System.out.println("confirmed " + id);
+            return receipt.completeOnTimeout(null, SECONDS_TO_WAIT, TimeUnit.SECONDS).join();
+        }
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        byte[] body = Files.readAllBytes(Path.of(arguments[0])); // sent as it is: the same bytes are the same activity
+        JsonObject message = json(body), header = message.getAsJsonObject("header");
+        String place = first(text(header, "conversationId"), text(header, "channelSessionId"),
+            header.get("customer") instanceof JsonObject customer ? text(customer, "_id") : null);
+        var factory = new ConnectionFactory();
+        factory.setUri(System.getenv("CIM_RABBITMQ_URL"));
+        factory.setAutomaticRecoveryEnabled(false); // what was in doubt has to be sent again: the loop does both
+        JsonObject receipt;
+        for (int pause = 1; ; pause *= 2) {
+            try {
+                receipt = send(factory, body, text(message, "id"), place);
+                break;
+            } catch (IOException | TimeoutException | CompletionException | ShutdownSignalException lost) {
+                if (pause > 16 || isRefused(lost)) throw lost;
+                Thread.sleep(pause * 1000L); // unreachable or lost: whether it arrived is unknown, so send again
+            }
+        }
+        if (receipt == null) {
+            System.err.println("no receipt in time; the message is safe in the queue");
+            System.exit(1);
+        }
+        System.out.println("receipt " + text(receipt, "outcome") + " "
+            + first(text(receipt, "code"), text(receipt, "reason"), text(receipt, "eventId")));
+        System.exit(text(receipt, "outcome").equals("dead") ? 6 : 0);
+    }
+
+    /** Whether sending again is in vain: a missing right or exchange closes the channel only, not the connection. */
+    static boolean isRefused(Throwable error) {
+        if (error instanceof ShutdownSignalException signal) return !signal.isHardError();
+        return error instanceof AuthenticationFailureException || (error.getCause() != null && isRefused(error.getCause()));
+    }
+
+    static JsonObject json(byte[] bytes) {
+        return JsonParser.parseString(new String(bytes, StandardCharsets.UTF_8)).getAsJsonObject();
+    }
+
+    static String text(JsonObject object, String name) {
+        return object.get(name) == null || object.get(name).isJsonNull() ? null : object.get(name).getAsString();
+    }
+
+    static String first(String... texts) {
+        return Stream.of(texts).filter(Objects::nonNull).filter(text -> !text.isBlank()).findFirst().orElse("");
+    }
+}
