@@ -71,6 +71,10 @@ format: .venv/.made ## format the code and repair what lint can repair safely
 schemas: .venv/.made ## write the documents of the public contract into schemas/ (a test sees that they are current)
 	@$(RUN)/cim-worker schemas --output schemas
 
+.PHONY: schemas-check
+schemas-check: .venv/.made ## judge schemas/ with the official AsyncAPI parser and with Ajv (needs npm)
+	@$(RUN)/python -m tests.asyncapi
+
 .PHONY: test-stores
 test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract
 	@$(RUN)/python -m tests.contract.store.every_server $(ARGS)

@@ -67,6 +67,7 @@ _NUMBERS = (0, 1, -1, 2**53, -(2**53), 1.5, 1.0, -0.0, 1_760_000_000, 1_760_000_
 _ODD_NUMBERS = (253_402_300_799_999, 253_402_300_800_000, -62_135_596_800_000, -62_135_596_800_001, -(10**11), 10**15)
 _ANYTHING: tuple[Any, ...] = (None, True, False, 7, 1.5, 2.0, "text", "", [], ["x", None], {}, {"x": 1, "y": [{}]})
 """At least one of each type: whichever a place does not take is wrong there."""
+_NAMES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _SOMETIMES = 0.3
 
 
@@ -109,11 +110,10 @@ class Schema:
         if "enum" in schema:
             return random.choice(schema["enum"])
         if "allOf" in schema or "anyOf" in schema:
-            return self._make(random.choice([*self._variants(schema)]), random)
-        types = schema.get("type")
-        if types is None:
+            return self._make(random.choice([one for one in self._variants(schema) if one.get("type") != []]), random)
+        if "type" not in schema:
             return copy.deepcopy(random.choice(_ANYTHING))
-        return self._of_type(types if isinstance(types, str) else random.choice(types), schema, random)
+        return self._of_type(random.choice(_types(schema)), schema, random)
 
     def _variants(self, schema: JsonSchema) -> Iterator[JsonSchema]:
         """Yield *schema* with one of its alternatives; of conditions, with none and with each."""
@@ -130,6 +130,7 @@ class Schema:
                 yield self._merged(self._merged(plain, one["if"]), one["then"])
 
     def _merged(self, one: JsonSchema, other: JsonSchema) -> JsonSchema:
+        """Return what both say; no type at all where they contradict each other."""
         one, other = self._resolved(one), self._resolved(other)
         mine, others = one.get("properties", {}), other.get("properties", {})
         both = {name: self._merged(mine[name], others[name]) for name in mine if name in others}
@@ -139,6 +140,10 @@ class Schema:
             "required": [*{*one.get("required", ()), *other.get("required", ())}],
             "properties": {**mine, **others, **both},
         }
+        if "items" in one and "items" in other:
+            merged["items"] = self._merged(one["items"], other["items"])
+        if "type" in one and "type" in other:
+            merged["type"] = [name for name in _NAMES if _allows(one, name) and _allows(other, name)]
         return {key: value for key, value in merged.items() if value or key not in {"required", "properties"}}
 
     def _of_type(self, name: str, schema: JsonSchema, random: Random) -> Any:
@@ -170,6 +175,16 @@ class Schema:
         if random.random() < _SOMETIMES:
             made.setdefault(random.choice(_TEXTS), copy.deepcopy(random.choice(_ANYTHING)))
         return made
+
+
+def _types(schema: JsonSchema) -> list[str]:
+    types = schema["type"]
+    return [types] if isinstance(types, str) else types
+
+
+def _allows(schema: JsonSchema, name: str) -> bool:
+    types = _types(schema)
+    return name in types or (name == "integer" and "number" in types)
 
 
 def changed(value: Any, random: Random) -> Any:

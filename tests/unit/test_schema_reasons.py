@@ -65,7 +65,3 @@ def test_the_page_shows_all_of_it() -> None:
     for one in catalogue()["reasons"]:
         assert f'<section id="{one["code"]}">' in page
     assert [one for one in WarningCode if f'id="{one.value}"' not in page] == []
-
-
-def test_the_page_asks_for_nothing() -> None:
-    assert re.findall(r"""(?:src|href)=["'](?!#|reasons\.json)|@import|url\(""", reasons_page()) == []

@@ -80,9 +80,9 @@ class CimModel(BaseModel):
 class Sender(CimModel):
     """Who submits the activity. `type` is an open set: APP, AGENT, BOT, CONNECTOR, IVR and whatever comes."""
 
-    id: SenderId
-    type: str
-    senderName: str | None = None
+    id: SenderId = Field(description="The one id the application always has.")
+    type: str = Field(description="APP, AGENT, BOT, CONNECTOR, IVR, SYSTEM or any other.")
+    senderName: str | None = Field(default=None, description="What reports group by.")
     additionalDetail: JsonObject | None = None
 
 
@@ -102,13 +102,15 @@ class ChannelData(CimModel):
     requestPriority: WholeNumber | None = None
     customerFirstName: str | None = None
     customerLastName: str | None = None
-    additionalAttributes: list[AdditionalAttribute] | None = None
+    additionalAttributes: list[AdditionalAttribute] | None = Field(
+        default=None, description="In the event always an array, its values always text."
+    )
 
 
 class Customer(CimModel):
     """The customer; only the id matters, and only when it is the anchor. Everything else is a free profile."""
 
-    id: PlaceId | None = Field(default=None, alias="_id")
+    id: PlaceId | None = Field(default=None, alias="_id", description="An anchor: the customer it belongs to.")
     firstName: str | None = None
     phoneNumber: list[str | None] | None = None
     isAnonymous: bool | None = None
@@ -123,27 +125,27 @@ class Header(CimModel):
     sender: Sender
     channelData: ChannelData | None = None
     language: JsonObject | None = None
-    timestamp: Timestamp = None
+    timestamp: Timestamp = Field(default=None, description="When it happened.")
     securityInfo: JsonObject | None = None
     stamps: list[str | None] | None = None
-    intent: str | None = None
+    intent: str | None = Field(default=None, description="Any; CIM_EVENT_NAMES may map it to an event's name.")
     entities: JsonObject | None = None
-    channelSessionId: PlaceId | None = None
-    conversationId: PlaceId | None = None
-    customer: Customer | None = None
+    channelSessionId: PlaceId | None = Field(default=None, description="An anchor: the channel session it belongs to.")
+    conversationId: PlaceId | None = Field(default=None, description="The anchor that counts before all others.")
+    customer: Customer | None = Field(default=None, description="Whose activity it is.")
     schedulingMetaData: JsonObject | None = None
     originalMessageId: str | None = None
     replyToMessageId: str | None = None
     providerMessageId: str | None = None
-    roomId: PlaceId | None = None
+    roomId: PlaceId | None = Field(default=None, description="The room; else the conversation's own.")
     additionalData: JsonObject | None = None
 
 
 class Body(CimModel):
     """What every body has, and all that is checked of a body whose type we do not know."""
 
-    type: NonBlank
-    markdownText: str | None = None
+    type: NonBlank = Field(description="A known type, whose fields are checked, or any other.")
+    markdownText: str | None = Field(default=None, description="What people read.")
 
 
 class Message(CimModel):
@@ -151,6 +153,6 @@ class Message(CimModel):
 
     model_config = ConfigDict(title="CimMessage")
 
-    id: MessageId | None = None
+    id: MessageId | None = Field(default=None, description="Yours. Without one, one is derived from the content.")
     header: Header
     body: SkipValidation[Body]

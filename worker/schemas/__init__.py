@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.schemas.asyncapi import asyncapi
 from worker.schemas.dead_letter import headers_schema, letter_schema
 from worker.schemas.event import event_schema
 from worker.schemas.generate import VERSION
 from worker.schemas.journal import journal_schema
 from worker.schemas.lifecycle import lifecycle_schema
 from worker.schemas.message import message_schema
-from worker.schemas.pages import reasons_page
+from worker.schemas.pages import contract_page, reasons_page
 from worker.schemas.reasons import catalogue
 from worker.schemas.receipt import receipt_schema
 
@@ -72,6 +73,8 @@ SCHEMAS: Final = (
 
 DOCUMENTS: Final[tuple[Published | Page, ...]] = (
     *SCHEMAS,
+    Published("asyncapi", "asyncapi.json", "AsyncAPI 3: queues, exchanges, bindings, headers, properties", asyncapi),
+    Page("asyncapi-page", "asyncapi.html", "the same and the schemas as a page", contract_page),
     Published("reasons", "reasons.json", "reason codes: meaning, example, what to do", catalogue),
     Page("reasons-page", "reasons.html", "the same as a page", reasons_page),
 )

@@ -92,8 +92,9 @@ def tidy(schema: JsonSchema) -> JsonSchema:
     }
     kept = _merge_null(kept)
     for name, rule in SHARED.items():
-        if kept == rule:
-            return {"$ref": f"#/$defs/{name}"}
+        if kept.keys() == rule.keys() and {**kept, "description": rule["description"]} == rule:
+            own = {"description": kept["description"]} if kept != rule else {}
+            return {**own, "$ref": f"#/$defs/{name}"}
     return in_order(kept)
 
 
