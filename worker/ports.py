@@ -178,8 +178,26 @@ class Clock(Protocol):
 class Reporter(Protocol):
     """Is told of everything that must be counted and logged. No method raises."""
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
-        """One delivery ended in *outcome*, *seconds* after it was received; *reason* says why it was stored."""
+    def settled(
+        self,
+        outcome: Outcome,
+        seconds: float,
+        code: Code | None = None,
+        reason: str | None = None,
+        *,
+        body_type: str | None = None,
+        age_seconds: float | None = None,
+    ) -> None:
+        """One delivery ended in *outcome*, *seconds* after it was received and *age_seconds* after it happened.
+
+        *reason* says why it was stored.
+        """
+
+    def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
+        """Messages were published (events, copies, journal), and after *seconds* the effect of each was known."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """One step of a batch (read, lookup, store) took *seconds*."""
 
     def journal_missed(self, count: int) -> None:
         """Outcomes could not be written to the journal."""

@@ -73,7 +73,10 @@ def test_every_outcome_is_in_the_journal_with_its_reason(world: World) -> None:
             message("invalid"),
         )
         eventually(lambda: len(world.stored_ids()) == 3 and world.depth("cim.dead-letters") == 1)
-        assert pool.metrics_now()['cim_outcomes_total{code="",outcome="stored",reason="stand_alone"}'] == 1
+        assert (
+            pool.metrics_now()['cim_outcomes_total{body_type="PLAIN",code="",outcome="stored",reason="stand_alone"}']
+            == 1
+        )
         pool.signal()
         assert pool.wait() == 0
     assert world.received(queue)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.services.services import Store
+    from tests.services.services import Broker, Store
 
 
 @pytest.fixture
@@ -57,6 +57,41 @@ def test_the_port_answers_for_all_processes_from_the_first_second_and_through_th
 
         pool.signal()
         assert pool.wait() == 0
+
+
+def test_the_metrics_show_stages_ages_confirms_and_queues(world: World, broker: Broker) -> None:
+    with world.pool(
+        CIM_RECORD_DEAD_LETTERS="true", CIM_RECORD_INTERVAL_MS="100", CIM_RABBITMQ_MANAGEMENT_URL=broker.management.url
+    ) as pool:
+        pool.wait_for("consuming")
+        desk = world.open("c-1")
+        live = json.loads(activity("live"))
+        live["header"]["conversationId"] = "c-1"
+        world.publish(json.dumps(live).encode(), activity("alone"), b"{")
+        eventually(lambda: world.received(desk))
+        eventually(lambda: world.collection("dead_letters"))
+        depth = 'cim_queue_messages{queue="cim.ingress",state="unacknowledged"}'
+        found = eventually(lambda: found if depth in (found := pool.metrics_now()) else {})
+        for name in (
+            'cim_age_seconds_count{outcome="published"}',
+            'cim_age_seconds_count{outcome="stored"}',
+            'cim_batch_size_count{lane="ingress"}',
+            'cim_stage_seconds_count{stage="read"}',
+            'cim_stage_seconds_count{stage="lookup"}',
+            'cim_stage_seconds_count{stage="store"}',
+            'cim_confirm_seconds_count{published="events"}',
+            'cim_confirm_seconds_count{published="copies"}',
+            'cim_confirm_seconds_count{published="journal"}',
+            'cim_published_total{published="events",result="confirmed"}',
+            "cim_prefetch",
+            'cim_process_resident_memory_bytes{process="supervisor"}',
+            'cim_queue_consumers{queue="cim.ingress"}',
+        ):
+            assert found[name] > 0, name
+        assert found['cim_outcomes_total{body_type="PLAIN",code="",outcome="published",reason=""}'] == 1
+        assert found['cim_queue_messages{queue="cim.ingress.retry.1s",state="ready"}'] == 0
+        assert {found["cim_unacknowledged"], found["cim_oldest_unacknowledged_seconds"]} == {0}
+        assert found['cim_reconnects_total{dependency="broker"}'] == 0
 
 
 def test_a_process_that_says_nothing_is_replaced_and_reported(world: World) -> None:

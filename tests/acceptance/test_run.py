@@ -117,7 +117,7 @@ def test_what_has_no_live_conversation_is_stored_once(shared: tuple[World, Pool]
     document = world.stored("s-3")
     assert document is not None
     assert document["conversationId"] == "never heard of"
-    duplicates = 'cim_outcomes_total{code="",outcome="duplicate",reason="stand_alone"}'
+    duplicates = 'cim_outcomes_total{body_type="PLAIN",code="",outcome="duplicate",reason="stand_alone"}'
     before = pool.metrics_now().get(duplicates, 0)
     world.publish(customers("s-1"))
     eventually(lambda: pool.metrics().get(duplicates, 0) == before + 1)
@@ -166,7 +166,7 @@ def test_a_packed_message_is_stored_like_any_other_and_its_letter_keeps_the_byte
 
 def test_a_rebuilt_message_is_known_by_its_idempotency_key(shared: tuple[World, Pool]) -> None:
     world, pool = shared
-    duplicates = 'cim_outcomes_total{code="",outcome="duplicate",reason="stand_alone"}'
+    duplicates = 'cim_outcomes_total{body_type="PLAIN",code="",outcome="duplicate",reason="stand_alone"}'
     before = pool.metrics_now().get(duplicates, 0)
     world.publish(customers("k-1", "first"), headers={"cim-idempotency-key": "key-1"})
     eventually(lambda: world.stored("k-1"))

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from worker.ports import Properties
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.cim import Identity
     from worker.codes import Code
     from worker.failure import Failure
     from worker.outcome import Outcome
-    from worker.ports import ReceiptResult
+    from worker.ports import Confirmation, ReceiptResult
 
 NOW = 1_760_000_000_000
 
@@ -66,6 +68,9 @@ class RecordingReporter:
         self.missed = 0
         self.receipt_results: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.ages: list[float] = []
+        self.published_as: Counter[tuple[str, str]] = Counter()
+        self.stages: list[str] = []
 
     def journal_missed(self, count: int) -> None:
         self.missed += count
@@ -73,11 +78,30 @@ class RecordingReporter:
     def receipts(self, result: ReceiptResult, count: int) -> None:
         self.receipt_results[result.value] += count
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
+    def settled(
+        self,
+        outcome: Outcome,
+        seconds: float,
+        code: Code | None = None,
+        reason: str | None = None,
+        *,
+        body_type: str | None = None,  # noqa: ARG002 - fixed by Reporter
+        age_seconds: float | None = None,
+    ) -> None:
         assert seconds >= 0
+        if age_seconds is not None:
+            self.ages.append(age_seconds)
         if reason is not None:
             self.reasons[reason] += 1
         self.outcomes[outcome.value, code.value if code else ""] += 1
+
+    def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
+        assert seconds >= 0
+        self.published_as.update((what, one.value) for one in confirmations)
+
+    def stage(self, name: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.stages.append(name)
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         assert lane

@@ -15,6 +15,9 @@ from worker.ops.metrics import Metrics
 from worker.ops.pool_metrics import PoolMetrics
 from worker.ops.process import process_report
 from worker.outcome import Outcome
+from worker.ports import Confirmation
+from worker.process.worker import Worker
+from worker.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,10 +77,11 @@ def test_names_of_the_catalogue_are_unique() -> None:
     assert len({row.name for row in METRICS}) == len(METRICS)
 
 
-def test_every_metric_has_a_row_and_every_row_is_exposed() -> None:
+async def test_every_metric_has_a_row_and_every_row_is_exposed() -> None:
     pool = PoolMetrics()
     pool.restarts["died"] = 1
-    pool.reported(0, metrics_with_something_in_each().report() | process_report("0"))
+    window = Worker(load_settings())._window()
+    pool.reported(0, metrics_with_something_in_each().report() | window | process_report("0"))
     exposed = {}
     for family in pool.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -103,8 +107,18 @@ def test_a_row_says_when_in_one_sentence(row: object) -> None:
 def metrics_with_something_in_each() -> Metrics:
     metrics = Metrics()
     metrics.count_outcome(Outcome.DEAD, 0.1, Code.MALFORMED_JSON)
-    metrics.bundles["store"] += 1
     metrics.receipts["sent"] += 1
+    metrics.count_outcome(Outcome.STORED, 0.1, None, body_type="PLAIN", age_seconds=1)
+    metrics.count_confirms("events", [Confirmation.RETURNED], 0.1)
+    metrics.batch_sizes["store"].observe(1)
+    metrics.stage_seconds["store"].observe(0.1)
+    metrics.observed = {
+        "cim_queue_messages": [[["cim.ingress", "ready"], 1]],
+        "cim_queue_consumers": [[["cim.ingress"], 1]],
+        "cim_queue_head_age_seconds": [[["cim.ingress"], 1]],
+        "cim_open_letters": [[["malformed_json"], 1]],
+        "cim_oldest_open_letter_seconds": [[[], 1]],
+    }
     metrics.contradictions["customer"] += 1
     metrics.dependency_up["store"] = True
     metrics.outages["store", "store_unavailable"] += 1

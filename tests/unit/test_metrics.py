@@ -9,6 +9,7 @@ from worker.codes import Code
 from worker.ops.metrics import Metrics
 from worker.ops.pool_metrics import PoolMetrics
 from worker.outcome import Outcome
+from worker.ports import Confirmation
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -41,7 +42,7 @@ def test_received_is_the_sum_of_outcomes_and_in_flight() -> None:
     ended = sum(value for (name, _), value in found.items() if name == "cim_outcomes_total")
     assert ended == len(Outcome) + 1
     assert found["cim_received_total", ()] == ended + found["cim_in_flight", ()]
-    assert found["cim_outcomes_total", ("", "dead", "malformed_json")] == 1
+    assert found["cim_outcomes_total", ("", "", "dead", "malformed_json")] == 1
     assert metrics.outcomes() == {**dict.fromkeys(map(str, Outcome), 1), "dead": 2}
 
 
@@ -77,3 +78,37 @@ def test_outages_are_told_apart() -> None:
     assert found["cim_outages_total", ("store", "store_unavailable")] == 1
     assert found["cim_outages_total", ("broker", "broker_blocked")] == 2
     assert found["cim_publisher_blocked", ()] == 1
+
+
+def test_a_body_type_that_nobody_knows_is_other_so_that_publishers_cannot_make_labels() -> None:
+    metrics = Metrics()
+    for body_type in ("PLAIN", "made-up-1", "made-up-2", None):
+        metrics.count_outcome(Outcome.STORED, 0.01, None, "closed", body_type=body_type)
+    found = samples(metrics)
+    counts = {labels: value for (name, labels), value in found.items() if name == "cim_outcomes_total"}
+    assert counts == {
+        ("", "PLAIN", "closed", "stored"): 1,
+        ("", "closed", "other", "stored"): 2,
+        ("", "", "closed", "stored"): 1,
+    }
+
+
+def test_an_age_is_counted_by_outcome_and_a_publishers_fast_clock_makes_it_zero() -> None:
+    metrics = Metrics()
+    metrics.count_outcome(Outcome.PUBLISHED, 0.01, None, age_seconds=-3600)
+    metrics.count_outcome(Outcome.PUBLISHED, 0.01, None, age_seconds=0.2)
+    metrics.count_outcome(Outcome.RETRY, 0.01, Code.MALFORMED_JSON)
+    found = samples(metrics)
+    assert found["cim_age_seconds_count", ("published",)] == 2
+    assert found["cim_age_seconds_bucket", ("0.01", "published")] == 1
+    assert ("cim_age_seconds_count", ("retry",)) not in found
+
+
+def test_what_the_broker_said_to_each_publish_is_counted() -> None:
+    metrics = Metrics()
+    metrics.count_confirms("events", [Confirmation.CONFIRMED, Confirmation.RETURNED, Confirmation.CONFIRMED], 0.02)
+    metrics.count_confirms("events", [Confirmation.NACKED], 0.02)
+    found = samples(metrics)
+    said = {labels: value for (name, labels), value in found.items() if name == "cim_published_total"}
+    assert said == {("confirmed", "events"): 2, ("events", "returned"): 1, ("events", "nacked"): 1}
+    assert found["cim_confirm_seconds_count", ("events",)] == 2

@@ -21,6 +21,9 @@ class Identity(NamedTuple):
     message_id: str | None = None
     conversation_id: str | None = None
     event_id: str | None = None
+    body_type: str | None = None
+    sent_at: int | None = None
+    """When the publisher says it happened, in epoch milliseconds."""
 
 
 NOBODY = Identity()
@@ -66,7 +69,15 @@ class CimMessage(NamedTuple):
     @property
     def identity(self) -> Identity:
         """Whose message it is and what it is about."""
-        return Identity(self.sender_id, self.sender_name, self.id, self.conversation_id, self.event_id)
+        return Identity(
+            self.sender_id,
+            self.sender_name,
+            self.id,
+            self.conversation_id,
+            self.event_id,
+            self.body_type,
+            self.timestamp,
+        )
 
 
 @dataclass(frozen=True, slots=True)

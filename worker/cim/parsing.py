@@ -137,5 +137,6 @@ def _reject(problems: tuple[Problem, ...], document: dict[str, Any]) -> Rejected
             sender_name=text_at(document, ("header", "sender", "senderName")),
             message_id=text_at(document, ("id",)),
             conversation_id=text_at(document, ("header", "conversationId")),
+            body_type=text_at(document, ("body", "type")),
         ),
     )

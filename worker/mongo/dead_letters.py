@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
@@ -36,6 +36,16 @@ INDEXED: Final = (
 """What letters are looked for by."""
 _READ_BACK_IDS: Final = 500
 _UNDER_WAY: Final = [Status.SENDING.value, Status.REPLAYED.value]
+
+
+class OpenLetters(NamedTuple):
+    """The open letters of one code."""
+
+    code: str
+    letters: int
+    """Documents: letters of one content count once."""
+    oldest: int | None
+    """When the first of them was seen, in epoch milliseconds."""
 
 
 class DeadLetterStore:
@@ -117,6 +127,17 @@ class DeadLetterStore:
         ]
         async with self._store.operation(writes=True):
             await self._collection.bulk_write(updates, ordered=False)
+
+    async def open_by_code(self) -> list[OpenLetters]:
+        """Return how many letters are open, by code. Raises `StoreUnavailable` or `OperatorFault`."""
+        stages: list[Document] = [
+            {"$match": {"status": OPEN}},
+            {"$group": {"_id": "$code", "count": {"$sum": 1}, "oldest": {"$min": "$firstSeen"}}},
+        ]
+        async with self._store.operation():
+            cursor = await self._collection.aggregate(stages)
+            found = [document async for document in cursor]
+        return [OpenLetters(str(one["_id"] or ""), one["count"], one["oldest"]) for one in found]
 
     async def get(self, letter_id: str) -> LetterRecord | None:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""

@@ -44,6 +44,7 @@ _LETTER: Final = (
 )
 _OUTAGE: Final = ("dependency", "address", "code", "reason")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_AGES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
 
 EVENTS: Final = (
     LogEvent("supervisor_started", "info", "`cim-worker run` starts its worker processes.", ("processes",)),
@@ -280,8 +281,8 @@ METRICS: Final = (
     Metric(
         "cim_outcomes_total",
         "counter",
-        "Deliveries by outcome, reason code of a failure, and reason for storing.",
-        ("outcome", "code", "reason"),
+        "Deliveries by outcome, reason code of a failure, reason for storing, and body type (other: an unknown one).",
+        ("outcome", "code", "reason", "body_type"),
     ),
     Metric("cim_journal_missed_total", "counter", "Outcomes that could not be written to the stream cim.outcomes."),
     Metric(
@@ -292,7 +293,92 @@ METRICS: Final = (
     ),
     Metric("cim_in_flight", "gauge", "Deliveries received and not ended yet."),
     Metric("cim_handling_seconds", "histogram", "Time from receipt to outcome.", unit="seconds", buckets=_SECONDS),
-    Metric("cim_bundles_total", "counter", "Batches and bundles of work by lane.", ("lane",)),
+    Metric(
+        "cim_age_seconds",
+        "histogram",
+        "Age of a message at its final outcome, from when it happened by its publisher's clock.",
+        ("outcome",),
+        unit="seconds",
+        buckets=_AGES,
+    ),
+    Metric(
+        "cim_batch_size",
+        "histogram",
+        "Deliveries in one batch, or in one bundle of the work that follows, by lane.",
+        ("lane",),
+        buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
+    ),
+    Metric(
+        "cim_stage_seconds",
+        "histogram",
+        "Duration of one step of a batch: read (parse, validate, translate), lookup (registry), store (write).",
+        ("stage",),
+        unit="seconds",
+        buckets=_SECONDS,
+    ),
+    Metric(
+        "cim_confirm_seconds",
+        "histogram",
+        "Time until the broker confirmed all messages published together: events, copies (retries, waiting, dead "
+        "letters), journal.",
+        ("published",),
+        unit="seconds",
+        buckets=_SECONDS,
+    ),
+    Metric(
+        "cim_published_total",
+        "counter",
+        "Messages published, by what they are and what the broker said: confirmed, returned (no queue took it), "
+        "nacked, too_large, unknown.",
+        ("published", "result"),
+    ),
+    Metric("cim_prefetch", "gauge", "Deliveries that the processes may hold now, all together."),
+    Metric("cim_unacknowledged", "gauge", "Deliveries that the processes hold and did not acknowledge yet."),
+    Metric(
+        "cim_oldest_unacknowledged_seconds",
+        "gauge",
+        "How long the oldest of them has been held.",
+        unit="seconds",
+        merge="max",
+    ),
+    Metric(
+        "cim_reconnects_total",
+        "counter",
+        "Sessions with the dependency after the first one of a process.",
+        ("dependency",),
+    ),
+    Metric(
+        "cim_queue_messages",
+        "gauge",
+        "Messages in a queue, ready and unacknowledged; the latter with CIM_RABBITMQ_MANAGEMENT_URL only. Every pool "
+        "shows the same.",
+        ("queue", "state"),
+        merge="max",
+    ),
+    Metric("cim_queue_consumers", "gauge", "Consumers of a queue. Every pool shows the same.", ("queue",), merge="max"),
+    Metric(
+        "cim_queue_head_age_seconds",
+        "gauge",
+        "Age of the first message of a queue by its property timestamp, where the broker tells it: with "
+        "CIM_RABBITMQ_MANAGEMENT_URL, and not for quorum queues of every version.",
+        ("queue",),
+        unit="seconds",
+        merge="max",
+    ),
+    Metric(
+        "cim_open_letters",
+        "gauge",
+        "Open dead letters in the store, by reason code; counted every thirty seconds. Every pool shows the same.",
+        ("code",),
+        merge="max",
+    ),
+    Metric(
+        "cim_oldest_open_letter_seconds",
+        "gauge",
+        "Age of the oldest open dead letter in the store.",
+        unit="seconds",
+        merge="max",
+    ),
     Metric(
         "cim_dependency_up",
         "gauge",

@@ -6,17 +6,24 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.cim.bodies import BODY_MODELS
 from worker.ops import background
 from worker.ops.catalogue import METRIC
 from worker.outcome import Outcome
+from worker.ports import Confirmation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from worker.codes import Code
 
 Report = dict[str, list[list[Any]]]
 """Samples by metric, each `[label values, value]`, of a histogram `[label values, counts by bucket, sum]`."""
+
+
+_CONFIRMED: Final = Confirmation.CONFIRMED.value
+_OTHER: Final = "other"
+"""Stands for body types that we do not know: publishers may write anything, and a label must not."""
 
 
 class Histogram:
@@ -36,17 +43,42 @@ class Histogram:
         self.total += value
 
 
+class Histograms(dict[str, Histogram]):
+    """One histogram for each value of a metric's one label."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, label: str) -> Histogram:
+        """Begin another one."""
+        made = self[label] = Histogram(self._name)
+        return made
+
+    def report(self) -> list[list[Any]]:
+        """Return their samples."""
+        return [[[label], one.counts, one.total] for label, one in self.items()]
+
+
 class Metrics:
     """The numbers. received = sum of outcomes + in flight, at every moment."""
 
     def __init__(self) -> None:
         """Start at zero."""
         self.received = 0
-        self.settled: Counter[tuple[Outcome, str, str]] = Counter()
+        self.settled: Counter[tuple[Outcome, str, str, str]] = Counter()
         self.journal_missed = 0
         self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
-        self.bundles: Counter[str] = Counter()
+        self.ages = Histograms("cim_age_seconds")
+        self.batch_sizes = Histograms("cim_batch_size")
+        self.stage_seconds = Histograms("cim_stage_seconds")
+        self.confirm_seconds = Histograms("cim_confirm_seconds")
+        self.published: Counter[tuple[str, str]] = Counter()
+        self.sessions = 0
+        """Sessions with the broker so far."""
+        self.observed: Report = {}
+        """What was last seen from outside the work: queues and letters."""
         self.dependency_up: dict[str, bool] = {}
         self.outages: Counter[tuple[str, str]] = Counter()
         self.publisher_blocked = False
@@ -57,15 +89,37 @@ class Metrics:
         """Deliveries received and not ended yet."""
         return self.received - sum(self.settled.values())
 
-    def count_outcome(self, outcome: Outcome, seconds: float, code: Code | None, reason: str | None = None) -> None:
+    def count_outcome(
+        self,
+        outcome: Outcome,
+        seconds: float,
+        code: Code | None,
+        reason: str | None = None,
+        *,
+        body_type: str | None = None,
+        age_seconds: float | None = None,
+    ) -> None:
         """Count the end of one delivery."""
-        self.settled[outcome, code.value if code is not None else "", reason or ""] += 1
+        kind = "" if body_type is None else body_type if body_type in BODY_MODELS else _OTHER
+        self.settled[outcome, code.value if code is not None else "", reason or "", kind] += 1
         self.handling.observe(seconds)
+        if age_seconds is not None:
+            self.ages[outcome].observe(max(0.0, age_seconds))
+
+    def count_confirms(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
+        """Count messages published together, whose effect was known after *seconds*."""
+        self.confirm_seconds[what].observe(seconds)
+        confirmed = confirmations.count(Confirmation.CONFIRMED)
+        self.published[what, _CONFIRMED] += confirmed
+        if confirmed != len(confirmations):
+            for one in confirmations:
+                if one is not Confirmation.CONFIRMED:
+                    self.published[what, one.value] += 1
 
     def outcomes(self) -> dict[str, int]:
         """Return how many deliveries ended in each outcome."""
         totals = dict.fromkeys((outcome.value for outcome in Outcome), 0)
-        for (outcome, _, _), count in self.settled.items():
+        for (outcome, _, _, _), count in self.settled.items():
             totals[outcome.value] += count
         return totals
 
@@ -78,12 +132,18 @@ class Metrics:
             "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],
-            "cim_bundles_total": _by_one(self.bundles),
+            "cim_age_seconds": self.ages.report(),
+            "cim_batch_size": self.batch_sizes.report(),
+            "cim_stage_seconds": self.stage_seconds.report(),
+            "cim_confirm_seconds": self.confirm_seconds.report(),
+            "cim_published_total": [[list(labels), count] for labels, count in self.published.items()],
+            "cim_reconnects_total": [[["broker"], max(0, self.sessions - 1)]],
             "cim_dependency_up": _by_one(self.dependency_up),
             "cim_outages_total": [[list(labels), count] for labels, count in self.outages.items()],
             "cim_contradicting_anchors_total": _by_one(self.contradictions),
             "cim_publisher_blocked": _one(self.publisher_blocked),
             "cim_log_lines_dropped_total": _one(background.dropped_lines),
+            **self.observed,
         }
 
 
@@ -93,8 +153,3 @@ def _one(value: float) -> list[list[Any]]:
 
 def _by_one(values: Mapping[str, float]) -> list[list[Any]]:
     return [[[label], int(value)] for label, value in values.items()]
-
-
-def outcome_count(samples: Iterable[list[Any]]) -> int:
-    """Return how many outcomes the samples of `cim_outcomes_total` in a report count."""
-    return sum(int(count) for _, count in samples)

@@ -9,12 +9,14 @@ import structlog
 from worker.ops.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.cim import Identity
     from worker.codes import Code
     from worker.failure import Failure
     from worker.ops.metrics import Metrics
     from worker.outcome import Outcome
-    from worker.ports import ReceiptResult
+    from worker.ports import Confirmation, ReceiptResult
 
 
 _MAX_ID_CHARACTERS = 256
@@ -34,9 +36,26 @@ class LoggingReporter:
         """Count deliveries taken from ingress."""
         self._metrics.received += count
 
-    def settled(self, outcome: Outcome, seconds: float, code: Code | None = None, reason: str | None = None) -> None:
+    def settled(
+        self,
+        outcome: Outcome,
+        seconds: float,
+        code: Code | None = None,
+        reason: str | None = None,
+        *,
+        body_type: str | None = None,
+        age_seconds: float | None = None,
+    ) -> None:
         """Count one delivery's outcome."""
-        self._metrics.count_outcome(outcome, seconds, code, reason)
+        self._metrics.count_outcome(outcome, seconds, code, reason, body_type=body_type, age_seconds=age_seconds)
+
+    def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
+        """Count messages that were published."""
+        self._metrics.count_confirms(what, confirmations, seconds)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note how long one step of a batch took."""
+        self._metrics.stage_seconds[name].observe(seconds)
 
     def journal_missed(self, count: int) -> None:
         """Count outcomes that the journal does not have."""
@@ -48,7 +67,7 @@ class LoggingReporter:
 
     def batch(self, lane: str, size: int, seconds: float, **counts: int) -> None:
         """Log one bundle of work."""
-        self._metrics.bundles[lane] += 1
+        self._metrics.batch_sizes[lane].observe(size)
         self._batch_number += 1
         self._log.info(
             "batch",

@@ -126,7 +126,9 @@ class Copies:
 
     async def _publish(self, copies: list[_Copy]) -> None:
         """Publish a bundle; settle what is confirmed, and add again what the broker refused."""
+        started = self._clock.monotonic()
         confirmations = await self._publisher.publish([copy.outgoing for copy in copies])
+        self._reporter.published("copies", confirmations, self._clock.monotonic() - started)
         refused = []
         for copy, confirmation in zip(copies, confirmations, strict=True):
             if confirmation is Confirmation.CONFIRMED:

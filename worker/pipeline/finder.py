@@ -137,6 +137,7 @@ class ConversationFinder:
         finally:
             del self._asked_at[number]
             self._last_took = self._clock.monotonic() - started
+            self._reporter.stage("lookup", self._last_took)
 
     async def _ask_again(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> None:
         await self._registry.lookup(conversation_ids, session_ids)

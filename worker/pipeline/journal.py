@@ -197,7 +197,9 @@ class Journal:
     async def _publish_once(self, entries: list[Entry], gap: Entry | None) -> Confirmation:
         if self._publisher is None:
             self._publisher = await self._open_publisher()
+        started = self._clock.monotonic()
         (confirmation,) = await self._publisher.publish([self._message(entries, gap)])
+        self._reporter.published("journal", [confirmation], self._clock.monotonic() - started)
         return confirmation
 
     def _message(self, entries: list[Entry], gap: Entry | None) -> Outgoing:

@@ -86,7 +86,7 @@ class Pipeline:
         On return every event for the hub is settled or of unknown effect, and the rest is in its lane. Never raises
         for a message; cancel it to abandon the batch.
         """
-        started = self._clock.monotonic()
+        started = reading_since = self._clock.monotonic()
         now = self._clock.now_ms()
         routed = _Routed()
         to_look_up: list[Inbound] = []
@@ -98,7 +98,10 @@ class Pipeline:
                 self._keep_small(inbound)
                 to_look_up.append(inbound)
             elif routed.add(inbound, self._route(inbound, now)):
+                paused = self._clock.monotonic()
                 await self._send(routed)
+                reading_since += self._clock.monotonic() - paused
+        self._reporter.stage("read", self._clock.monotonic() - reading_since)
         if to_look_up:
             self._lookups.add(to_look_up)
         await self._send(routed)
@@ -185,7 +188,9 @@ class Pipeline:
         """Publish to the hub; what nobody takes goes to the store."""
         if not inbounds:
             return
+        started = self._clock.monotonic()
         confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])
+        self._reporter.published("events", confirmations, self._clock.monotonic() - started)
         for_store = []
         for inbound, confirmation in zip(inbounds, confirmations, strict=True):
             if confirmation is Confirmation.CONFIRMED:

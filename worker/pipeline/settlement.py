@@ -67,7 +67,14 @@ class Settlement:
         """End a delivery in *outcome*: published, stored or duplicate."""
         delivery, reason = inbound.delivery, inbound.stored_because
         seconds = self._clock.monotonic() - delivery.received_at
-        self._reporter.settled(outcome, seconds, None, reason)
+        self._reporter.settled(
+            outcome,
+            seconds,
+            None,
+            reason,
+            body_type=inbound.identity.body_type,
+            age_seconds=self._age(inbound.identity),
+        )
         if self._listeners and is_followed(delivery.properties):
             self._tell(Settled(delivery, inbound.identity, outcome, reason))
         if self._journal is None:
@@ -79,7 +86,13 @@ class Settlement:
         self, delivery: Delivery, outcome: Outcome, failure: Failure, identity: Identity, copy: Outgoing
     ) -> None:
         """End *delivery* in *outcome*, retry, waiting or dead, after its *copy* was confirmed."""
-        self._reporter.settled(outcome, self._clock.monotonic() - delivery.received_at, failure.code)
+        self._reporter.settled(
+            outcome,
+            self._clock.monotonic() - delivery.received_at,
+            failure.code,
+            body_type=identity.body_type,
+            age_seconds=self._age(identity) if outcome is Outcome.DEAD else None,
+        )
         if outcome is not Outcome.WAITING:  # an outage is one line, however many messages wait for its end
             self._reporter.letter(failure, identity, attempt_of(delivery), retry=outcome is Outcome.RETRY)
         letter_id = id_of_ours(copy.body, copy.headers or {}) if outcome is Outcome.DEAD else None
@@ -98,6 +111,9 @@ class Settlement:
         """Acknowledge what only waits for its journal entry: the session ends, and its effect is proven."""
         if self._journal is not None:
             self._journal.release_all()
+
+    def _age(self, identity: Identity) -> float | None:
+        return None if identity.sent_at is None else (self._clock.now_ms() - identity.sent_at) / 1000
 
     def _tell(self, settled: Settled) -> None:
         for listener in self._listeners:

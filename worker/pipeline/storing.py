@@ -168,6 +168,7 @@ class Storing:
         seconds = self._clock.monotonic() - started
         self._adapt(len(inbounds), seconds)
         counts = self._end_all(inbounds, results)
+        self._reporter.stage("store", seconds)
         self._reporter.batch("store", len(inbounds), seconds, **counts)
 
     async def _store_all(self, inbounds: Sequence[Inbound]) -> list[StoreResult]:

@@ -39,6 +39,7 @@ from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
 from worker.pipeline.storing import Storing
 from worker.process.clock import SystemClock
+from worker.process.observing import LetterObserver, QueueObserver
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
@@ -297,6 +298,14 @@ class App:
             reporter=self.reporter,
             new_id=new_id,
         )
+
+    def queue_observer(self, connection: Connection) -> QueueObserver:
+        """Return what looks at the depth of our queues, with the management API where that may be asked."""
+        return QueueObserver(connection, self.settings, self.metrics, self.clock)
+
+    def letter_observer(self) -> LetterObserver:
+        """Return what counts the open letters in the store."""
+        return LetterObserver(self.letters, self.metrics, self.clock)
 
     def _journal(self, publishing: Connection, release: Callable[[Delivery], None]) -> Journal:
         """Return the journal of one session, on an AMQP channel of its own that ends nothing when it fails."""

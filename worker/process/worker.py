@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from worker.flow.outage import Outage
+    from worker.ops.metrics import Report
     from worker.process.session import IngressSession
     from worker.settings import Settings
 
@@ -65,6 +66,7 @@ class Worker:
         self._metrics = self._app.metrics
         self._stopping = asyncio.Event()
         self._consumer: Consumer | None = None
+        self._consumers: list[Consumer] = []
         self._consuming_since: float | None = None
         self._broker = self._app.broker_outage()
         self._publishing = self._app.broker_outage()
@@ -82,10 +84,11 @@ class Worker:
             batch_size=settings.batch_size,
         )
         preparing = [asyncio.create_task(self._prepare_store(), name="prepare store")]
-        if self._index == 0:  # one process of the pool says it for all
+        if self._index == 0:  # one process of the pool says it, and looks, for all
             preparing.append(
                 asyncio.create_task(warn_of_hazards(settings, self._app.reporter), name="look for hazards")
             )
+            preparing.append(asyncio.create_task(self._app.letter_observer().run(), name="count letters"))
         try:
             while not self._stopping.is_set():
                 await self._session_and_pause()
@@ -149,6 +152,7 @@ class Worker:
                     self._app.send_receipts(publishing, lambda: self._open("receipts")), name="receipts"
                 )
                 stack.push_async_callback(self._app.receipts.finish, receipts, lambda: publishing.is_open)
+            self._consumers = [consumer, waiting_room]
             crash = Crash()
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long(), self._app.replays.run()]
@@ -156,6 +160,8 @@ class Worker:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
                 jobs.append(self._app.recorder(consuming, publisher).run())
+            if self._index == 0:  # one process of the pool looks for all
+                jobs.append(self._app.queue_observer(publishing).run())
             tasks = [asyncio.create_task(job) for job in jobs]
             self._consuming(consumer, consuming)
             try:
@@ -198,6 +204,7 @@ class Worker:
         self._consumer = consumer
         self._consuming_since = self._app.clock.monotonic()
         self._metrics.dependency_up["broker"] = True
+        self._metrics.sessions += 1
         self._broker.ended()
         version = ".".join(map(str, connection.server_version))
         self._log.info("consuming", queue=contract.INGRESS, broker_version=version)
@@ -276,8 +283,18 @@ class Worker:
                 Check("publishing", self._since("broker blocks publishers", self._publishing)),
                 Check("store", self._store_problem()),
             ],
-            metrics={**self._metrics.report(), **process_report(str(self._index))},
+            metrics={**self._metrics.report(), **self._window(), **process_report(str(self._index))},
         )
+
+    def _window(self) -> Report:
+        """Return what is held of the ingress queue and the waiting room, and for how long."""
+        now = self._app.clock.monotonic()
+        ages = [now - at for one in self._consumers if (at := one.oldest_received_at) is not None]
+        return {
+            "cim_prefetch": [[[], sum(one.prefetch for one in self._consumers)]],
+            "cim_unacknowledged": [[[], sum(one.unsettled for one in self._consumers)]],
+            "cim_oldest_unacknowledged_seconds": [[[], max(ages, default=0.0)]],
+        }
 
     def _broker_problem(self) -> str | None:
         """Say why nothing is consumed; an open socket alone is not readiness."""

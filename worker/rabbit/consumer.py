@@ -177,6 +177,16 @@ class Consumer:
         return len(self._open)
 
     @property
+    def prefetch(self) -> int:
+        """How many deliveries it may hold, as last asked for; 0 while it takes none."""
+        return self._prefetch if self.is_consuming else 0
+
+    @property
+    def oldest_received_at(self) -> float | None:
+        """When (monotonic seconds) the oldest delivery came that is not settled."""
+        return next((delivery.received_at for delivery in self._open.values()), None)
+
+    @property
     def waiting(self) -> int:
         """Deliveries that arrived and were not taken yet."""
         return len(self._arrived)

@@ -1,0 +1,131 @@
+"""Looking at what the work itself does not see: how deep the queues are, and how many letters wait for somebody.
+
+One process of the pool looks. What cannot be seen is not shown, rather than shown as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from worker import contract
+from worker.failure import AdapterError
+from worker.rabbit.errors import AccessRefused, BrokerError, ChannelClosed
+from worker.rabbit.management import Management
+from worker.rabbit.probing import fresh_channel
+from worker.settings import virtual_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from worker.mongo.dead_letters import DeadLetterStore
+    from worker.ops.metrics import Metrics, Report
+    from worker.ports import Clock
+    from worker.rabbit.connection import Connection
+    from worker.settings import Settings
+
+_QUEUES_SECONDS: Final = 10.0
+_LETTERS_SECONDS: Final = 30.0
+_SHARE: Final = 20
+"""Counting letters may take this part of the time at most, however many there are."""
+_QUEUE_METRICS: Final = ("cim_queue_messages", "cim_queue_consumers", "cim_queue_head_age_seconds")
+_LETTER_METRICS: Final = ("cim_open_letters", "cim_oldest_open_letter_seconds")
+
+
+def watched_queues(settings: Settings) -> list[str]:
+    """Return the queues whose depth says how the work goes."""
+    fixed = (contract.INGRESS, contract.WAITING, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED)
+    return [*fixed, *map(contract.retry_queue, settings.retry_delays)]
+
+
+class QueueObserver:
+    """Notes the depth of our queues every ten seconds while a session lasts."""
+
+    def __init__(self, connection: Connection, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+        """Ask on *connection*, and the management API if *settings* name one."""
+        self._connection = connection
+        self._queues = watched_queues(settings)
+        self._metrics = metrics
+        self._clock = clock
+        url = settings.rabbitmq_management_url
+        vhost = virtual_host(settings.rabbitmq_url)
+        self._management = (
+            None if url is None else Management(url.get_secret_value(), vhost, ca_file=settings.rabbitmq_ca_file)
+        )
+
+    async def run(self) -> None:
+        """Look until cancelled; no failure of it ends anything."""
+        try:
+            while True:
+                seen: Report = {}
+                with contextlib.suppress(AdapterError):
+                    seen = await self._look()
+                _replace(self._metrics, _QUEUE_METRICS, seen)
+                await asyncio.sleep(_QUEUES_SECONDS)
+        finally:
+            _replace(self._metrics, _QUEUE_METRICS, {})
+
+    async def _look(self) -> Report:
+        if self._management is not None:
+            with contextlib.suppress(BrokerError):
+                return self._from_management([await self._management.queue(name) for name in self._queues])
+        return await self._over_amqp()
+
+    def _from_management(self, found: Iterable[dict[str, Any] | None]) -> Report:
+        messages, consumers, ages = [], [], []
+        for queue in found:
+            if queue is None:
+                continue
+            name = queue["name"]
+            counts = {state: queue.get(f"messages_{state}") for state in ("ready", "unacknowledged")}
+            messages += [[[name, state], count] for state, count in counts.items() if count is not None]
+            if "consumers" in queue:
+                consumers.append([[name], queue["consumers"]])
+            if head := queue.get("head_message_timestamp"):
+                ages.append([[name], max(0.0, self._clock.now_ms() / 1000 - head)])
+        return dict(zip(_QUEUE_METRICS, (messages, consumers, ages), strict=True))
+
+    async def _over_amqp(self) -> Report:
+        messages, consumers = [], []
+        for name in self._queues:
+            with contextlib.suppress(ChannelClosed, AccessRefused):  # it is missing, or we may not look
+                async with fresh_channel(self._connection) as channel:
+                    queue = await channel.call("queue_declare", name, passive=True)
+                messages.append([[name, "ready"], queue.message_count])
+                consumers.append([[name], queue.consumer_count])
+        return {"cim_queue_messages": messages, "cim_queue_consumers": consumers}
+
+
+class LetterObserver:
+    """Notes the number of open letters every thirty seconds, or less often where counting takes long."""
+
+    def __init__(self, letters: DeadLetterStore, metrics: Metrics, clock: Clock) -> None:
+        self._letters = letters
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look until cancelled; no failure of it ends anything."""
+        while True:
+            started = self._clock.monotonic()
+            seen: Report = {}
+            with contextlib.suppress(AdapterError):
+                seen = await self._look()
+            _replace(self._metrics, _LETTER_METRICS, seen)
+            await asyncio.sleep(max(_LETTERS_SECONDS, _SHARE * (self._clock.monotonic() - started)))
+
+    async def _look(self) -> Report:
+        found = await self._letters.open_by_code()
+        oldest = min((one.oldest for one in found if one.oldest is not None), default=None)
+        age = 0.0 if oldest is None else max(0.0, (self._clock.now_ms() - oldest) / 1000)
+        return {
+            "cim_open_letters": [[[one.code], one.letters] for one in found],
+            "cim_oldest_open_letter_seconds": [[[], age]],
+        }
+
+
+def _replace(metrics: Metrics, names: Iterable[str], seen: Report) -> None:
+    for name in names:
+        metrics.observed.pop(name, None)
+    metrics.observed.update(seen)
