@@ -121,3 +121,29 @@ def test_with_the_management_api_bindings_and_policies_are_seen(broker: Broker, 
 
 def assert_silent_about(secret: str, finished: subprocess.CompletedProcess[str]) -> None:
     assert secret not in finished.stdout + finished.stderr
+
+
+def test_a_limit_that_cannot_be_changed_is_changed_with_its_messages_when_that_is_wanted(
+    vhost_url: str, broker: Broker
+) -> None:
+    addresses = {"CIM_RABBITMQ_URL": vhost_url, "CIM_RABBITMQ_MANAGEMENT_URL": broker.management.url}
+    assert cim_worker("topology", "apply", **addresses).returncode == ExitCode.OK
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        connection.channel().basic_publish("cim.ingress", "c-1", b"{}")
+    other = {**addresses, "CIM_DELIVERY_LIMIT": "50"}
+
+    asked = cim_worker("topology", "apply", "--migrate", **other)
+    without_management = cim_worker(
+        "topology", "apply", "--migrate", "--yes", CIM_RABBITMQ_URL=vhost_url, CIM_DELIVERY_LIMIT="50"
+    )
+    done = cim_worker("topology", "apply", "--migrate", "--yes", **other)
+
+    assert asked.returncode == without_management.returncode == ExitCode.CONFIGURATION
+    assert "x-delivery-limit is 20, must be 50" in asked.stdout
+    assert "apply --migrate" in asked.stdout
+    assert "policymaker" in without_management.stderr
+    assert done.returncode == ExitCode.OK, done.stdout + done.stderr
+    assert cim_worker("topology", "check", **other).returncode == ExitCode.OK
+    assert broker.management.request("GET", f"/policies/{urlsplit(vhost_url).path[1:]}") == []
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        assert connection.channel().basic_get("cim.ingress")[2] == b"{}"

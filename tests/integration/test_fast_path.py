@@ -94,6 +94,23 @@ async def test_interleaved_channels_keep_their_own_contents_and_pikas_own_channe
         assert by_pika == [one.body for one in outgoing if one.routing_key == "pikas"]
 
 
+async def test_a_channel_gets_its_own_confirms_although_its_number_was_a_consumers_before(vhost_url: str) -> None:
+    fill(vhost_url, "work")
+    async with connected(vhost_url) as connection:
+        consumer = await Consumer.open(connection, "work", time.monotonic)
+        await consumer.start(1)
+        number = consumer._number
+        await consumer.close()
+        confirmed = asyncio.Event()
+
+        channel = await connection.channel()
+        await channel.call("confirm_delivery", lambda _frame: confirmed.set())
+        channel.raw.basic_publish("", "work", b"one")
+
+        assert channel.raw.channel_number == number
+        await asyncio.wait_for(confirmed.wait(), 10)
+
+
 async def test_received_bytes_and_frames_are_counted_as_pika_counts_them(vhost_url: str) -> None:
     """The heartbeat checker takes a connection for idle when the count of bytes does not move."""
     fill(vhost_url, "q", *[b"x" * 1000] * 20)

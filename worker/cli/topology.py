@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import add_command, print_json, print_table
+from worker.cli.output import add_command, print_json, print_table, progress
 from worker.cli.services import command_settings, open_broker
 
 if TYPE_CHECKING:
     from worker.rabbit.connection import Connection
+    from worker.rabbit.management import Management
     from worker.rabbit.topology import Finding, Topology
     from worker.settings import Settings
 
@@ -32,7 +35,8 @@ def add_to(app: typer.Typer) -> None:
         apply,
         "cim-worker topology apply",
         "cim-worker topology apply --json",
-        environment=_ENVIRONMENT,
+        "cim-worker topology apply --migrate          shows what it would do, and asks",
+        environment=_WITH_MANAGEMENT,
     )
     add_command(
         group,
@@ -53,12 +57,86 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="topology")
 
 
-def apply(as_json: _Json = False) -> None:
+def apply(
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Take queues with other arguments through to the wanted ones.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before taking queues through.")] = False,
+    as_json: _Json = False,
+) -> None:
     """Create what is missing, change nothing that exists, and name every mismatch with its fix.
 
     May be run again at any time. Exit code 2 when something does not match.
+
+    With --migrate a queue whose arguments cannot be changed is made again as wanted, with its messages: what is
+    published meanwhile waits in a second queue. Needs CIM_RABBITMQ_MANAGEMENT_URL with the tag policymaker, and that
+    nobody takes from the queue: stop the workers first. Interrupted, it is taken up again by the next run.
     """
-    _report(asyncio.run(_examine(command_settings(), create=True)), as_json=as_json)
+    settings = command_settings()
+    findings = asyncio.run(_examine(settings, create=True))
+    if migrate:
+        findings = _migrated(settings, findings, yes=yes, as_json=as_json)
+    _report(findings, as_json=as_json)
+
+
+def _migrated(settings: Settings, findings: list[Finding], *, yes: bool, as_json: bool) -> list[Finding]:
+    """Take through what can be, if that is confirmed, and return what is found afterwards."""
+    movable = asyncio.run(_movable(settings, findings))
+    if not movable:
+        return findings
+    if settings.rabbitmq_management_url is None:
+        raise CommandError(
+            ExitCode.CONFIGURATION, "--migrate needs CIM_RABBITMQ_MANAGEMENT_URL, its user a policymaker"
+        )
+    if not (yes or _is_confirmed(movable, as_json=as_json)):
+        return findings
+    asyncio.run(_take_through(settings, movable))
+    return asyncio.run(_examine(settings, create=True))
+
+
+def _is_confirmed(movable: dict[str, tuple[str, int]], *, as_json: bool) -> bool:
+    """Show what would be done and ask; False where nobody can be asked."""
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    rows = [(name, problem, count) for name, (problem, count) in movable.items()]
+    print_table(None, ("queue", "now", "messages"), rows)
+    return typer.confirm("Are the workers stopped, and shall these queues be made again, messages kept?", err=True)
+
+
+async def _movable(settings: Settings, findings: list[Finding]) -> dict[str, tuple[str, int]]:
+    """Return the queues that differ and can be taken through, each with what differs and its messages.
+
+    A queue that an interrupted run left behind counts as one that differs.
+    """
+    from worker.rabbit.migration import is_movable, spare_name
+    from worker.rabbit.topology import ready
+
+    problems = {one.name: one.problem for one in findings if one.kind == "queue"}
+    found = {}
+    async with open_broker(settings) as connection:
+        for queue in wanted_topology(settings, connection).queues:
+            spare = await ready(connection, spare_name(queue.name))
+            problem = problems.get(queue.name) or (None if spare is None else "an interrupted migration")
+            if problem is not None and is_movable(queue):
+                found[queue.name] = problem, (await ready(connection, queue.name) or 0) + (spare or 0)
+    return found
+
+
+async def _take_through(settings: Settings, movable: dict[str, tuple[str, int]]) -> None:
+    from worker.rabbit.errors import TopologyMismatch
+    from worker.rabbit.management import ManagementUnavailable
+    from worker.rabbit.migration import Migration
+
+    async with open_broker(settings) as connection:
+        queues = {queue.name: queue for queue in wanted_topology(settings, connection).queues}
+        with progress() as display:
+            for name, (_, count) in movable.items():
+                task = display.add_task(name, total=2 * count)
+                migration = Migration(connection, _management(settings), on_moved=partial(display.advance, task))
+                try:
+                    await migration.take_through(queues[name])
+                except (ManagementUnavailable, TopologyMismatch) as error:
+                    raise CommandError(ExitCode.CONFIGURATION, str(error)) from error
 
 
 def check(as_json: _Json = False) -> None:
@@ -126,22 +204,30 @@ async def _ask_to_reconcile(connection: Connection) -> None:
 async def _with_management(settings: Settings, wanted: Topology, findings: list[Finding]) -> list[Finding]:
     """Return *findings* and what the management API adds; why it does not, in their place."""
     from worker.rabbit.hazards import compare_unchecked, hazards, not_checked
-    from worker.rabbit.management import Management, ManagementUnavailable
+    from worker.rabbit.management import ManagementUnavailable
     from worker.rabbit.topology import Finding
-    from worker.settings import virtual_host
 
     if settings.rabbitmq_management_url is None:
         return [*findings, *not_checked(wanted)]
-    api = Management(
-        settings.rabbitmq_management_url.get_secret_value(),
-        virtual_host(settings.rabbitmq_url),
-        ca_file=settings.rabbitmq_ca_file,
-    )
+    api = _management(settings)
     try:
         return [*await compare_unchecked(api, wanted, findings), *await hazards(api, wanted)]
     except ManagementUnavailable as error:
         fix = "correct CIM_RABBITMQ_MANAGEMENT_URL"
         return [*findings, Finding("management", "CIM_RABBITMQ_MANAGEMENT_URL", str(error), fix)]
+
+
+def _management(settings: Settings) -> Management:
+    """Return a client of the management API that is configured."""
+    from worker.rabbit.management import Management
+    from worker.settings import virtual_host
+
+    assert settings.rabbitmq_management_url is not None  # noqa: S101 - the callers have asked
+    return Management(
+        settings.rabbitmq_management_url.get_secret_value(),
+        virtual_host(settings.rabbitmq_url),
+        ca_file=settings.rabbitmq_ca_file,
+    )
 
 
 def _report(findings: list[Finding], *, as_json: bool) -> None:

@@ -154,6 +154,7 @@ class Connection:
             most = self._raw.params.channel_max
             msg = f"the broker allows {most} channels for each connection; set channel_max to {_CHANNELS} or more there"
             raise AccessRefused(msg) from None
+        self._raw.detach(raw.channel_number)  # an earlier channel of this number may have been taken over
         channel = Channel(raw)
         await _first(opened, channel.closed)
         return channel

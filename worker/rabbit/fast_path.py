@@ -106,8 +106,9 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
 
     def detach(self, channel: int) -> None:
         """Leave *channel*, which has ended, to pika again: its number may be given to another one."""
-        self._sinks.pop(channel, None)
-        self._contents.pop(channel, None)
+        if "_sinks" in self.__dict__:
+            self._sinks.pop(channel, None)
+            self._contents.pop(channel, None)
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Send complete frames. The caller bounds what is outstanding; this never waits.

@@ -1,4 +1,4 @@
-"""A small client of RabbitMQ's management API: what AMQP cannot see. Reading only; every call has a deadline."""
+"""A small client of RabbitMQ's management API: what AMQP cannot see or do. Every call has a deadline."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import ssl
 import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from worker.rabbit.errors import BrokerError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _DEFAULT_PORT = 15672
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 64 * 1024
+_HIGHEST_PRIORITY = 1_000_000
 
 
 class ManagementUnavailable(BrokerError):  # noqa: N818 - as the other errors of the broker
@@ -75,6 +79,27 @@ class Management:
         """Return the policies of operators, which come on top. Raises `ManagementUnavailable`."""
         return await self._get(f"operator-policies/{self._vhost}") or []
 
+    async def set_policy(self, name: str, pattern: str, definition: Mapping[str, Any]) -> None:
+        """Put a policy above all others on the queues that match; needs the tag policymaker.
+
+        Raises `ManagementUnavailable`.
+        """
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues", "priority": _HIGHEST_PRIORITY}
+        await self._change("PUT", f"policies/{self._vhost}/{_quoted(name)}", policy)
+
+    async def remove_policy(self, name: str) -> None:
+        """Remove a policy; nothing happens if it is not there. Raises `ManagementUnavailable`."""
+        await self._change("DELETE", f"policies/{self._vhost}/{_quoted(name)}")
+
+    async def _change(self, method: str, path: str, body: object = None) -> None:
+        content = None if body is None else json.dumps(body)
+        status, _ = await asyncio.to_thread(self._fetch, f"/api/{path}", method, content)
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            text = "refuses its user: it needs the tag policymaker and any permission on the virtual host"
+            raise ManagementUnavailable(f"the management API at {self._host}:{self._port} {text}")
+        if status >= HTTPStatus.BAD_REQUEST and not (method == "DELETE" and status == HTTPStatus.NOT_FOUND):
+            raise ManagementUnavailable(f"the management API at {self._host}:{self._port} answers {status}")
+
     async def _get(self, path: str) -> Any:
         status, body = await asyncio.to_thread(self._fetch, f"/api/{path}")
         if status == HTTPStatus.NOT_FOUND:
@@ -89,11 +114,12 @@ class Management:
             pass
         raise ManagementUnavailable(f"the management API at {self._host}:{self._port} answers {status} and no data")
 
-    def _fetch(self, path: str) -> tuple[int, bytes]:
+    def _fetch(self, path: str, method: str = "GET", content: str | None = None) -> tuple[int, bytes]:
         deadline = time.monotonic() + self._timeout
         connection = self._connection()
         try:
-            connection.request("GET", path, headers={"Authorization": self._authorization})
+            headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
+            connection.request(method, path, content, headers)
             sock = connection.sock
             response = connection.getresponse()
             body = b""

@@ -182,6 +182,17 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
     return findings
 
 
+async def ready(connection: Connection, name: str) -> int | None:
+    """Return how many messages are ready in a queue, or None when it does not exist."""
+    try:
+        async with fresh_channel(connection) as channel:
+            return int((await channel.call("queue_declare", name, passive=True)).message_count)
+    except ChannelClosed as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        return None
+
+
 def compare(wanted: Exchange | Queue, found: Mapping[str, Any]) -> Finding:
     """Return how *wanted* differs from what the management API found under its name."""
     if isinstance(wanted, Exchange):
@@ -290,7 +301,12 @@ def _value(text: str) -> str | None:
 
 def _fix(kind: str, name: str) -> str:
     if kind == "queue":
-        return f"set the setting to what it has, or let {name} run empty, delete it and run `cim-worker topology apply`"
+        if name == OUTCOMES:
+            return (
+                f"set the setting to what it has, or delete {name} with its history and run `cim-worker topology apply`"
+            )
+        through = "stop the workers and run `cim-worker topology apply --migrate`"
+        return f"set the setting to what it has, or take {name} through: {through}"
     return f"delete {name} while nobody publishes, and run `cim-worker topology apply`"
 
 
