@@ -71,6 +71,11 @@ format: .venv/.made ## format the code and repair what lint can repair safely
 schemas: .venv/.made ## write the documents of the public contract into schemas/ (a test sees that they are current)
 	@$(RUN)/cim-worker schemas --output schemas
 
+.PHONY: schemas-release
+schemas-release: schemas ## keep the documents of this version in schemas/released/; later ones have to be compatible with them
+	@folder=schemas/released/$$($(RUN)/python -c 'from worker.schemas import VERSION; print(VERSION)') && mkdir -p $$folder \
+	  && cp schemas/*.schema.json schemas/asyncapi.json schemas/reasons.json $$folder
+
 .PHONY: schemas-check
 schemas-check: .venv/.made ## judge schemas/ with the official AsyncAPI parser and with Ajv (needs npm)
 	@$(RUN)/python -m tests.asyncapi

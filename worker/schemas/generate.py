@@ -14,7 +14,7 @@ from worker.pipeline.ports import StoredBecause
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-VERSION: Final = "1.0.0"
+VERSION: Final = "1.1.0"
 """Of all documents together. Major: no longer compatible; minor: something was added; patch: only words."""
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _ORDER: Final = (
