@@ -56,6 +56,7 @@ def test_each_problem_of_a_message_is_at_its_line_and_column() -> None:
         ('{"a": undefined}', (1, 7, "a letter")),
         ('{"a": 1', (1, 8, "the end of the text")),
         ('{"a": 1 // no\n}', (1, 9, "a slash; JSON has no comments")),
+        ('{"a": 1\n\n', (1, 8, "the end of the text")),
         ("[1]", (1, 1, "an array")),
         ("[]", (1, 1, "an empty array")),
         ("3", (1, 1, "an integer")),

@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from worker.cim.decode import depth
+from worker.cim.decode import DEFAULT_MAX_DEPTH, depth
 from worker.cim.ids import has_control_character
 from worker.cim.pointer import escape
 from worker.codes import Code, WarningCode
@@ -210,7 +210,9 @@ def _malformed(text: str, _body: bytes) -> tuple[int, int, str]:
         at = error.pos
     except RecursionError:
         return 0, 1, "objects and arrays nested very deep"
-    character = text[at : at + 1]
+    if not text[at:].strip():
+        at = len(text.rstrip())
+    character = text[at : at + 1] if text[at:].strip() else ""
     otherwise = "a letter" if character.isalpha() else "a digit" if character.isdigit() else "another character"
     return at, at + 1, _CHARACTERS.get(character, otherwise)
 
@@ -232,7 +234,7 @@ def _too_deep(text: str, body: bytes) -> tuple[int, int, str]:
     deepest, level, at = depth(body), 0, 0
     for token in _STRUCTURE.finditer(text):
         level += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
-        if level == deepest:
+        if level > min(deepest - 1, DEFAULT_MAX_DEPTH):
             at = token.start()
             break
     return at, at + 1, f"{deepest} levels"

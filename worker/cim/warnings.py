@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import cache, lru_cache
 from itertools import islice
 from json import JSONDecoder
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -98,10 +99,16 @@ def _inside(path: _Path, value: Any, model: type[CimModel]) -> Iterator[tuple[_P
     if not isinstance(value, dict):
         return
     yield path, value, model
-    for name, field in model.model_fields.items():
-        inner = _model_in(field.annotation)
-        if inner is not None and (path or name != "body"):
-            yield from _inside((*path, field.alias or name), value.get(field.alias or name), inner)
+    for name, inner in _inner_models(model).items():
+        if path or name != "body":
+            yield from _inside((*path, name), value.get(name), inner)
+
+
+@cache
+def _inner_models(model: type[CimModel]) -> dict[str, type[CimModel]]:
+    """Return the fields that hold models, each with its model."""
+    found = {field.alias or name: _model_in(field.annotation) for name, field in model.model_fields.items()}
+    return {name: inner for name, inner in found.items() if inner is not None}
 
 
 def _model_in(annotation: Any) -> type[CimModel] | None:
@@ -112,6 +119,8 @@ def _model_in(annotation: Any) -> type[CimModel] | None:
 
 
 def _misspelt_fields(path: _Path, members: dict[str, Any], model: type[CimModel]) -> Iterator[CimWarning]:
+    if members.keys() <= _wire_names(model).keys():
+        return
     known = {_plain(name): name for name in _wire_names(model)}
     # A customer is a free profile: there a name that is only close is somebody's own.
     nearly = {} if issubclass(model, Customer) else known
@@ -130,6 +139,7 @@ def _misspelt_body_type(document: dict[str, Any]) -> Iterator[CimWarning]:
         yield CimWarning(WarningCode.MISSPELT_BODY_TYPE, "/body/type", expected, meant)
 
 
+@lru_cache(maxsize=1000)
 def _known_type_like(body_type: str | None) -> str | None:
     if body_type is None or body_type in BODY_MODELS:
         return None
@@ -166,7 +176,7 @@ def _doubtful_time(document: dict[str, Any], received_at: int) -> Iterator[CimWa
 
 
 def _seconds(path: _Path, members: dict[str, Any], model: type[CimModel], received_at: int) -> Iterator[CimWarning]:
-    for name in _TIMES.intersection(_wire_names(model)):
+    for name in _wire_names(model).keys() & _TIMES & members.keys():
         value = members.get(name)
         moment = to_epoch_ms(value) if not isinstance(value, str) and _is_seconds(value) else None
         if moment is not None and EARLIEST_MS <= moment <= received_at + LATEST_AHEAD_MS:
@@ -228,8 +238,10 @@ def _fraction(digits: str) -> _Inexact | None:
 _SPELLED = JSONDecoder(parse_int=_integer, parse_float=_fraction)
 
 
-def _wire_names(model: type[CimModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
+@cache
+def _wire_names(model: type[CimModel]) -> dict[str, None]:
+    """Return the names of the fields as they are on the wire, in order."""
+    return dict.fromkeys(field.alias or name for name, field in model.model_fields.items())
 
 
 def _plain(name: str) -> str:

@@ -163,6 +163,9 @@ def _lines(content: bytes) -> Iterator[tuple[int, int]]:
 def _read(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+    except IsADirectoryError:
+        text = f"cannot read {file}: it is a folder; name its files, as in {file.rstrip('/')}/*.json"
+        raise CommandError(ExitCode.CONFIGURATION, text) from None
     except OSError as error:
         text = f"cannot read {file}: {error.strerror}; name a file, or - for standard input"
         raise CommandError(ExitCode.CONFIGURATION, text) from None

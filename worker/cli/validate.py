@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
         validate,
         "cim-worker validate recording.json",
         "cim-worker validate --strict exports/*.jsonl --json",
-        "cim-worker validate --route recording.json      where would it go now? needs the store",
+        "cim-worker validate --route recording.json",
         "generate-messages | cim-worker validate -",
         environment=("CIM_MAX_MESSAGE_BYTES", "CIM_MONGODB_URI (--route)"),
     )

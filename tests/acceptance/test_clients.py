@@ -1,0 +1,22 @@
+"""The publisher in Python of `schemas/examples/clients`, against a real worker; `make clients` runs all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.client_promises import Ingress
+from tests.support.clients import built
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.services.services import Broker, Store
+
+
+def test_the_python_example_says_what_became_of_a_message(
+    broker: Broker, vhost_url: str, store: Store, database: str, url_of: Callable[[str], str], tmp_path: Path
+) -> None:
+    client = built("python", tmp_path)
+
+    Ingress(client, broker, vhost_url, store, database, url_of("publisher"), tmp_path).tells_what_became_of_messages()
