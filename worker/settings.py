@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from difflib import get_close_matches
+from ipaddress import ip_network
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -242,6 +243,27 @@ class Settings(BaseSettings):
         description="Port for /livez, /readyz and /metrics of the whole pool; 0 takes any free port.",
     )
     http_host: str = Field(default="127.0.0.1", description="Address that port listens on; in a container 0.0.0.0.")
+    desk_port: int = Field(
+        default=9465, ge=0, le=65535, description="Port of the desk's page, `cim-worker desk`; 0 takes any free port."
+    )
+    desk_host: str = Field(
+        default="127.0.0.1",
+        description="Address the page listens on; another one than loopback needs CIM_DESK_TOKEN_FILE or "
+        "CIM_DESK_USER_HEADER.",
+    )
+    desk_token_file: str | None = Field(
+        default=None,
+        description="File with one user of the page a line: name, token of at least 20 characters, and `read-only` "
+        "for who may only look.",
+    )
+    desk_user_header: str | None = Field(
+        default=None,
+        description="Header in which a reverse proxy names the user it has authenticated, such as X-Forwarded-User.",
+    )
+    desk_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses or networks, comma separated, from which CIM_DESK_USER_HEADER is believed.",
+    )
     log_format: str = Field(
         default="auto",
         pattern="^(auto|console|json)$",
@@ -313,7 +335,18 @@ class Settings(BaseSettings):
     def _split_event_names(cls, value: object) -> object:
         return _parse_event_names(value) if isinstance(value, str) else value
 
-    @field_validator("trusted_users", mode="before")
+    @field_validator("desk_trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                msg = f"must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8, comma separated: not {one!r}"
+                raise ValueError(msg) from None
+        return value
+
+    @field_validator("trusted_users", "desk_trusted_proxies", mode="before")
     @classmethod
     def _split_trusted_users(cls, value: object) -> object:
         return _parse_names(value) if isinstance(value, str) else value

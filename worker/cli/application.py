@@ -11,6 +11,7 @@ from worker.cli import (
     conversations,
     dead_letters,
     demo,
+    desk,
     explain,
     publish,
     run,
@@ -63,6 +64,7 @@ validate.add_to(app)
 publish.add_to(app)
 explain.add_to(app)
 dead_letters.add_to(app)
+desk.add_to(app)
 settings.add_to(app)
 schemas.add_to(app)
 demo.add_to(app)

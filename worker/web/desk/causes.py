@@ -1,0 +1,66 @@
+"""Causes on the left, the sample letter on the right, and how the pool is doing at the top."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.desk.query import Cause, Order, count, groups, one
+from worker.web.desk.asked import Chosen, choose
+from worker.web.desk.letters import letter_facts
+from worker.web.desk.render import Page
+
+if TYPE_CHECKING:
+    from worker.desk.status import Report
+    from worker.web.desk.asked import Asked
+
+_MOST: Final = 100
+_FRESH_SECONDS: Final = 4.0
+
+
+async def overview(asked: Asked) -> Page:
+    """Return the page of all causes, nothing chosen."""
+    return await show(asked)
+
+
+async def show(asked: Asked) -> Page:
+    """Return causes, and of the one that is named its newest letter."""
+    chosen = await asked.chosen()
+    facts = await _list_facts(asked, chosen)
+    letter: dict[str, Any] | None = None
+    cause = None
+    if chosen.name:
+        sample = await one(asked.desk, chosen.name)
+        letter = await letter_facts(asked, sample)
+        cause = next((found for found in facts["causes"] if found.fingerprint == sample.fingerprint), None)
+    number = cause.letters if cause is not None else await _count(asked, chosen)
+    title = f"{cause.code} · {cause.letters}" if cause is not None else "Dead letters"
+    return Page("causes.html", title, chosen=chosen, cause=cause, letter=letter, number=number, **facts)
+
+
+async def listed(asked: Asked) -> Page:
+    """Return the list of causes alone, for a page that is open already."""
+    return Page("_list.html", "", chosen=await asked.chosen(), **await _list_facts(asked, await asked.chosen()))
+
+
+async def live(asked: Asked) -> Page:
+    """Return how the pool is doing, for the head of an open page."""
+    report: Report = await asked.office.fresh.get("status", _FRESH_SECONDS, asked.office.look)
+    return Page("_live.html", "", report=report, attention=report.attention())
+
+
+async def _list_facts(asked: Asked, chosen: Chosen) -> dict[str, Any]:
+    order = Order.NEWEST if asked.text("order") == Order.NEWEST else Order.LARGEST
+    all_of_them = await choose(asked.desk, chosen.q, "", now=asked.now)
+
+    async def counted() -> list[Cause]:
+        return await groups(asked.desk, all_of_them.filter, order)
+
+    found = await asked.office.fresh.get(f"causes {order} {chosen.q}", _FRESH_SECONDS, counted)
+    return {"causes": found[:_MOST], "more": max(0, len(found) - _MOST), "order": order.value, "now": asked.now}
+
+
+async def _count(asked: Asked, chosen: Chosen) -> int:
+    async def counted() -> int:
+        return await count(asked.desk, chosen.filter)
+
+    return await asked.office.fresh.get(f"count {chosen.name} {chosen.q}", _FRESH_SECONDS, counted)

@@ -1,0 +1,94 @@
+"""One letter: why it died, where in the message, where it came from and what it became; and editing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.responses import RedirectResponse, Response
+
+from worker.dead_letters.letter import LetterRecord, Status
+from worker.desk.audit import revealed
+from worker.desk.edit import edit, unpacked
+from worker.desk.errors import rejected
+from worker.desk.masking import unmasked_text
+from worker.desk.plan import forecast_all
+from worker.desk.query import get, lineage, list_letters
+from worker.web.desk.payload import hints, payload, problems
+from worker.web.desk.render import Page
+
+if TYPE_CHECKING:
+    from worker.web.desk.asked import Asked
+
+_MOST: Final = 100
+_MOST_EDITED_BYTES: Final = 1024 * 1024
+
+
+async def show(asked: Asked) -> Page:
+    """Return the page of one letter."""
+    letter = await get(asked.desk, asked.path("letter_id"))
+    facts = await letter_facts(asked, letter)
+    return Page("letter.html", f"Letter {letter.id}", letter=facts)
+
+
+async def listed(asked: Asked) -> Page:
+    """Return the newest letters of a filter."""
+    chosen = await asked.chosen()
+    found = await list_letters(asked.desk, chosen.filter, _MOST)
+    return Page("letters.html", "Letters", chosen=chosen, letters=found, most=_MOST, now=asked.now)
+
+
+async def reveal(asked: Asked) -> Page:
+    """Return a letter with its values unmasked; who looked is written down."""
+    desk = asked.desk
+    desk.check_may_change("", needs_reason=False)
+    letter = await get(desk, asked.path("letter_id"))
+    await revealed(desk, letter.id)
+    return Page("letter.html", f"Letter {letter.id}", letter=await letter_facts(asked, letter, reveal=True))
+
+
+async def edit_form(asked: Asked) -> Page:
+    """Return the form to edit one letter by hand: it shows the message as it is, so that is written down, too."""
+    desk = asked.desk
+    desk.check_may_change("", needs_reason=False)
+    letter = await get(desk, asked.path("letter_id"))
+    body = unpacked(letter)
+    if letter.status != Status.OPEN:
+        raise rejected(f"letter {letter.id} is {letter.status}: only open letters can be edited")
+    if len(body) > _MOST_EDITED_BYTES:
+        raise rejected(f"its message has {len(body)} bytes; use cim-worker dead-letters edit {letter.id}")
+    await revealed(desk, letter.id)
+    return Page("edit.html", f"Edit {letter.id}", letter=letter, text=unmasked_text(body), problem="", reason="")
+
+
+async def save(asked: Asked) -> Page | Response:
+    """Save the message of a letter, if today's code takes it."""
+    desk, letter_id = asked.desk, asked.path("letter_id")
+    text, reason = asked.form.get("text", ""), asked.text("reason")
+    desk.check_may_change(reason)
+    await edit(desk, letter_id, text.encode("utf-8", "surrogatepass"), reason)
+    asked.office.fresh.clear()
+    return RedirectResponse(f"/letters/{letter_id}", 303)
+
+
+async def letter_facts(asked: Asked, letter: LetterRecord, *, reveal: bool = False) -> dict[str, Any]:
+    """Return what a page shows of one letter."""
+    desk = asked.desk
+    body = unpacked(letter)
+    meant = hints(body, now=letter.first_seen)
+    hinted = [one.pointer for one in meant]
+    pointers = [one.pointer for one in letter.problems] or [letter.pointer]
+    forecast = None
+    if letter.status == Status.OPEN:
+        (forecast,) = await forecast_all(desk, [letter])
+    chain = await lineage(desk, letter)
+    return {
+        "record": letter,
+        "problems": problems(letter, body),
+        "hints": meant,
+        "renames": [one.rename for one in meant if one.rename],
+        "payload": payload(body, pointers, hinted, reveal=reveal),
+        "original": None if letter.original_body is None else payload(letter.original_body, pointers, reveal=reveal),
+        "forecast": forecast,
+        "lineage": chain if len(chain) > 1 else [],
+        "now": asked.now,
+    }
