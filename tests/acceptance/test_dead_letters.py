@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +107,236 @@ def test_a_letter_is_found_understood_fixed_and_replayed(world: World) -> None:
     assert done["outcomes"] == {"settled": 1}
     assert world.stored("m-1") is not None
     assert on_call.statuses() == {"open": 1, "settled": 1}
+
+
+def test_an_outages_letters_and_true_poison_are_told_apart_and_every_message_is_accounted_for(world: World) -> None:
+    """Letters of a wrong limit, of a publisher's bug and of pure rubbish; killed half-way, and two people at once."""
+    victims = [message(f"victim-{number}", note="x" * CHARACTERS) for number in range(60)]
+    misspelt = [message(f"misspelt-{number}") for number in range(6)]
+    for one in misspelt:
+        one["header"]["customer"] = {"id": "customer-1"}
+    rubbish = [b"rubbish %d" % number for number in range(4)]
+    on_call = OnCall(world)
+    with recording(world, CIM_MAX_MESSAGE_BYTES="1024") as pool:
+        pool.wait_for("consuming")
+        world.publish(*encoded(*victims, *misspelt), *rubbish)
+        eventually(lambda: on_call.statuses().get("open") == 70, seconds=60)
+
+    causes = {one["code"]: one for one in on_call.json()["causes"]}
+    assert {code: one["letters"] for code, one in causes.items()} == {
+        "message_too_large": 60,
+        "missing_anchor": 6,
+        "malformed_json": 4,
+    }
+    outage, poison = causes["message_too_large"]["handle"], causes["malformed_json"]["handle"]
+    plan = on_call.json("plan")
+    assert plan["predictions"] == {"would_store": 60, "still_fails": 10}
+
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        stopped = on_call.run("replay", poison, "--ramp", "1,2", "--max-failures", "0", "--yes", *REASON, code=6)
+        assert "1 of the last 1 letters died again, 0 are allowed; go on with" in stopped.stderr
+        assert on_call.statuses()["died_again"] == 1
+
+        killed = on_call.start("replay", outage, "--rate", "20", "--yes", *REASON)
+        job = _job_that_sent(on_call, 10)
+        killed.kill()
+        killed.communicate()
+        assert _job(on_call, job)["state"] == "interrupted"
+
+        rename = ("--rename", "header.customer.id=header.customer._id", "--apply", "--yes")
+        on_call.run("fix", causes["missing_anchor"]["handle"], *rename, *REASON)
+        both = [on_call.start("replay", "--code", "missing_anchor", "--yes", *REASON) for _ in range(2)]
+        resumed = on_call.json("replay", "--resume", job)
+        assert resumed["state"] == "done"
+        for command in both:
+            command.communicate()
+
+    assert on_call.statuses() == {"settled": 66, "died_again": 1, "open": 4}
+    assert world.stored_ids() == {one["id"] for one in (*victims, *misspelt)}
+    assert len(world.collection("ConversationActivities")) == 66
+    replays = [one for one in on_call.json("jobs", "list") if one["kind"] == "replay"]
+    assert sum(one["counts"].get("sent", 0) for one in replays) == 67
+    lines = on_call.json("jobs", "show", job)["lines"]
+    assert {line.split()[0] for line in lines} == {one["id"] for one in _settled(on_call, outage)}
+    assert _died_twice(on_call, poison) == {"died_again", "open"}
+
+
+def _settled(on_call: OnCall, cause: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = on_call.json("list", cause, "--status", "settled", "--limit", "1000")
+    return found
+
+
+def _died_twice(on_call: OnCall, cause: str) -> set[str]:
+    """Return the statuses of a letter that died again and of the letter that it became."""
+    (first,) = on_call.json("list", cause, "--status", "died_again")
+    story = on_call.json("show", first["successor"])
+    assert story["replays"] == 1
+    return {one["status"] for one in story["lineage"]}
+
+
+def _job(on_call: OnCall, job: str) -> dict[str, Any]:
+    found: dict[str, Any] = on_call.json("jobs", "show", job)
+    return found
+
+
+def _job_that_sent(on_call: OnCall, number: int) -> str:
+    """Return the id of the newest replay once it has sent so many letters."""
+
+    def sent() -> str:
+        (newest,) = on_call.json("jobs", "list")[:1] or [{"state": "none yet"}]
+        return str(newest["id"]) if newest["state"] == "running" and newest["counts"].get("sent", 0) >= number else ""
+
+    return str(eventually(sent, "a replay under way"))
+
+
+def test_a_replay_comes_from_whoever_published_it_first_and_a_stranger_gains_nothing_by_saying_so(
+    world: World, url_of: Any
+) -> None:
+    publisher, worker = url_of("publisher"), url_of("worker")
+    user, operator = (url.split("//")[1].split(":")[0] for url in (publisher, world.amqp_url))
+    settings = {"CIM_RABBITMQ_URL": worker, "CIM_SENDER_USERS": f"{user}=app-1", "CIM_TRUSTED_USERS": operator}
+    on_call = OnCall(world)
+    outside = World(publisher, world.mongodb_uri, world.database, world.folder)
+    own, forged = message("own"), message("forged")
+    own["header"]["customer"] = {"id": "customer-1"}
+    claims = {"cim-replay-of": "0" * 24, "cim-replay-job": "job", "cim-user-id": user}
+    with recording(world, **settings) as pool:
+        pool.wait_for("consuming")
+        outside.publish(*encoded(own), exchange="cim.ingress", key="k", user_id=user)
+        outside.publish(*encoded(forged), exchange="cim.ingress", key="k", headers=claims)
+        eventually(lambda: on_call.statuses().get("open") == 2)
+        letters = {one["messageId"]: one for one in on_call.json("list")}
+        assert (letters["own"]["userId"], letters["forged"]["code"]) == (user, "sender_not_allowed")
+
+        rename = ("--rename", "header.customer.id=header.customer._id", "--apply", "--yes")
+        on_call.run("fix", letters["own"]["id"], *rename, *REASON)
+        assert on_call.json("replay", letters["own"]["id"], *REASON)["outcomes"] == {"settled": 1}
+        assert on_call.json("replay", letters["forged"]["id"], "--yes", *REASON)["outcomes"] == {"died_again": 1}
+    assert world.stored_ids() == {"own"}
+
+
+def test_a_conversation_event_goes_back_to_its_exchange_and_its_outcome_to_its_letter(world: World) -> None:
+    on_call = OnCall(world)
+    event = {"id": "e-1", "name": "TOPIC_STATE_CHANGED", "timestamp": 1_760_000_000_000, "data": {"state": "ACTIVE"}}
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        world.publish(json.dumps(event).encode(), exchange="cim.conversation-events", key="TOPIC_STATE_CHANGED")
+        (letter,) = eventually(lambda: on_call.json("list"))
+        done = on_call.json("replay", letter["id"], "--yes", *REASON)
+
+        assert (letter["originQueue"], done["outcomes"]) == ("cim.conversation-events", {"died_again": 1})
+        successor = eventually(lambda: on_call.json("list"))[0]
+    assert (successor["replayOf"], successor["originQueue"]) == (letter["id"], "cim.conversation-events")
+
+
+def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: World, tmp_path: Path) -> None:
+    on_call = OnCall(world)
+    secret = message("m-1", customer={"id": "customer-1"})
+    secret["body"]["markdownText"] = "a very personal text"
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        world.publish(*encoded(secret, message("m-2", customer={"id": "c-2"})), b"no json")
+        eventually(lambda: on_call.statuses().get("open") == 3)
+    missing = ("--code", "missing_anchor")
+    letter = on_call.json("list", "--message", "m-1")[0]["id"]
+
+    refused = on_call.run("discard", *missing, code=2)
+    assert "say why: --reason" in refused.stderr
+    assert "Give --yes to do it" in on_call.run("discard", *missing, *REASON, code=2).stderr
+    on_call.run("discard", *missing, "--yes", *REASON, "--as", "anna")
+    assert on_call.statuses() == {"discarded": 2, "open": 1}
+    on_call.run("restore", letter, *REASON)
+    newest = on_call.json("jobs")[0]
+    assert (newest["kind"], newest["reason"], newest["counts"]) == ("restore", REASON[1], {"restored": 1})
+    assert on_call.json("jobs")[1]["as"] == "anna"
+
+    assert (
+        "a very personal text" not in on_call.run("show", letter).stdout + on_call.run("show", letter, "--json").stdout
+    )
+    assert "a very personal text" not in on_call.run("export", letter).stdout
+    assert "a very personal text" in on_call.run("show", letter, "--reveal").stdout
+    exported = tmp_path / "letters.jsonl"
+    exported.write_text(on_call.run("export", letter, "--reveal").stdout)
+    assert [one["kind"] for one in world.collection("operator_actions")].count("reveal") == 1
+
+    fixed = tmp_path / "message.json"
+    broken = "{"
+    assert "that is no JSON" in on_call.run("edit", letter, "--file", "-", stdin=broken, code=2).stderr
+    fixed.write_bytes(json.dumps(secret).encode())
+    assert "it would die again: missing_anchor" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
+    fixed.write_text(json.dumps({**message("m-1"), "id": "another"}))
+    assert (
+        "id says whose message it is and is locked" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
+    )
+    fixed.write_text(json.dumps(message("m-1")))
+    assert on_call.json("edit", letter, "--file", str(fixed))["replayedNow"]["prediction"] == "would_store"
+
+    assert "nothing was deleted" in on_call.run("purge", letter, *REASON, code=2).stderr
+    on_call.run("purge", letter, "--yes", *REASON)
+    assert f"there is no letter {letter}" in on_call.run("show", letter, code=5).stderr
+    on_call.run("import", str(exported), *REASON)
+    assert on_call.json("show", letter)["status"] == "open"
+    assert "redacted" in on_call.run("import", "-", *REASON, stdin=on_call.run("export").stdout, code=2).stderr
+
+    careful = OnCall(world, CIM_READ_ONLY="true")
+    for command in (("discard", letter), ("purge", letter, "--yes"), ("replay", letter), ("import", str(exported))):
+        assert "CIM_READ_ONLY is set" in careful.run(*command, *REASON, code=6).stderr
+    assert on_call.statuses() == {"discarded": 1, "open": 2}
+
+
+def test_a_customer_is_erased_and_the_audit_does_not_name_them(world: World) -> None:
+    on_call = OnCall(world)
+    customer = "the-customer-to-forget"
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        kept = message("kept")
+        dead = message("dead", customer={"_id": customer}, timestamp="never")
+        world.publish(*encoded(message("stored", customer={"_id": customer}), dead, kept))
+        eventually(lambda: on_call.statuses().get("open") == 1 and world.stored_ids() == {"stored", "kept"})
+    assert on_call.json("list", "--customer", customer)[0]["messageId"] == "dead"
+    done = on_call.run("purge", "--customer", customer, "--activities", "--yes", "--reason", "request 17")
+    assert "1 letter and 1 activity would be deleted for good" in done.stdout
+    assert "The journal cim.outcomes holds ids only" in done.stdout
+    assert (world.stored_ids(), on_call.statuses()) == ({"kept"}, {})
+    assert customer not in repr(world.collection("operator_actions"))
+
+
+def test_what_cannot_be_is_one_sentence_with_the_fix_and_an_exit_code(world: World) -> None:
+    on_call = OnCall(world)
+    assert on_call.run().stdout.startswith("no letters: all open letters")
+    for arguments, code, sentence in (
+        (("list", "--status", "opne"), 2, "there is no status 'opne', did you mean 'open'"),
+        (("list", "--since", "yesterday"), 2, "--since: a time is 90s, 15m, 2h, 7d or 4w (before now)"),
+        (("list", "--where", "payload.x=1"), 2, "'payload.x' is no field of a message"),
+        (("show", "abcd"), 5, "'abcd' is no letter and no cause; see `cim-worker dead-letters groups`"),
+        (("show", "0" * 24), 5, f"there is no letter {'0' * 24}"),
+        (("jobs", "show", "12345678"), 5, "there is no job or action 12345678"),
+        (("replay", "--resume", "12345678"), 5, "there is no job or action 12345678"),
+        (("replay",), 2, "say why: --reason"),
+        (("replay", *REASON), 5, "no letters: all open letters"),
+        (("fix", "--set", "body.x=y"), 2, "the value 'y' is no JSON; for a text write --set 'body.x=\"y\"'"),
+    ):
+        done = on_call.run(*arguments, code=code)
+        assert sentence in done.stderr, arguments
+        assert len(done.stderr.splitlines()) == 1, arguments
+
+
+def test_ctrl_c_ends_a_replay_in_order_and_says_how_to_go_on(world: World) -> None:
+    on_call = OnCall(world)
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        world.publish(*[b"rubbish %d" % number for number in range(30)])
+        eventually(lambda: on_call.statuses().get("open") == 30)
+    running = on_call.start("replay", "--rate", "10", "--yes", *REASON)
+    job = _job_that_sent(on_call, 4)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=30)
+
+    assert running.returncode == 0
+    assert f"go on with: cim-worker dead-letters replay --resume {job}" in output
+    assert _job(on_call, job)["state"] == "cancelled"
+    statuses = on_call.statuses()
+    assert "sending" not in statuses
+    assert statuses["replayed"] + statuses["open"] == 30
+    assert world.depth("cim.ingress") == statuses["replayed"]

@@ -43,6 +43,7 @@ class Action:
             "state": RUNNING,
             "user": desk.who.user,
             "as": desk.who.acts_as,
+            "process": desk.process,
             "reason": reason,
             "startedAt": now,
             "updatedAt": now,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from worker.desk.errors import rejected, usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.conversations.ports import ConversationLookup
     from worker.desk.ports import Actions, Activities, Letters
     from worker.pipeline.reading import Reading
@@ -46,6 +48,10 @@ class Desk:
     retention_ms: int = 30 * 86_400_000
     """How long a letter is kept after it was discarded or settled."""
     read_only: bool = False
+    process: str = ""
+    """Names this process in the jobs it runs."""
+    has_ended: Callable[[str], bool] = lambda _process: False
+    """Tells of a process that a job names whether it is known to have ended."""
 
     def check_may_change(self, reason: str, *, needs_reason: bool = True) -> None:
         """Raise `DeskError` when nothing may be changed, or not without a *reason*."""

@@ -43,8 +43,10 @@ async def cancel(desk: Desk, job_id: str) -> Document:
 
 def with_state(desk: Desk, document: Document) -> Document:
     """Return a job as it is: one that was killed could not write that down itself."""
+    if document["state"] != RUNNING:
+        return document
     silent = desk.clock.now_ms() - document["updatedAt"] > _SILENT_MS
-    return {**document, "state": INTERRUPTED} if document["state"] == RUNNING and silent else document
+    return {**document, "state": INTERRUPTED} if silent or desk.has_ended(document.get("process", "")) else document
 
 
 def filter_of(document: Document, now: int) -> Filter:

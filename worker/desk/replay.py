@@ -27,6 +27,7 @@ from worker.desk.plan import (
 )
 from worker.desk.ports import Change
 from worker.desk.query import matching
+from worker.failure import AdapterError
 from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from worker.desk.desk import Desk
     from worker.desk.filter import Filter
     from worker.desk.ports import Document, ReplayOutcomes
+    from worker.failure import Failure
     from worker.ports import EventPublisher
 
 PAGE: Final = 500
@@ -56,6 +58,14 @@ _PERCENT: Final = 100
 
 class BrokerLost(Exception):  # noqa: N818 - a state of the world
     """The connection ended in the middle: what was in hand may have arrived or not."""
+
+
+class Interrupted(AdapterError):  # noqa: N818 - a state of the world
+    """The store went away in the middle of a job; `action` has what was done. `resume` goes on."""
+
+    def __init__(self, action: Action, failure: Failure) -> None:
+        super().__init__(failure)
+        self.action = action
 
 
 class Allowed(NamedTuple):
@@ -133,6 +143,8 @@ class Control:
 
     progress: Callable[[Counter[str]], None] = lambda _counts: None
     """Is told the counts after each page."""
+    waiting: Callable[[int], None] = lambda _left: None
+    """Is told how many letters have no outcome yet, while that is waited for."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set it (Ctrl-C): the job ends after the page in hand, and says what was done."""
     live: LiveTraffic | None = None
@@ -152,8 +164,7 @@ async def replay(
     """Replay the letters *chosen* and return the job: its `document["state"]`, `["why"]` and counts.
 
     States: `done`; `stopped` by itself, `why` says why; `cancelled`; `interrupted` when the broker was lost, and then
-    `resume` goes on. Raises `DeskError` before anything was sent, and `AdapterError` when the store is away: then the
-    job is `interrupted`, too, and can be resumed.
+    `resume` goes on. Raises `DeskError` before anything was sent, and `Interrupted` when the store went away.
     """
     desk.check_may_change(reason)
     facts = {"filter": str(chosen), "words": chosen.words(), "planHash": plan_hash, "why": "", **options.facts()}
@@ -183,7 +194,8 @@ async def resume(
     if document["state"] in {"running", "done"}:
         raise rejected(f"job {job_id} is {document['state']}: there is nothing to resume")
     action = Action(desk, document)
-    await action.flush(state="running", why="", endedAt=None, cancelledBy="", resumedBy=str(desk.who))
+    who, process = str(desk.who), desk.process
+    await action.flush(state="running", why="", endedAt=None, cancelledBy="", resumedBy=who, process=process)
     job = _Job(desk, publisher, journal, action, Options.of(document), control or Control())
     return await job.run(jobs.filter_of(document, desk.clock.now_ms()).of_status(Status.OPEN), again=True)
 
@@ -260,10 +272,9 @@ class _Job:
             await self._end(stop.state, str(stop))
         except BrokerLost as lost:
             await self._end(jobs.INTERRUPTED, str(lost))
-        except BaseException:
-            # The store is away, or somebody pressed Ctrl-C twice: what can be written down still is, or is not.
-            self._action.document["state"] = jobs.INTERRUPTED
-            raise
+        except AdapterError as error:
+            self._action.document |= {"state": jobs.INTERRUPTED, "why": error.failure.detail}
+            raise Interrupted(self._action, error.failure) from error
         else:
             await self._end("done", "")
         return self._action
@@ -436,6 +447,7 @@ class _Job:
                     text = f"{left} letters have no outcome after {self._options.wait_seconds:g} s: {hint}"
                     raise _Stop(jobs.STOPPED, text)
                 return
+            self._control.waiting(left)
             await self._look_around()
             await self._action.flush()
             await asyncio.sleep(_POLL_SECONDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+import socket
 import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,7 +60,28 @@ def desk_on(store: Store, settings: Settings, user: str, acts_as: str = "") -> D
         max_replays=settings.max_replays,
         retention_ms=delay_seconds(settings.letter_retention) * 1000,
         read_only=settings.read_only,
+        process=this_process(),
+        has_ended=has_ended,
     )
+
+
+def this_process() -> str:
+    """Return the name of this process in jobs: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def has_ended(process: str) -> bool:
+    """Tell whether a process, by its name in a job, is known to have ended: only those of this host are."""
+    host, _, pid = process.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 class Sending:

@@ -207,11 +207,15 @@ async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
 
 async def _sent(settings: Settings, control: Control, send: Any) -> Action:
     """Send with the broker's connections open and live traffic watched."""
+    from worker.desk.replay import Interrupted
+
     async with open_sending(settings) as sending:
         control.live = sending.live
         watching = asyncio.create_task(sending.live.run())
         try:
             action: Action = await send(sending)
+        except Interrupted as interrupted:
+            return interrupted.action
         finally:
             watching.cancel()
     return action
@@ -239,6 +243,7 @@ def _following(total: int | None) -> Iterator[Control]:
             bar.update(task, completed=counts["sent"])
 
         control.progress = show
+        control.waiting = lambda left: bar.update(task, description=f"waiting for {counted(left, 'outcome')}")
         try:
             yield control
         finally:
@@ -312,7 +317,8 @@ def _fail_unless_done(action: Action) -> None:
     state, why = action.document["state"], action.document.get("why", "")
     if state == "done":
         return
-    code = {"stopped": ExitCode.REJECTED, "interrupted": ExitCode.BROKER_UNREACHABLE}.get(state, ExitCode.OK)
+    lost = ExitCode.BROKER_UNREACHABLE if "broker" in why else ExitCode.STORE_UNREACHABLE
+    code = {"stopped": ExitCode.REJECTED, "interrupted": lost}.get(state, ExitCode.OK)
     raise CommandError(code, f"{why}; go on with: cim-worker dead-letters replay --resume {action.id}")
 
 
