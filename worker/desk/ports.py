@@ -22,6 +22,8 @@ class GroupCount:
     """The letters of one cause. Times are epoch milliseconds."""
 
     fingerprint: str
+    sample: str
+    """Id of one of them."""
     letters: int
     deaths: int
     """How often they died: the same content again and again is one letter."""
@@ -52,8 +54,8 @@ class Letters(Protocol):
     async def counts(self, query: Query, field: str) -> dict[str, int]:
         """Count letters by the value of one field."""
 
-    async def fingerprints(self) -> list[str]:
-        """Return the fingerprint of every cause, of letters of any status."""
+    async def first_seen(self) -> dict[str, int]:
+        """Return when (epoch ms) each cause was seen first, by its fingerprint; of letters of any status."""
 
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large: body and headers."""

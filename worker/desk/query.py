@@ -13,7 +13,7 @@ from worker.desk.errors import not_found, usage
 from worker.desk.ports import GroupCount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.desk import Desk
@@ -59,7 +59,8 @@ class Cause:
     users: tuple[str, ...]
     last_hour: int
     """Letters seen in the last hour."""
-    hour_before: int
+    usual_hour: float
+    """Letters in an hour, on average since the first one."""
     is_new: bool
     """Whether it was never seen before the last day."""
     sample: str
@@ -72,11 +73,26 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
     With conditions about the payload every letter is looked at; without, the store counts.
     """
     counted = await (_counted(desk, chosen) if chosen.where else desk.letters.groups(chosen.query()))
-    handles = shortest_handles({*(await desk.letters.fingerprints()), *(one.fingerprint for one in counted)})
+    counted = [one for one in counted if one.fingerprint]
+    known = await desk.letters.first_seen()
+    handles = shortest_handles({*known, *(one.fingerprint for one in counted)})
     now = desk.clock.now_ms()
-    recent = await _seen_between(desk, chosen, now - _HOUR_MS, now + _HOUR_MS)
-    before = await _seen_between(desk, chosen, now - 2 * _HOUR_MS, now - _HOUR_MS)
-    causes = [await _cause(desk, chosen, one, handles, recent, before) for one in counted if one.fingerprint]
+    recent: Mapping[str, int] = {}
+    if any(one.last_seen > now - _HOUR_MS for one in counted) and not chosen.where:
+        since = max(now - _HOUR_MS, chosen.since or 0)
+        recent = await desk.letters.counts(replace(chosen, since=since).query(), "fingerprint")
+    samples = {one.id: one for one in await desk.letters.some({"_id": {"$in": [one.sample for one in counted]}}, PAGE)}
+    causes = [
+        _cause(
+            one,
+            samples.get(one.sample),
+            handles[one.fingerprint],
+            recent.get(one.fingerprint, 0),
+            now,
+            known.get(one.fingerprint, one.first_seen),
+        )
+        for one in counted
+    ]
     key = (lambda one: (-one.letters, -one.last_seen)) if order is Order.LARGEST else (lambda one: (-one.last_seen, 0))
     return sorted(causes, key=key)
 
@@ -128,7 +144,7 @@ async def resolve(desk: Desk, names: Sequence[str], chosen: Filter) -> Filter:
     groups_given = [value for name, values in chosen.equal if name == "group" for value in values]
     if not names and not groups_given:
         return chosen
-    known = await desk.letters.fingerprints()
+    known = await desk.letters.first_seen()
     letters = tuple(name for name in names if len(name) == _LETTER_DIGITS)
     causes = [_one_cause(name, known) for name in (*names, *groups_given) if name not in letters]
     if letters and causes:
@@ -142,7 +158,7 @@ async def one(desk: Desk, name: str) -> LetterRecord:
     """Return the letter of an id, or the newest letter of a cause (open ones before others). Raises `DeskError`."""
     if len(name) == _LETTER_DIGITS and _HEX.fullmatch(name):
         return await get(desk, name)
-    fingerprint = _one_cause(name, await desk.letters.fingerprints())
+    fingerprint = _one_cause(name, await desk.letters.first_seen())
     for query in ({"fingerprint": fingerprint, "status": Status.OPEN.value}, {"fingerprint": fingerprint}):
         newest = await desk.letters.latest(query, 1)
         if newest:
@@ -174,7 +190,7 @@ def _common(left: str, right: str) -> int:
     )
 
 
-def _one_cause(name: str, known: Sequence[str]) -> str:
+def _one_cause(name: str, known: Collection[str]) -> str:
     text = name.lower()
     found = sorted(one for one in known if one.startswith(text))
     if text in known:
@@ -210,9 +226,10 @@ async def _counted(desk: Desk, chosen: Filter) -> list[GroupCount]:
 def _with(known: GroupCount | None, letter: LetterRecord) -> GroupCount:
     """Return a count with one letter more."""
     if known is None:
-        known = GroupCount(letter.fingerprint, 0, 0, letter.first_seen, letter.last_seen)
+        known = GroupCount(letter.fingerprint, letter.id, 0, 0, letter.first_seen, letter.last_seen)
     return GroupCount(
         letter.fingerprint,
+        known.sample,
         known.letters + 1,
         known.deaths + letter.count,
         min(known.first_seen, letter.first_seen),
@@ -226,32 +243,12 @@ def _more(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return names if not name or name in names or len(names) >= _NAMES_KEPT else tuple(sorted((*names, name)))
 
 
-async def _seen_between(desk: Desk, chosen: Filter, since: int, until: int) -> Mapping[str, int]:
-    if chosen.where:
-        return {}  # it would mean to look at every letter twice more
-    since = max(since, chosen.since or since)
-    until = min(until, chosen.until or until)
-    if since >= until:
-        return {}
-    return await desk.letters.counts(replace(chosen, since=since, until=until).query(), "fingerprint")
-
-
-async def _cause(
-    desk: Desk,
-    chosen: Filter,
-    counted: GroupCount,
-    handles: Mapping[str, str],
-    recent: Mapping[str, int],
-    before: Mapping[str, int],
+def _cause(
+    counted: GroupCount, sample: LetterRecord | None, handle: str, last_hour: int, now: int, known_since: int
 ) -> Cause:
-    query = replace(chosen, equal=(*chosen.equal, ("group", (counted.fingerprint,)))).query()
-    found = await desk.letters.some(query, 1)
-    sample = found[0] if found else None
-    is_new = counted.first_seen > (oldest := desk.clock.now_ms() - NEW_MS)
-    if is_new:
-        is_new = not await desk.letters.some({"fingerprint": counted.fingerprint, "firstSeen": {"$lt": oldest}}, 1)
+    hours = max(1.0, (now - counted.first_seen) / _HOUR_MS)
     return Cause(
-        handle=handles[counted.fingerprint],
+        handle=handle,
         fingerprint=counted.fingerprint,
         letters=counted.letters,
         deaths=counted.deaths,
@@ -264,10 +261,10 @@ async def _cause(
         last_seen=counted.last_seen,
         senders=counted.senders,
         users=counted.users,
-        last_hour=recent.get(counted.fingerprint, 0),
-        hour_before=before.get(counted.fingerprint, 0),
-        is_new=is_new,
-        sample=sample.id if sample is not None else "",
+        last_hour=last_hour,
+        usual_hour=round(counted.letters / hours, 1),
+        is_new=known_since > now - NEW_MS,
+        sample=counted.sample,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.datetime_ms import DatetimeMS
@@ -15,6 +16,8 @@ from worker.mongo.evidence import Inserted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from pymongo.asynchronous.cursor import AsyncCursor
 
     from worker.desk.ports import Change, Query
     from worker.mongo.client import Document, Store
@@ -45,6 +48,7 @@ class LetterCollection:
     async def _groups(self, query: Query, sets: Document) -> list[GroupCount]:
         group: Document = {
             "_id": "$fingerprint",
+            "sample": {"$min": "$_id"},
             "letters": {"$sum": 1},
             "deaths": {"$sum": "$count"},
             "first": {"$min": "$firstSeen"},
@@ -58,16 +62,16 @@ class LetterCollection:
         found = await self._aggregate(query, {"_id": f"${field}", "n": {"$sum": 1}})
         return {str(document["_id"] or ""): document["n"] for document in found}
 
-    async def fingerprints(self) -> list[str]:
-        """Return the fingerprint of every cause."""
-        async with self._store.operation():
-            return [one for one in await self._collection.distinct("fingerprint") if isinstance(one, str)]
+    async def first_seen(self) -> dict[str, int]:
+        """Return when (epoch ms) each cause was seen first, by its fingerprint."""
+        found = await self._aggregate({}, {"_id": "$fingerprint", "at": {"$min": "$firstSeen"}})
+        return {one["_id"]: one["at"] or 0 for one in found if isinstance(one["_id"], str)}
 
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large."""
         async with self._store.operation():
             cursor = self._collection.find(query, _NO_LARGE).sort("lastSeen", 1 if oldest_first else -1).limit(limit)
-            return [_letter({**_BLANK, **document}) async for document in cursor]
+            return [_letter(document) async for document in cursor]
 
     async def some(self, query: Query, limit: int) -> list[LetterRecord]:
         """Return some letters, whole."""
@@ -78,15 +82,21 @@ class LetterCollection:
         """Yield letters in pages, without their headers; without *bodies* these are empty."""
         async with self._store.operation():
             cursor = self._collection.find(query, _NO_HEADERS if bodies else _NO_LARGE).batch_size(page)
+        coming = asyncio.create_task(self._page(cursor, page))
         try:
-            while True:
-                async with self._store.operation():
-                    documents = await cursor.to_list(page)
-                if not documents:
-                    return
-                yield [_letter({**_BLANK, **document}) for document in documents]
+            while documents := await coming:
+                # Fetched while the caller works on this one.
+                coming = asyncio.create_task(self._page(cursor, page))
+                await asyncio.sleep(0)
+                yield [_letter(document) for document in documents]
         finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
             await cursor.close()
+
+    async def _page(self, cursor: AsyncCursor[Document], page: int) -> list[Document]:
+        async with self._store.operation():
+            return await cursor.to_list(page)
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
@@ -129,6 +139,7 @@ class LetterCollection:
 def _group(document: Document) -> GroupCount:
     return GroupCount(
         fingerprint=str(document["_id"] or ""),
+        sample=document["sample"],
         letters=document["letters"],
         deaths=document["deaths"],
         first_seen=document["first"] or 0,

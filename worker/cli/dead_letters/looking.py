@@ -340,7 +340,7 @@ def _cause_row(cause: Cause) -> Sequence[object]:
     if len(cause.senders) > _SENDERS_SHOWN:
         senders.append("…")
     new = "NEW, " if cause.is_new else ""
-    trend = f"{new}{cause.last_hour} in the last hour, {cause.hour_before} before"
+    trend = f"{new}{cause.last_hour} in the last hour, usually {cause.usual_hour:g}"
     return (
         cause.handle,
         cause.letters,

@@ -1,0 +1,183 @@
+"""How fast the desk is on many letters: `make desk-speed`. Times without process start, on a store of its own.
+
+`python -m tests.benchmarks.desk [--letters 100000] [--store embedded]`; the broker is a private node of this machine. The
+replay goes into a queue nobody reads: what the workers do with it is measured by `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tests.contract.store import servers
+from tests.services.services import private_broker
+from worker.cli.dead_letters.opening import desk_on, sending_on
+from worker.dead_letters.letter import LetterRecord, letter_id
+from worker.desk.filter import parse_filter
+from worker.desk.plan import Plan, plan
+from worker.desk.query import groups, list_letters
+from worker.desk.replay import Options, replay
+from worker.mongo import indexes
+from worker.mongo.client import connect
+from worker.mongo.letters import LetterCollection
+from worker.rabbit.connection import Connection
+from worker.rabbit.topology import apply, wanted
+from worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from typing import Any
+
+    from worker.desk.desk import Desk
+    from worker.mongo.client import Store
+
+_CAUSES = 20
+_AT_ONCE = 1000
+NOW = 1_760_000_000_000
+
+
+def letters(number: int) -> list[LetterRecord]:
+    """Return so many different letters of valid messages, of twenty causes, seven senders and many conversations."""
+    return [_letter(place) for place in range(number)]
+
+
+def _letter(place: int) -> LetterRecord:
+    anchor = {"conversationId": f"c-{place % 1000}"} if place % 2 else {"customer": {"_id": f"u-{place % 5000}"}}
+    message = {
+        "id": f"message-{place}",
+        "header": {"sender": {"id": f"app-{place % 7}", "type": "APP"}, "timestamp": NOW + place, **anchor},
+        "body": {"type": "PLAIN", "markdownText": "x" * 400},
+    }
+    body = json.dumps(message).encode()
+    cause = f"{place % _CAUSES:012x}"
+    return LetterRecord(
+        id=letter_id(body, cause),
+        code="store_rejected" if place % _CAUSES else "delivery_limit",
+        failure_class="permanent",
+        stage="broker",
+        fingerprint=cause,
+        failed_at=NOW + place,
+        recorded_at=NOW + place,
+        first_seen=NOW + place,
+        last_seen=NOW + place,
+        body=body,
+        detail="It was refused.",
+        origin_exchange="cim.ingress",
+        origin_routing_key="key",
+        origin_queue="cim.ingress",
+        sender_id=f"app-{place % 7}",
+        message_id=f"message-{place}",
+        conversation_id=anchor.get("conversationId", "") if place % 2 else "",  # type: ignore[arg-type]
+        headers=tuple((f"cim-header-{number}", "a value of a header") for number in range(16)),
+        properties=(("message_id", f"message-{place}"), ("content_type", "application/json")),
+    )
+
+
+async def fill(store: Store, number: int) -> None:
+    """Put letters into an empty collection with its indexes."""
+    for index in indexes.OWN:
+        await indexes.make(store, index)
+    collection = LetterCollection(store)
+    for start in range(0, number, _AT_ONCE):
+        await collection.insert([_letter(place) for place in range(start, min(number, start + _AT_ONCE))])
+
+
+async def measure(desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], number: int) -> dict[str, float]:
+    """Return seconds and rates by what was done."""
+    everything = parse_filter({}, now=NOW)
+    some = parse_filter({"sender": "app-3", "code": "store_rejected"}, now=NOW)
+    one_cause = parse_filter({"group": f"{3:012x}"}, now=NOW)
+    figures = {
+        "groups, s": await _seconds(groups(desk, everything)),
+        "list --sender --code, s": await _seconds(list_letters(desk, some, 50)),
+        "list CAUSE, s": await _seconds(list_letters(desk, one_cause, 50)),
+    }
+    before = _memory()
+    planned = Plan()
+
+    async def make() -> None:
+        nonlocal planned
+        planned = await plan(desk, everything)
+
+    figures["plan, letters/s"] = number / await _seconds(make())
+    assert planned.letters == number
+    figures["replay, letters/s"] = number / await _seconds(send())
+    figures["memory grown, MiB"] = (_memory() - before) / 2**20
+    return figures
+
+
+async def run(number: int, store_name: str) -> dict[str, float]:
+    """Start store and broker, fill, measure."""
+    with tempfile.TemporaryDirectory(prefix="cim-desk-speed-") as folder:
+        server = servers.SERVERS[store_name](Path(folder))
+        server.start()
+        try:
+            with private_broker(say=lambda _line: None) as broker:
+                return await _run(number, server.uri, broker.create_vhost("desk-speed"))
+        finally:
+            server.stop()
+
+
+async def _run(number: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]:
+    settings = load_settings(
+        rabbitmq_url=amqp_url, mongodb_uri=mongodb_uri, mongodb_database="desk", mongodb_timeout_ms=120_000
+    )
+    store = connect(mongodb_uri, "desk", timeout_ms=120_000)
+    try:
+        async with _connection(amqp_url) as publishing, _connection(amqp_url) as reading:
+            await apply(publishing, wanted((("1s", 1),), 20, publishing.server_version))
+            filling = await _seconds(fill(store, number))
+            print(f"{number} letters put into the store in {filling:.0f} s")
+            desk = desk_on(store, settings, "benchmark")
+            sending = await sending_on(publishing, reading, settings)
+            options = Options(wait_seconds=0)
+            everything = parse_filter({}, now=NOW)
+            return await measure(
+                desk, lambda: replay(desk, sending.publisher, None, everything, "benchmark", options), number
+            )
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _connection(url: str) -> AsyncIterator[Connection]:
+    connection = await Connection.open(url, name="desk speed")
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _seconds(work: Coroutine[Any, Any, Any]) -> float:
+    started = time.monotonic()
+    await work
+    return time.monotonic() - started
+
+
+def _memory() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--letters", type=int, default=100_000)
+    parser.add_argument("--store", choices=sorted(servers.SERVERS), default="embedded")
+    arguments = parser.parse_args()
+    load = psutil.getloadavg()[0]
+    print(f"{arguments.store}, load of the machine at the start {load:.1f} on {psutil.cpu_count()} processors")
+    for name, figure in asyncio.run(run(arguments.letters, arguments.store)).items():
+        print(f"{name:<26} {figure:12.2f}")
+    print(f"own processor time {sum(resource.getrusage(resource.RUSAGE_SELF)[:2]):.0f} s")
+
+
+if __name__ == "__main__":
+    main()
