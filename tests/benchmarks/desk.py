@@ -1,7 +1,7 @@
 """How fast the desk is on many letters: `make desk-speed`. Times without process start, on a store of its own.
 
-`python -m tests.benchmarks.desk [--letters 100000] [--store embedded]`; the broker is a private node of this machine. The
-replay goes into a queue nobody reads: what the workers do with it is measured by `make bench`.
+`python -m tests.benchmarks.desk [--letters 100000] [--store embedded]`; the broker is a private node of this machine.
+The replay goes into a queue nobody reads: what the workers do with it is measured by `make bench`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ async def fill(store: Store, number: int) -> None:
         await collection.insert([_letter(place) for place in range(start, min(number, start + _AT_ONCE))])
 
 
-async def measure(desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], number: int) -> dict[str, float]:
+async def measure(
+    desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], number: int, replayed: int
+) -> dict[str, float]:
     """Return seconds and rates by what was done."""
     everything = parse_filter({}, now=NOW)
     some = parse_filter({"sender": "app-3", "code": "store_rejected"}, now=NOW)
@@ -110,24 +112,24 @@ async def measure(desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], numb
 
     figures["plan, letters/s"] = number / await _seconds(make())
     assert planned.letters == number
-    figures["replay, letters/s"] = number / await _seconds(send())
+    figures["replay, letters/s"] = replayed / await _seconds(send())
     figures["memory grown, MiB"] = (_memory() - before) / 2**20
     return figures
 
 
-async def run(number: int, store_name: str) -> dict[str, float]:
+async def run(number: int, store_name: str, replayed: int) -> dict[str, float]:
     """Start store and broker, fill, measure."""
     with tempfile.TemporaryDirectory(prefix="cim-desk-speed-") as folder:
         server = servers.SERVERS[store_name](Path(folder))
         server.start()
         try:
             with private_broker(say=lambda _line: None) as broker:
-                return await _run(number, server.uri, broker.create_vhost("desk-speed"))
+                return await _run(number, min(number, replayed), server.uri, broker.create_vhost("desk-speed"))
         finally:
             server.stop()
 
 
-async def _run(number: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]:
+async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]:
     settings = load_settings(
         rabbitmq_url=amqp_url, mongodb_uri=mongodb_uri, mongodb_database="desk", mongodb_timeout_ms=120_000
     )
@@ -139,10 +141,10 @@ async def _run(number: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]
             print(f"{number} letters put into the store in {filling:.0f} s")
             desk = desk_on(store, settings, "benchmark")
             sending = await sending_on(publishing, reading, settings)
-            options = Options(wait_seconds=0)
+            options = Options(limit=replayed, wait_seconds=0)
             everything = parse_filter({}, now=NOW)
             return await measure(
-                desk, lambda: replay(desk, sending.publisher, None, everything, "benchmark", options), number
+                desk, lambda: replay(desk, sending.publisher, None, everything, "benchmark", options), number, replayed
             )
     finally:
         await store.close()
@@ -170,11 +172,12 @@ def _memory() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--letters", type=int, default=100_000)
+    parser.add_argument("--replayed", type=int, default=20_000, help="how many of them are replayed")
     parser.add_argument("--store", choices=sorted(servers.SERVERS), default="embedded")
     arguments = parser.parse_args()
     load = psutil.getloadavg()[0]
     print(f"{arguments.store}, load of the machine at the start {load:.1f} on {psutil.cpu_count()} processors")
-    for name, figure in asyncio.run(run(arguments.letters, arguments.store)).items():
+    for name, figure in asyncio.run(run(arguments.letters, arguments.store, arguments.replayed)).items():
         print(f"{name:<26} {figure:12.2f}")
     print(f"own processor time {sum(resource.getrusage(resource.RUSAGE_SELF)[:2]):.0f} s")
 

@@ -22,8 +22,6 @@ class GroupCount:
     """The letters of one cause. Times are epoch milliseconds."""
 
     fingerprint: str
-    sample: str
-    """Id of one of them."""
     letters: int
     deaths: int
     """How often they died: the same content again and again is one letter."""

@@ -81,11 +81,11 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
     if any(one.last_seen > now - _HOUR_MS for one in counted) and not chosen.where:
         since = max(now - _HOUR_MS, chosen.since or 0)
         recent = await desk.letters.counts(replace(chosen, since=since).query(), "fingerprint")
-    samples = {one.id: one for one in await desk.letters.some({"_id": {"$in": [one.sample for one in counted]}}, PAGE)}
+    samples = await _samples(desk, chosen, counted)
     causes = [
         _cause(
             one,
-            samples.get(one.sample),
+            samples.get(one.fingerprint),
             handles[one.fingerprint],
             recent.get(one.fingerprint, 0),
             now,
@@ -226,10 +226,9 @@ async def _counted(desk: Desk, chosen: Filter) -> list[GroupCount]:
 def _with(known: GroupCount | None, letter: LetterRecord) -> GroupCount:
     """Return a count with one letter more."""
     if known is None:
-        known = GroupCount(letter.fingerprint, letter.id, 0, 0, letter.first_seen, letter.last_seen)
+        known = GroupCount(letter.fingerprint, 0, 0, letter.first_seen, letter.last_seen)
     return GroupCount(
         letter.fingerprint,
-        known.sample,
         known.letters + 1,
         known.deaths + letter.count,
         min(known.first_seen, letter.first_seen),
@@ -264,8 +263,19 @@ def _cause(
         last_hour=last_hour,
         usual_hour=round(counted.letters / hours, 1),
         is_new=known_since > now - NEW_MS,
-        sample=counted.sample,
+        sample=sample.id if sample is not None else "",
     )
+
+
+async def _samples(desk: Desk, chosen: Filter, counted: Sequence[GroupCount]) -> dict[str, LetterRecord]:
+    """Return the newest letter of each cause; asked for in one go, and alone where many have the same time."""
+    causes, times = [one.fingerprint for one in counted], [one.last_seen for one in counted]
+    query = {**replace(chosen, since=None, until=None).query(), "lastSeen": {"$in": times}}
+    found = {one.fingerprint: one for one in await desk.letters.some(query, PAGE)} if counted else {}
+    for cause in causes:
+        if cause not in found and (alone := await desk.letters.some({"fingerprint": cause}, 1)):
+            found[cause] = alone[0]
+    return found
 
 
 def _newest(letters: Sequence[LetterRecord], limit: int) -> list[LetterRecord]:

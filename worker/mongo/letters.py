@@ -48,7 +48,6 @@ class LetterCollection:
     async def _groups(self, query: Query, sets: Document) -> list[GroupCount]:
         group: Document = {
             "_id": "$fingerprint",
-            "sample": {"$min": "$_id"},
             "letters": {"$sum": 1},
             "deaths": {"$sum": "$count"},
             "first": {"$min": "$firstSeen"},
@@ -139,7 +138,6 @@ class LetterCollection:
 def _group(document: Document) -> GroupCount:
     return GroupCount(
         fingerprint=str(document["_id"] or ""),
-        sample=document["sample"],
         letters=document["letters"],
         deaths=document["deaths"],
         first_seen=document["first"] or 0,
