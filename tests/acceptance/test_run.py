@@ -361,6 +361,7 @@ def test_a_second_signal_ends_at_once(world: World) -> None:
         eventually(lambda: pool.metrics()["cim_in_flight"] == 1)
         pool.signal(signal.SIGTERM)
         eventually(lambda: pool.says("stopping"))
+        assert pool.metrics()["cim_draining_seconds"] > 0
         pool.signal(signal.SIGTERM)
         assert pool.wait(5) == -signal.SIGTERM
     eventually(lambda: world.depth("cim.ingress") == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,3 +86,10 @@ def test_a_report_arrives_as_it_was_sent() -> None:
 def test_what_all_processes_say_is_said_once_and_else_it_says_whose_it_is(reasons: list[Any], expected: Any) -> None:
     checks = {index: [Check("broker", reason), Check("store")] for index, reason in enumerate(reasons)}
     assert of_pool(checks) == [Check("broker", expected), Check("store")]
+
+
+def test_how_long_the_pool_has_been_stopping_is_0_while_it_is_not() -> None:
+    pool = PoolMetrics()
+    assert samples(pool)["cim_draining_seconds"] == 0
+    pool.stopping_since = time.monotonic() - 5
+    assert 5 <= samples(pool)["cim_draining_seconds"] < 60

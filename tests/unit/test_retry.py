@@ -76,6 +76,16 @@ def test_more_than_a_tier_takes_in_a_second_waits_in_a_later_one() -> None:
     tiers = [delay_of(limited, 1) for _ in range(8)]
 
     assert tiers == ["1s", "1s", "10s", "10s", "1m", "1m", "10m", "10m"]
+
+
+def test_each_try_that_waits_in_a_later_tier_is_counted() -> None:
+    deferred: list[None] = []
+    limited = RetryPolicy(TIERS, 5, per_second=2, now=0.0, on_deferred=lambda: deferred.append(None))
+
+    for _ in range(8):
+        delay_of(limited, 1)
+
+    assert len(deferred) == 6
     assert limited.after(TRANSIENT, 1, 1.0) == Again("1s", 2), "a second later there is room again"
 
 

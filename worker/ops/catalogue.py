@@ -286,6 +286,11 @@ METRICS: Final = (
     ),
     Metric("cim_journal_missed_total", "counter", "Outcomes that could not be written to the stream cim.outcomes."),
     Metric(
+        "cim_retries_deferred_total",
+        "counter",
+        "Retries that wait in a later tier than their own, because CIM_RETRIES_PER_SECOND of that tier is used up.",
+    ),
+    Metric(
         "cim_receipts_total",
         "counter",
         "Receipts that publishers asked for: sent, address_refused, queue_gone, queue_refused, dropped or unknown.",
@@ -408,6 +413,13 @@ METRICS: Final = (
         "gauge",
         "Worker processes of the pool: configured, and running (they reported since they were started).",
         ("state",),
+    ),
+    Metric(
+        "cim_draining_seconds",
+        "gauge",
+        "How long the pool has been stopping; 0 while it is not. It should end within CIM_DRAIN_GRACE_MS.",
+        unit="seconds",
+        merge="max",
     ),
     Metric(
         "cim_process_restarts_total",

@@ -68,6 +68,7 @@ class Metrics:
         self.received = 0
         self.settled: Counter[tuple[Outcome, str, str, str]] = Counter()
         self.journal_missed = 0
+        self.retries_deferred = 0
         self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
         self.ages = Histograms("cim_age_seconds")
@@ -106,6 +107,10 @@ class Metrics:
         if age_seconds is not None:
             self.ages[outcome].observe(max(0.0, age_seconds))
 
+    def count_deferred_retry(self) -> None:
+        """Count a retry that waits in a later tier than its own, whose budget is used up."""
+        self.retries_deferred += 1
+
     def count_confirms(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
         """Count messages published together, whose effect was known after *seconds*."""
         self.confirm_seconds[what].observe(seconds)
@@ -129,6 +134,7 @@ class Metrics:
             "cim_received_total": _one(self.received),
             "cim_outcomes_total": [[[end.value, *rest], count] for (end, *rest), count in self.settled.items()],
             "cim_journal_missed_total": _one(self.journal_missed),
+            "cim_retries_deferred_total": _one(self.retries_deferred),
             "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],

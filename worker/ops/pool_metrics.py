@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -38,6 +39,8 @@ class PoolMetrics(Collector):
         """Processes that should run."""
         self.restarts: dict[str, int] = {}
         """Processes started again, by why the one before ended: died or silent."""
+        self.stopping_since: float | None = None
+        """When the pool was told to stop, in monotonic seconds."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -75,6 +78,9 @@ class PoolMetrics(Collector):
             **process_report("supervisor"),
             "cim_build_info": [[[__version__, platform.python_version()], 1]],
             "cim_processes": [[["configured"], self.configured], [["running"], len(self._live)]],
+            "cim_draining_seconds": [
+                [[], 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since]
+            ],
             "cim_process_restarts_total": [[[why], count] for why, count in self.restarts.items()],
             "cim_log_lines_dropped_total": [[[], background.dropped_lines]],
         }

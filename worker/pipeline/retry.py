@@ -9,7 +9,7 @@ from worker.codes import Disposition
 from worker.flow.budget import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from worker.failure import Failure
 
@@ -37,8 +37,20 @@ class RetryPolicy:
     in a later one, so that failures cannot drown live traffic and no retry is held unacknowledged.
     """
 
-    def __init__(self, delays: Sequence[str], max_attempts: int, *, per_second: int, now: float) -> None:
-        """Use the tiers *delays*, shortest first; *now* in monotonic seconds."""
+    def __init__(
+        self,
+        delays: Sequence[str],
+        max_attempts: int,
+        *,
+        per_second: int,
+        now: float,
+        on_deferred: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Use the tiers *delays*, shortest first; *now* in monotonic seconds.
+
+        *on_deferred* is called for each try that waits in a later tier than its own.
+        """
+        self._on_deferred = on_deferred
         self._delays = delays
         self._max_attempts = max_attempts
         self._budgets = [Budget(per_second, now) for _ in delays[:-1]]
@@ -65,6 +77,9 @@ class RetryPolicy:
         return Again(self._delay(min(1, len(self._delays) - 1), now), attempt)
 
     def _delay(self, tier: int, now: float) -> str:
+        wanted = tier
         while tier < len(self._budgets) and not self._budgets[tier].take(now):
             tier += 1
+        if tier != wanted:
+            self._on_deferred()
         return self._delays[tier]

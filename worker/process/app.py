@@ -86,6 +86,7 @@ class App:
             settings.max_attempts,
             per_second=settings.retries_per_second,
             now=self.clock.monotonic(),
+            on_deferred=self.metrics.count_deferred_retry,
         )
         self.store = connect(
             settings.mongodb_uri.get_secret_value(),

@@ -165,6 +165,7 @@ class _Pool:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
+            self._metrics.stopping_since = time.monotonic()
             self._stop_all()
             loop.call_soon_threadsafe(self._turn.set)
 
