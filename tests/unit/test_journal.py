@@ -189,3 +189,27 @@ async def test_at_the_end_of_a_session_what_is_proven_is_acknowledged_though_it_
     harness.journal.release_all()
     assert len(harness.released) == 3, "each once"
     assert harness.reported.missed == 3, "and may be missing"
+
+
+class SlowPublisher(FakePublisher):
+    """Confirms when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_confirm = asyncio.Event()
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        await self.may_confirm.wait()
+        return await super().publish(messages)
+
+
+async def test_outcomes_of_batches_that_end_while_a_message_is_on_its_way_share_the_next_one() -> None:
+    slow = SlowPublisher()
+    harness = Harness(slow)
+    for _ in range(4):
+        harness.note(10)
+        await asyncio.sleep(0.01)
+    assert not harness.released
+    slow.may_confirm.set()
+    await harness.settled(40)
+    assert [len(message["outcomes"]) for message in harness.written] == [10, 30]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _CONFIRM_SECONDS: Final = 1.0
 _ENTRIES_PER_MESSAGE: Final = 1000
 """Some 300 kB before compression: below every broker's message limit."""
+_WORTH_A_MESSAGE: Final = 200
+"""So many are not kept waiting for what is on its way: by then a message's own cost is nothing to theirs."""
 _COMPRESSION: Final = 1
 """The fastest: entries repeat each other, so even that makes them ten times smaller."""
 _WHY: Final = {
@@ -41,6 +43,8 @@ _WHY: Final = {
 }
 
 Entry = dict[str, Any]
+_Noted = tuple["Delivery", "Identity", "Outcome", "str | None", "str | None", "str | None"]
+"""Delivery, identity, outcome, reason, code and letter id."""
 
 
 class Gap:
@@ -91,10 +95,10 @@ class Journal:
         self._clock = clock
         self._reporter = reporter
         self._publisher: EventPublisher | None = None
-        self._entries: list[Entry] = []
-        self._deliveries: list[Delivery] = []
-        self._held: set[Delivery] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._noted: list[_Noted] = []
+        self._written: dict[asyncio.Task[None], Sequence[Delivery]] = {}
+        """What is on its way to the stream, with the deliveries that wait for its confirm."""
+        self._is_scheduled = False
         self._try_again_at = 0.0
         self._is_doubtful = False
         """Whether the last entry failed. A first silence is not reported: a broker that stops is silent before."""
@@ -113,64 +117,63 @@ class Journal:
 
         *reason* says why it was stored, *code* why it failed, *letter_id* which dead letter it became.
         """
-        now = self._clock.now_ms()
-        waited_ms = int((self._clock.monotonic() - delivery.received_at) * 1000)
-        if not self._entries:
+        self._noted.append((delivery, identity, outcome, reason, code, letter_id))
+        if not self._is_scheduled and not self._written:
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
-        self._entries.append(
-            {
-                "eventId": identity.event_id,
-                "messageId": identity.message_id,
-                "senderId": identity.sender_id,
-                "conversationId": identity.conversation_id,
-                "outcome": outcome.value,
-                "reason": reason,
-                "code": code,
-                "letterId": letter_id,
-                "replayOf": replay_of(delivery.properties),
-                "receivedAt": now - waited_ms,
-                "at": now,
-            }
-        )
-        self._deliveries.append(delivery)
+        elif len(self._noted) >= _WORTH_A_MESSAGE:
+            self._flush()
 
     def release_all(self) -> None:
         """Acknowledge every delivery that still waits for its entry: its effect is proven, the entry may be missing."""
         self._flush()
-        if self._held:
+        held = [delivery for deliveries in self._written.values() for delivery in deliveries]
+        self._written = dict.fromkeys(self._written, ())
+        if held:
             now = self._clock.now_ms()
-            self._gap.add(now, now, len(self._held))
-            self._reporter.journal_missed(len(self._held))
-        for delivery in self._held:
+            self._gap.add(now, now, len(held))
+            self._reporter.journal_missed(len(held))
+        for delivery in held:
             self._release(delivery)
-        self._held.clear()
 
     def _flush(self) -> None:
-        while self._entries:
-            entries, self._entries = self._entries[:_ENTRIES_PER_MESSAGE], self._entries[_ENTRIES_PER_MESSAGE:]
-            deliveries, self._deliveries = self._deliveries[: len(entries)], self._deliveries[len(entries) :]
-            self._write(entries, deliveries)
+        """Write what is noted: at once when nothing is on its way or there is much, otherwise when that has arrived.
 
-    def _write(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
+        So small batches share a message under load: most of its cost is the message's own.
+        """
+        self._is_scheduled = False
+        while self._noted:
+            noted, self._noted = self._noted[:_ENTRIES_PER_MESSAGE], self._noted[_ENTRIES_PER_MESSAGE:]
+            self._write(noted)
+
+    def _write(self, noted: list[_Noted]) -> None:
+        deliveries: Sequence[Delivery] = [one[0] for one in noted]
+        now = self._clock.now_ms()
         if self._is_doubtful or self._outage.failure is not None:
             for delivery in deliveries:
                 self._release(delivery)
             if self._clock.monotonic() < self._try_again_at:
-                self._miss(entries)
+                self._miss(now, len(noted))
                 return
             self._try_again_at = self._clock.monotonic() + self._backoff.next()
             deliveries = ()
-        self._held.update(deliveries)
-        task = asyncio.create_task(self._publish(entries, deliveries), name="journal")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        entries = _entries(noted, now, self._clock.monotonic())
+        task = asyncio.create_task(self._publish(entries, now), name="journal")
+        self._written[task] = deliveries
+        task.add_done_callback(self._arrived)
 
-    async def _publish(self, entries: list[Entry], deliveries: Sequence[Delivery]) -> None:
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        for delivery in self._written.pop(task):
+            self._release(delivery)
+        if not self._written:
+            self._flush()
+
+    async def _publish(self, entries: list[Entry], now: int) -> None:
         gap = self._gap.take()
         problem, is_silent = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
-                confirmation = await self._publish_once(entries, gap)
+                confirmation = await self._publish_once(entries, now, gap)
             problem = _WHY.get(confirmation, "")
             if confirmation is Confirmation.UNKNOWN:
                 self._publisher = None
@@ -184,26 +187,21 @@ class Journal:
                 self._down(problem, is_sure=self._is_doubtful or not is_silent)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
-            self._miss(entries)
+            self._miss(now, len(entries))
         else:
             self._is_doubtful = False
             self._backoff.reset()
             self._outage.ended()
-        for delivery in deliveries:
-            if delivery in self._held:
-                self._held.discard(delivery)
-                self._release(delivery)
 
-    async def _publish_once(self, entries: list[Entry], gap: Entry | None) -> Confirmation:
+    async def _publish_once(self, entries: list[Entry], now: int, gap: Entry | None) -> Confirmation:
         if self._publisher is None:
             self._publisher = await self._open_publisher()
         started = self._clock.monotonic()
-        (confirmation,) = await self._publisher.publish([self._message(entries, gap)])
+        (confirmation,) = await self._publisher.publish([self._message(entries, now, gap)])
         self._reporter.published("journal", [confirmation], self._clock.monotonic() - started)
         return confirmation
 
-    def _message(self, entries: list[Entry], gap: Entry | None) -> Outgoing:
-        now = self._clock.now_ms()
+    def _message(self, entries: list[Entry], now: int, gap: Entry | None) -> Outgoing:
         document: Entry = {"worker": self._worker, "at": now, "outcomes": entries}
         if gap is not None:
             document["gap"] = gap
@@ -227,6 +225,26 @@ class Journal:
         failure = Failure.of(Code.BROKER_UNAVAILABLE, problem, dependency=Dependency.BROKER)
         self._outage.began(failure, problem)
 
-    def _miss(self, entries: Sequence[Entry]) -> None:
-        self._reporter.journal_missed(len(entries))
-        self._gap.add(entries[0]["at"], entries[-1]["at"], len(entries))
+    def _miss(self, now: int, count: int) -> None:
+        self._reporter.journal_missed(count)
+        self._gap.add(now, now, count)
+
+
+def _entries(noted: Sequence[_Noted], now: int, monotonic: float) -> list[Entry]:
+    """Return the entries of outcomes noted just before *now* (epoch ms), which is *monotonic* (seconds)."""
+    return [
+        {
+            "eventId": identity.event_id,
+            "messageId": identity.message_id,
+            "senderId": identity.sender_id,
+            "conversationId": identity.conversation_id,
+            "outcome": outcome,
+            "reason": reason,
+            "code": code,
+            "letterId": letter_id,
+            "replayOf": replay_of(delivery.properties),
+            "receivedAt": now - int((monotonic - delivery.received_at) * 1000),
+            "at": now,
+        }
+        for delivery, identity, outcome, reason, code, letter_id in noted
+    ]
