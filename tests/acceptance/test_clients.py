@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.client_promises import Ingress
 from tests.support.clients import built
 
@@ -12,6 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.services.services import Broker, Store
+
+
+@pytest.mark.parametrize(
+    ("language", "program"), [("javascript", "node and npm"), ("go", "go"), ("java", "java and mvn")]
+)
+def test_a_toolchain_that_is_missing_is_named(
+    language: str, program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(
+        AssertionError, match=f"the {language} client needs {program}, which this machine does not have"
+    ):
+        built(language, tmp_path)
 
 
 def test_the_python_example_says_what_became_of_a_message(

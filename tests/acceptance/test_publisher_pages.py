@@ -41,8 +41,7 @@ def test_a_conversation_is_followed_from_its_start_to_its_end_and_then_read(
 ) -> None:
     platform, publisher = url_of("platform (conversation events)"), url_of("publisher")
 
-    def tell(state: str, at: int) -> None:
-        name, data = "TOPIC_STATE_CHANGED", {"id": "c-1", "state": state}
+    def tell(name: str, at: int, **data: Any) -> None:
         event = {"name": name, "timestamp": at, "conversationId": "c-1", "data": data}
         publish(platform, "cim.conversation-events", name, event)
 
@@ -54,11 +53,13 @@ def test_a_conversation_is_followed_from_its_start_to_its_end_and_then_read(
     with reader.starts("run"), reader.starts("follow"):
         publish(publisher, "cim.ingress", "c-1", message("before"))
         wait_until(lambda: documents["ConversationActivities"].count_documents({}) == 1)
-        tell("ACTIVE", 1_760_000_000_000)
+        tell("CHANNEL_SESSION_STARTED", 1_760_000_000_000, id="s-1", conversationId="c-1", state={"name": "STARTED"})
         said("following c-1")
         publish(publisher, "cim.ingress", "c-1", message("during"))
         said("activity c-1 DURING")
-        tell("CLOSED", 1_760_000_001_000)
+        tell("TOPIC_STATE_CHANGED", 1_760_000_001_000, id="c-1", state="ACTIVE")
+        wait_until(lambda: reader.output_of("follow").splitlines().count("following c-1") == 2)
+        tell("TOPIC_STATE_CHANGED", 1_760_000_002_000, id="c-1", state="CLOSED")
         said("closed c-1")
         wait_until(lambda: documents["conversations"].find_one({"state": "CLOSED"}))
         publish(publisher, "cim.ingress", "c-1", message("after"))

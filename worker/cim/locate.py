@@ -23,6 +23,7 @@ _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _SCALAR: Final = re.compile(r"[^\s,\[\]{}]*")
 _INTEGER: Final = re.compile(r"-?\d+")
+_DIGIT: Final = re.compile(r"\d")
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _SHAPE_CHARACTERS: Final = 40
 _MISSING: Final = frozenset(code for code in Code if code.value.startswith("missing_"))
@@ -198,7 +199,7 @@ def _text_shape(code: Code | WarningCode, quoted: str) -> str:
     if code is Code.INVALID_ID:
         return f"a string with U+{ord(next(filter(has_control_character, text), ' ')):04X}"
     if code in {Code.INVALID_TIMESTAMP, WarningCode.IMPLAUSIBLE_TIME} and 0 < len(text) <= _SHAPE_CHARACTERS:
-        return f"a string of the form {_LETTER.sub('a', re.sub(r'[0-9]', '9', text))}"
+        return f"a string of the form {_LETTER.sub('a', _DIGIT.sub('9', text))}"
     return shape(quoted)
 
 
