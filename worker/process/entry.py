@@ -21,8 +21,9 @@ _PARENT_CHECK_SECONDS = 1.0
 def run_process(settings: Settings, index: int, signals: StopSignals, *, parent: int, reports: int) -> None:
     """Run one worker process to its end. Blocking.
 
-    The first of *signals* drains; a second one ends the process at once. It also drains when the process *parent* is
-    gone: nobody would restart or stop it any more. What it does is reported to the descriptor *reports*.
+    The first of *signals* drains; further ones say the same again, for a service manager signals the whole group, and
+    the supervisor passes on what it hears. To end it at once the supervisor kills it. It also drains when the process
+    *parent* is gone: nobody would restart or stop it any more. What it does is reported to the descriptor *reports*.
     """
 
     async def main() -> None:
@@ -32,7 +33,7 @@ def run_process(settings: Settings, index: int, signals: StopSignals, *, parent:
         def stop() -> None:
             loop.call_soon_threadsafe(worker.stop)  # wakes the loop, which a handler alone does not
 
-        signals.attach(stop)
+        signals.attach(stop, _as_the_first)
         writer = ReportWriter(reports, worker.report)
         beside = [
             asyncio.create_task(_stop_when_orphaned(worker, parent), name="watch for the supervisor"),
@@ -43,11 +44,15 @@ def run_process(settings: Settings, index: int, signals: StopSignals, *, parent:
         finally:
             await cancel_and_wait(beside)
             writer.close()
-            signals.attach(lambda: None)
+            signals.attach(lambda: None, _as_the_first)
 
     gc.collect()
     gc.freeze()  # code is never garbage, and searching it at each full collection took a fifth of the processor time
     asyncio.run(main())
+
+
+def _as_the_first(_number: int) -> None:
+    """Nothing more is to be done."""
 
 
 async def _stop_when_orphaned(worker: Worker, parent: int) -> None:
