@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.amqp import plain
 from tests.support.eventually import eventually
+from tests.support.from_schema import schema_of
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def journal(url: str) -> list[dict[str, Any]]:
         for method, _, body in channel.consume("cim.outcomes", arguments=first, inactivity_timeout=1):
             if method is None:
                 break
-            entries.append(json.loads(gzip.decompress(body)))
+            entries.append(schema_of("journal").checked(json.loads(gzip.decompress(body))))
             channel.basic_ack(method.delivery_tag)
         channel.cancel()
     return entries
@@ -112,7 +113,7 @@ def test_a_journal_that_is_deleted_while_running_is_said_once_and_nothing_else_f
         eventually(lambda: world.depth("cim.ingress") == 0)
         (line,) = pool.lines("dependency_down")
         assert (line["dependency"], "topology apply" in line["reason"]) == ("journal", True)
-        assert pool.ready()[0]
+        eventually(lambda: pool.ready()[0], "ready: processes report to the supervisor once a second")
         eventually(lambda: pool.metrics()["cim_journal_missed_total"] == 300)
         world.apply_topology()
 

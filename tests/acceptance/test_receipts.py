@@ -12,6 +12,7 @@ import pytest
 from tests.acceptance.test_journal import customers, message
 from tests.support.amqp import plain
 from tests.support.eventually import eventually
+from tests.support.from_schema import schema_of
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Asker:
 
     def _take(self, _: Any, __: Any, properties: Any, body: bytes) -> None:
         assert properties.type == "cim.receipt"
-        self.receipts.append((properties.correlation_id, json.loads(body)))
+        self.receipts.append((properties.correlation_id, schema_of("receipt").checked(json.loads(body))))
 
 
 @contextlib.contextmanager

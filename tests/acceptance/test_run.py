@@ -26,6 +26,7 @@ from tests.services.store import embedded_store
 from tests.support.amqp import plain
 from tests.support.command import COMMAND, cim_worker, environment
 from tests.support.eventually import eventually
+from tests.support.from_schema import schema_of
 from tests.support.identity import event_id_of
 from tests.support.worker_pool import OUTPUTS, Pool, World
 
@@ -55,7 +56,7 @@ def customers(message_id: str, text: str = "hello") -> bytes:
 
 def ids(bodies: list[tuple[Any, Any, bytes]]) -> set[str]:
     """Return the message ids of events."""
-    return {json.loads(body)["data"]["id"] for *_, body in bodies}
+    return {schema_of("event").checked(json.loads(body))["data"]["id"] for *_, body in bodies}
 
 
 def expected(*message_ids: str) -> set[str]:
@@ -99,7 +100,7 @@ def test_a_live_conversations_event_reaches_its_subscribers(shared: tuple[World,
     sent = message("live-1", conversationId="live")
     world.publish(sent, correlation_id="c-1", headers={"traceparent": "00-trace"})
     ((method, properties, body),) = eventually(lambda: world.received(desk))
-    event = json.loads(body)
+    event = schema_of("event").checked(json.loads(body))
     assert (event["name"], event["type"]) == ("THIRD_PARTY_ACTIVITY", "ACTIVITY")
     assert event["id"] == properties.message_id == event_id_of(sent)
     assert (event["data"]["id"], event["roomInfo"]) == ("live-1", {"id": "room-1"})

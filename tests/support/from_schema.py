@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator
+
+from worker.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +92,12 @@ class Schema:
     def errors(self, value: Any) -> list[str]:
         """Return what is wrong with *value*, each with its place."""
         return [f"{error.json_path}: {error.message[:200]}" for error in self._validator.iter_errors(value)]
+
+    def checked(self, value: Any) -> Any:
+        """Return *value*; raise `AssertionError` with what is wrong with it."""
+        errors = self.errors(value)
+        assert errors == [], (errors, value)
+        return value
 
     def make(self, random: Random) -> Any:
         """Return a valid document."""
@@ -185,6 +194,12 @@ def _types(schema: JsonSchema) -> list[str]:
 def _allows(schema: JsonSchema, name: str) -> bool:
     types = _types(schema)
     return name in types or (name == "integer" and "number" in types)
+
+
+@lru_cache(maxsize=16)
+def schema_of(name: str) -> Schema:
+    """Return the schema that `cim-worker schemas NAME` prints."""
+    return Schema(next(one.make() for one in SCHEMAS if one.name == name))
 
 
 def changed(value: Any, random: Random) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.deliveries import NOW, FakeClock, RecordingReporter, delivery
 from tests.support.eventually import eventually_async
 from tests.support.fakes import FakePublisher
+from tests.support.from_schema import schema_of
 from worker import contract
 from worker.cim import Identity
 from worker.flow.backoff import Backoff
@@ -60,7 +61,7 @@ class Harness:
 
     @property
     def written(self) -> list[dict[str, Any]]:
-        return [json.loads(gzip.decompress(one.body)) for one in self.publisher.taken]
+        return [schema_of("journal").checked(json.loads(gzip.decompress(one.body))) for one in self.publisher.taken]
 
 
 class SilentPublisher(FakePublisher):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.deliveries import NOW, FakeClock, FakeDelivery, RecordingReporter, delivery
 from tests.support.eventually import eventually_async
+from tests.support.from_schema import schema_of
 from tests.support.pipeline_harness import PipelineHarness
 from tests.unit.test_settlement import body_of
 from worker import contract
@@ -76,7 +77,7 @@ class Harness:
         """Process *deliveries* and return the receipts as their readers see them."""
         async with self.session():
             await self.pipeline.process(*deliveries)
-        return [json.loads(one.body) for one in self.channel.sent]
+        return [schema_of("receipt").checked(json.loads(one.body)) for one in self.channel.sent]
 
 
 async def test_a_receipt_says_outcome_ids_and_reason_and_can_be_matched_to_what_was_sent() -> None:

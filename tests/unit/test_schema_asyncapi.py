@@ -12,7 +12,12 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from tests.documentation import ROOT
+from tests.support.deliveries import FakeDelivery
 from worker import contract
+from worker.codes import Code
+from worker.dead_letters.envelope import carried_headers, retry_copy, waiting_copy
+from worker.failure import Failure
+from worker.ports import Properties
 from worker.rabbit.topology import wanted
 from worker.schemas.asyncapi import WHOLE, asyncapi
 from worker.schemas.pages import contract_page, reasons_page
@@ -53,6 +58,26 @@ def test_every_header_of_ours_is_in_it() -> None:
     headers = {value for name, value in vars(contract).items() if name.isupper() and str(value).startswith("cim-")}
     text = json.dumps(DOCUMENT)
     assert {one for one in headers - {contract.APP_ID, contract.PUBLISH} if f'"{one}"' not in text} == set()
+
+
+def headers_of(message: str) -> set[str]:
+    return set(MESSAGES[message]["headers"]["properties"])
+
+
+def test_copies_and_events_have_no_other_headers_than_those_in_it() -> None:
+    headers = dict.fromkeys(headers_of("activityAgain"), "a") | {
+        contract.ORIGIN_QUEUE: "cim.ingress",
+        contract.FAILED_AT: 1,
+        contract.REFUSED: 1,
+        "x-foreign": "b",
+    }
+    came = FakeDelivery(properties=Properties(headers=headers, reply_to="cim.receipts.a"))
+    failure = Failure.of(Code.UNEXPECTED_ERROR)
+    again = retry_copy(came, failure, "1s", attempt=2, now=1, copy_id="c")
+    waiting = waiting_copy(came, failure, now=1, copy_id="c", suspected=True)
+    assert {*(again.headers or {}), *(waiting.headers or {})} <= headers_of("activityAgain")
+    assert contract.SUSPECTED_AT in (waiting.headers or {})
+    assert set(carried_headers(came)) == headers_of("event")
 
 
 def resolve(reference: str) -> Any:

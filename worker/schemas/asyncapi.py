@@ -14,7 +14,7 @@ from worker.schemas.generate import VERSION
 from worker.schemas.journal import journal_schema
 from worker.schemas.lifecycle import lifecycle_schema
 from worker.schemas.message import message_schema
-from worker.schemas.receipt import TYPE, receipt_schema
+from worker.schemas.receipt import receipt_schema
 from worker.schemas.traffic import (
     CARRIED,
     CONVERSATION,
@@ -185,7 +185,11 @@ def _messages() -> Part:
             **_described("activityAgain"),
         },
         "event": {"summary": "The event of an activity.", **_headers(CARRIED), **_described("event", "Event")},
-        "receipt": {"summary": "What became of one message.", **_type(TYPE), **_described("receipt", "OutcomeReceipt")},
+        "receipt": {
+            "summary": "What became of one message.",
+            **_type(contract.RECEIPT),
+            **_described("receipt", "OutcomeReceipt"),
+        },
         "journal": {
             "summary": "The outcomes of one batch.",
             **_type(contract.OUTCOMES, contentEncoding="gzip"),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from worker.cim.rules import JsonSchema
 
 DELAYED: Final = "delayed"
-TYPE: Final = "cim.receipt"
-"""The AMQP type of a receipt."""
 _OUTCOMES: Final = (Outcome.PUBLISHED.value, Outcome.STORED.value, Outcome.DUPLICATE.value, Outcome.DEAD.value, DELAYED)
 _DESCRIPTION: Final = (
     "What became of one message, for the publisher that asked with the AMQP property `reply_to`: to direct reply-to, "

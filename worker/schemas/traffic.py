@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from worker import contract
 from worker.rabbit.topology import JournalBounds, wanted
 from worker.schemas.dead_letter import HEADERS
-from worker.schemas.receipt import TYPE
 from worker.settings import Settings, delay_seconds
 
 if TYPE_CHECKING:
@@ -107,8 +106,8 @@ PROPERTIES: Final = {
         **_SENT,
     },
     "receipt": {
-        "type": f"`{TYPE}`",
-        "correlation_id": "the message's, else its message_id",
+        "type": f"`{contract.RECEIPT}`",
+        "correlation_id": "the message's, else its `message_id`",
         "content_type": "`application/json`",
         **_SENT,
     },
