@@ -101,6 +101,10 @@ chaos: .venv/.made ## faults at random times, then every message accounted for (
 fuzz: .venv/.made ## mutated and raw bytes: always an outcome, never an exception (SEED=, INPUTS=)
 	@$(RUN)/python -m tests.fuzz $(OPTIONS)
 
+.PHONY: desk-speed
+desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store mongo-java-server")
+	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)
+
 .PHONY: bench
 bench: .venv/.made-bench ## compare with what others would use (ARGS=--quick: under two minutes)
 	@$(RUN)/python -m tests.benchmarks $(OPTIONS)

@@ -193,10 +193,10 @@ def _job_that_sent(on_call: OnCall, number: int) -> str:
 def test_a_replay_comes_from_whoever_published_it_first_and_a_stranger_gains_nothing_by_saying_so(
     world: World, url_of: Any
 ) -> None:
-    publisher, worker = url_of("publisher"), url_of("worker")
-    user, operator = (url.split("//")[1].split(":")[0] for url in (publisher, world.amqp_url))
+    publisher, worker, desk = url_of("publisher"), url_of("worker"), url_of("desk (`dead-letters`: replays as well)")
+    user, operator = (url.split("//")[1].split(":")[0] for url in (publisher, desk))
     settings = {"CIM_RABBITMQ_URL": worker, "CIM_SENDER_USERS": f"{user}=app-1", "CIM_TRUSTED_USERS": operator}
-    on_call = OnCall(world)
+    on_call = OnCall(world, CIM_RABBITMQ_URL=desk)
     outside = World(publisher, world.mongodb_uri, world.database, world.folder)
     own, forged = message("own"), message("forged")
     own["header"]["customer"] = {"id": "customer-1"}

@@ -9,18 +9,32 @@ import pty
 import struct
 import subprocess
 import termios
+from typing import TYPE_CHECKING
 
 from tests.support.command import COMMAND, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def on_terminal(*arguments: str, columns: int, **variables: str) -> str:
     """Run a command on a terminal *columns* wide and return everything it showed, codes included."""
+    return _shown(arguments, columns, variables, with_errors=True)
+
+
+def printed_on_terminal(*arguments: str, columns: int, **variables: str) -> str:
+    """Do the same, and return only what it wrote to its standard output: no questions and no progress."""
+    return _shown(arguments, columns, variables, with_errors=False)
+
+
+def _shown(arguments: Sequence[str], columns: int, variables: Mapping[str, str], *, with_errors: bool) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     surroundings = {**environment(), "TERM": "xterm-256color"}
     del surroundings["COLUMNS"], surroundings["NO_COLOR"]
     surroundings |= variables
-    with subprocess.Popen([COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings):
+    errors = theirs if with_errors else subprocess.DEVNULL
+    with subprocess.Popen([COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=errors, env=surroundings):
         os.close(theirs)
         shown = _read_all(ours)
     os.close(ours)

@@ -391,7 +391,9 @@ class _Job:
         await self._action.flush()
         unknown = len(results) - len(sent) - len(back)
         if unknown:
-            raise BrokerLost(f"the connection to the broker ended: {unknown} letters are sent or not, nobody knows")
+            raise BrokerLost(
+                f"the connection to the broker ended: {unknown} of the letters are sent or not, nobody knows"
+            )
         self._check_refusals(results, back)
         return len(sent)
 
@@ -444,7 +446,7 @@ class _Job:
                 left = (await self._statuses()).get(Status.REPLAYED.value, 0)
                 if left and needed:
                     hint = "they are retried or wait, or no worker runs: see `cim-worker status`"
-                    text = f"{left} letters have no outcome after {self._options.wait_seconds:g} s: {hint}"
+                    text = f"{left} of the letters sent have no outcome after {self._options.wait_seconds:g} s: {hint}"
                     raise _Stop(jobs.STOPPED, text)
                 return
             self._control.waiting(left)

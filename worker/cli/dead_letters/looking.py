@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS: Final = 1.0
 _WATCHED_AT_ONCE: Final = 200
 _SENDERS_SHOWN: Final = 3
+_JUST_NOW_MS: Final = 60_000
 
 
 @filtered
@@ -96,7 +97,7 @@ async def _groups(names: Sequence[str], words: Mapping[str, Any], *, newest: boo
         print_json({"filter": str(chosen), "causes": [_cause(one) for one in causes], "statuses": by_status, **queues})
         return
     if causes:
-        columns = ("cause", "letters", "code", "where", "expected", "senders", "first", "last", "trend")
+        columns = ("cause", "letters", "code", "where", "senders", "first", "last", "trend", "expected")
         print_table(None, columns, [_cause_row(one) for one in causes])
         print_line(
             f"{counted(sum(one.letters for one in causes), 'letter')} of {counted(len(causes), 'cause')}: {chosen}"
@@ -254,7 +255,8 @@ def _print_details(told: Details, *, reveal: bool) -> None:
     print_line(f"letter {letter.id}: {letter.status}, {letter.code} ({letter.failure_class}, {letter.stage})")
     for mark in told.marks:
         found = f"; sent: {mark.found}" if mark.found else ""
-        print_line(f"  why         {mark.pointer or 'whole message'}: {mark.code}; expected: {mark.expected}{found}")
+        expected = mark.expected.rstrip(".")
+        print_line(f"  why         {mark.pointer or 'whole message'}: {mark.code}; expected: {expected}{found}")
     for hint in told.hints:
         print_line(f"  hint        you sent {_dotted(hint.pointer)}: {hint.sentence}")
     _print_facts(letter)
@@ -339,19 +341,25 @@ def _cause_row(cause: Cause) -> Sequence[object]:
     senders = list(cause.senders[:_SENDERS_SHOWN]) or list(cause.users[:_SENDERS_SHOWN])
     if len(cause.senders) > _SENDERS_SHOWN:
         senders.append("…")
-    new = "NEW, " if cause.is_new else ""
-    trend = f"{new}{cause.last_hour} in the last hour, usually {cause.usual_hour:g}"
+    trend = ("NEW, " if cause.is_new else "") + f"{cause.last_hour} this hour, usually {cause.usual_hour:g}"
     return (
         cause.handle,
         cause.letters,
         cause.code,
         cause.pointer or "(whole message)",
-        cause.detail,
         senders,
-        _time(cause.first_seen),
-        _time(cause.last_seen),
+        _ago(cause.first_seen),
+        _ago(cause.last_seen),
         trend,
+        cause.detail,
     )
+
+
+def _ago(at: int) -> str:
+    from worker.desk.times import duration
+
+    passed = now_ms() - at
+    return "just now" if passed < _JUST_NOW_MS else f"{duration(passed)} ago"
 
 
 def _row(letter: LetterRecord) -> Sequence[object]:

@@ -1,0 +1,284 @@
+"""The desk's functions on a real store, with a broker that does what the test says."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bson.objectid import ObjectId
+
+from tests.contract.store.examples import letter
+from tests.support.fakes import FakePublisher
+from worker.cim import parse
+from worker.cli.dead_letters.opening import desk_on
+from worker.conversations.conversation import Fact
+from worker.conversations.lifecycle import LifecycleChange
+from worker.dead_letters.letter import Status
+from worker.dead_letters.outcomes import ReplayOutcome
+from worker.desk.errors import DeskError
+from worker.desk.filter import parse_filter
+from worker.desk.plan import plan
+from worker.desk.query import count
+from worker.desk.replay import Allowed, Control, Options, replay, resume
+from worker.mongo.client import connect
+from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.letters import LetterCollection
+from worker.mongo.registry import Registry
+from worker.ports import Confirmation
+from worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from tests.services.services import Store
+    from worker.dead_letters.letter import LetterRecord
+    from worker.desk.desk import Desk
+    from worker.desk.filter import Filter
+    from worker.mongo.client import Store as OpenStore
+    from worker.ports import Outgoing
+
+T0 = 1_760_000_000_000
+AT_ONCE = Options(wait_seconds=0)
+
+
+@asynccontextmanager
+async def opened(store: Store, database: str) -> AsyncIterator[tuple[Desk, OpenStore]]:
+    connected = connect(store.uri, database)
+    try:
+        yield desk_on(connected, load_settings(), "anna"), connected
+    finally:
+        await connected.close()
+
+
+def died(name: str, at: int = T0, body: bytes | None = None, **fields: Any) -> LetterRecord:
+    """Return a letter of a message to a customer, or with the header *fields* that begin with a small letter."""
+    header = fields.pop("header", {"customer": {"_id": "u-1"}})
+    message = {"id": name, "header": {"sender": {"id": "app", "type": "APP"}, "timestamp": at, **header}}
+    text = json.dumps({**message, "body": {"type": "PLAIN", "markdownText": "hello"}}).encode()
+    known = {"origin_queue": "cim.ingress", "origin_routing_key": "key", "last_seen": at, "message_id": name}
+    return letter(len(name) * 1000 + at % 1000, text if body is None else body, **{**known, **fields})
+
+
+def everything(**words: str) -> Filter:
+    return parse_filter(words, now=T0)
+
+
+class Workers:
+    """A broker whose workers settle what is published at once, unless they are told otherwise."""
+
+    def __init__(self, letters: DeadLetterStore, **outcomes: str) -> None:
+        self.letters = letters
+        self.outcomes = outcomes
+        self.published: list[str] = []
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        for message in messages:
+            name = json.loads(message.body)["id"]
+            self.published.append(name)
+            outcome = self.outcomes.get(name, "stored")
+            status = Status.DIED_AGAIN if outcome == "dead" else Status.SETTLED
+            headers = message.headers or {}
+            of, job = str(headers["cim-replay-of"]), str(headers["cim-replay-job"])
+            await self.letters.write_outcomes([ReplayOutcome(of, job, status, outcome, "", T0)])
+        return [Confirmation.CONFIRMED] * len(messages)
+
+
+async def test_a_plan_says_what_todays_code_would_do_and_touches_nothing(store: Store, database: str) -> None:
+    letters = [
+        died("alone"),
+        died("stored already"),
+        died("live", header={"conversationId": "c-live"}),
+        died("closed", header={"conversationId": "c-closed"}),
+        died("unheard-of", header={"conversationId": "c-none"}),
+        died("session", header={"channelSessionId": "s-none"}),
+        died("another reason", header={}),
+        died("an event", body=b"{}", origin_queue="cim.conversation-events"),
+        died("from nowhere", origin_queue=""),
+        died("too often", replays=5),
+    ]
+    async with opened(store, database) as (desk, connected):
+        registry = Registry(connected)
+        for name, state in (("c-live", "ACTIVE"), ("c-closed", "CLOSED")):
+            await registry.apply(LifecycleChange(name, "TOPIC_STATE_CHANGED", T0, state=Fact(state, T0)))
+        await _stored(connected, letters[1])
+        await LetterCollection(connected).insert(letters)
+        before = await connected.collection("dead_letters").find().to_list(None)
+
+        made = await plan(desk, everything())
+
+        assert await connected.collection("dead_letters").find().to_list(None) == before
+        again = await plan(desk, everything(), limit=3)
+
+    assert made.predictions == {
+        "would_publish": 1,
+        "would_store": 4,
+        "duplicate": 1,
+        "fails_anew": 2,
+        "no_way_back": 1,
+        "replayed_too_often": 1,
+    }
+    assert made.stored_because == {"stand_alone": 1, "closed": 1, "unknown_conversation": 1, "unknown_session": 1}
+    assert {code for _, code, _ in made.failures} >= {"missing_anchor"}
+    assert (made.letters, again.letters) == (10, 3)
+
+
+async def _stored(connected: OpenStore, one: LetterRecord) -> None:
+    """Put the activity of a letter into the store."""
+    event_id = parse(one.body, received_at=T0).identity.event_id
+    await connected.collection("ConversationActivities").insert_one({"_id": ObjectId(event_id)})
+
+
+async def test_letters_of_a_conversation_go_one_after_the_other_and_those_that_are_outdated_stay(
+    store: Store, database: str
+) -> None:
+    letters = [
+        died(f"c-{name}", T0 + at, header={"conversationId": "c"}) for name, at in (("3", 3), ("1", 1), ("2", 2))
+    ]
+    dying = [died(f"d-{number}", T0 + number, header={"conversationId": "d"}) for number in range(3)]
+    outdated = died("outdated", T0, header={"conversationId": "e"})
+    async with opened(store, database) as (desk, connected):
+        newer = {"conversationId": "e", "activity": {"data": {"header": {"timestamp": T0 + 1}}}}
+        await connected.collection("ConversationActivities").insert_one(newer)
+        await LetterCollection(connected).insert([*letters, *dying, outdated])
+        workers = Workers(DeadLetterStore(connected), **{"d-1": "dead"})
+
+        job = await replay(desk, workers, None, everything(), "in order", Options(keep_order=True))
+
+        assert await desk.letters.counts({}, "status") == {"settled": 4, "died_again": 1, "open": 2}
+    assert [name for name in workers.published if name.startswith("c")] == ["c-1", "c-2", "c-3"]
+    assert [name for name in workers.published if name.startswith("d")] == ["d-0", "d-1"]
+    assert job.counts == {
+        "sent": 5,
+        "held: its conversation has newer activities": 1,
+        "held: the one before it died again": 1,
+    }
+
+
+async def test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(30)])
+        workers = Workers(DeadLetterStore(connected), **{f"m-{number}": "dead" for number in range(30)})
+        options = Options(ramp=(1, 5, 10), max_failures=Allowed(3, is_percent=False))
+
+        job = await replay(desk, workers, None, everything(), "careful", options)
+
+    assert (job.document["state"], job.counts["sent"]) == ("stopped", 6)
+    assert job.document["why"] == "5 of the last 5 letters died again, 3 are allowed"
+    assert job.document["outcomes"] == {"died_again": 6}
+
+
+async def test_a_ramp_stops_when_nobody_settles(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}") for number in range(3)])
+
+        job = await replay(desk, FakePublisher(), None, everything(), "r", Options(ramp=(1,), wait_seconds=0.1))
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 1, "open": 2}
+    assert job.document["why"].startswith(
+        "1 letters have no outcome after 0.1 s: they are retried or wait, or no worker"
+    )
+
+
+async def test_what_comes_back_stays_open_and_is_not_counted_as_a_replay(store: Store, database: str) -> None:
+    publisher = FakePublisher()
+    publisher.unbound.add("key")
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1"), died("m-22")])
+
+        job = await replay(desk, publisher, None, everything(), "r", AT_ONCE)
+
+        (one, _) = await desk.letters.some({}, 2)
+    assert (job.document["state"], job.counts) == ("stopped", {"returned": 2})
+    assert "run `cim-worker topology apply`" in job.document["why"]
+    assert (one.status, one.replays, one.job_id) == ("open", 0, "")
+
+
+class Journal:
+    """A journal that knows some replays."""
+
+    def __init__(self, **known: tuple[str, str]) -> None:
+        self.known = known
+
+    async def outcomes_of(self, letter_ids: Sequence[str], since: int) -> dict[str, tuple[str, str]]:
+        assert since < T0 * 2
+        return {one: self.known[one] for one in letter_ids if one in self.known}
+
+
+async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent_again_with_the_same_id(
+    store: Store, database: str
+) -> None:
+    letters = {name: died(name, T0 + number) for number, name in enumerate(("stored", "journal", "died", "unknown"))}
+    publisher = FakePublisher()
+    publisher.lost = True
+    async with opened(store, database) as (desk, connected):
+        collection = LetterCollection(connected)
+        await collection.insert([*letters.values()])
+
+        job = await replay(desk, publisher, None, everything(), "r", AT_ONCE)
+
+        assert (job.document["state"], job.counts) == ("interrupted", {"unknown": 4})
+        assert "4 of the letters are sent or not, nobody knows" in job.document["why"]
+        await _stored(connected, letters["stored"])
+        successor = died("successor", replay_of=letters["died"].id, replay_job=job.id, status=Status.DISCARDED)
+        await collection.insert([successor])
+        publisher.lost = False
+        knows = Journal(**{letters["journal"].id: ("published", "")})
+
+        resumed = await resume(desk, publisher, knows, job.id)  # type: ignore[arg-type]
+
+        found = {one.message_id: one async for page in collection.stream({}, 10) for one in page}
+        with pytest.raises(DeskError, match="is done: there is nothing to resume"):
+            await resume(desk, publisher, None, job.id)
+    assert [json.loads(one.body)["id"] for one in publisher.taken] == ["unknown"]
+    assert (resumed.document["state"], resumed.counts["sent"]) == ("done", 4)
+    assert {name: found[name].status for name in letters} == {
+        "stored": "settled",
+        "journal": "settled",
+        "died": "died_again",
+        "unknown": "replayed",
+    }
+    assert found["died"].successor == successor.id
+
+
+async def test_live_traffic_that_lags_and_a_colleague_end_a_replay(store: Store, database: str) -> None:
+    class Lagging:
+        def lagging(self) -> str:
+            return "live traffic lags"
+
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1")])
+        job = await replay(desk, FakePublisher(), None, everything(), "r", AT_ONCE, control=Control(live=Lagging()))
+
+        assert (job.document["state"], job.document["why"]) == ("stopped", "live traffic lags")
+        assert await count(desk, everything()) == 1
+
+
+async def test_a_replay_is_sent_as_it_came_with_what_it_is_a_replay_of(store: Store, database: str) -> None:
+    one = died(
+        "m-1",
+        user_id="publisher",
+        idempotency_key="key-1",
+        traceparent="00-trace",
+        properties=(("message_id", "amqp-1"), ("timestamp", "1760000000"), ("type", "t"), ("content_type", "x/y")),
+    )
+    event = died("an event", body=b"{}", origin_queue="cim.conversation-events", origin_routing_key="NAME")
+    publisher = FakePublisher()
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([one, event])
+
+        job = await replay(desk, publisher, None, everything(), "r", AT_ONCE)
+
+    sent = {message.exchange: message for message in publisher.taken}
+    message = sent["cim.ingress"]
+    assert (message.body, message.routing_key, message.message_id) == (one.body, "key", "amqp-1")
+    assert (message.timestamp, message.type, message.content_type) == (1_760_000_000, "t", "x/y")
+    assert message.headers == {
+        "cim-replay-of": one.id,
+        "cim-replay-job": job.id,
+        "cim-user-id": "publisher",
+        "cim-idempotency-key": "key-1",
+        "traceparent": "00-trace",
+    }
+    assert sent["cim.conversation-events"].routing_key == "NAME"
