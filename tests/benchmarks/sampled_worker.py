@@ -54,4 +54,4 @@ def run_sampled(*arguments: Any) -> None:
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":
-    supervisor.run_child = run_sampled
+    supervisor.run_child = run_sampled  # type: ignore[assignment]

@@ -78,7 +78,9 @@ class Activity(NamedTuple):
     @property
     def data(self) -> dict[str, Any]:
         """The message, with the customer the registry knows where it names none: agent desks read it unguarded."""
-        wire = self.message.wire
+        return self._data(self.message.wire)
+
+    def _data(self, wire: dict[str, Any]) -> dict[str, Any]:
         if not self._lacks_customer:
             return wire
         header = wire["header"]
@@ -92,9 +94,12 @@ class Activity(NamedTuple):
     @property
     def event(self) -> dict[str, Any]:
         """The CIM event envelope, recreated each time."""
-        session, room = self.channel_session, self.room
+        session, room, wire = self.channel_session, self.room, self.message.wire
         return self._envelope(
-            self.message.sender, self.data, session.value if session else None, room.value if room else None
+            wire["header"]["sender"],
+            self._data(wire),
+            session.value if session else None,
+            room.value if room else None,
         )
 
     def event_bytes(self) -> bytes:
