@@ -12,7 +12,7 @@ import pika
 import pytest
 
 from tests.documentation import ROOT, SCHEMAS, SUBSCRIBING, snippet, snippet_names
-from tests.support.command import environment, wait_until
+from tests.support.command import environment, own_home, wait_until
 from tests.support.examples import FOLDER
 from worker.cli.exit_codes import ExitCode
 
@@ -100,12 +100,11 @@ def built_wheel(folder: Path) -> Path:
 
 def recipe(code: str, folder: Path, wheel: Path) -> subprocess.CompletedProcess[str]:
     """Run *code* in *folder* with a shell that knows nothing of this tree."""
-    variables = {"HOME": str(folder), "PATH": "/usr/local/bin:/usr/bin:/bin", "CIM_WORKER_WHEEL": str(wheel)}
-    kept = {name: value for name, value in environment().items() if name.startswith(("PIP_", "SSL_", "http", "HTTP"))}
+    path = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     return subprocess.run(
         ["bash", "-e", "-c", code],
         cwd=folder,
-        env={**kept, **variables, "PATH": f"{sys.base_prefix}/bin:{variables['PATH']}"},
+        env={**own_home(folder), "PATH": path, "CIM_WORKER_WHEEL": str(wheel)},
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.documentation import README, ROOT, snippet, snippet_names
-from tests.support.command import environment, wait_until
+from tests.support.command import own_home, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def test_the_worker_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     finished = subprocess.run(
         ["bash", "-e", "-c", snippet("install").code],
         cwd=clone,
-        env={**environment(), "HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env=own_home(home),
         capture_output=True,
         text=True,
         check=False,

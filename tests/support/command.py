@@ -62,6 +62,12 @@ def printed_json(finished: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(finished.stdout)
 
 
+def own_home(home: Path) -> dict[str, str]:
+    """Return an environment of somebody whose home is empty; what pip has downloaded before is still at hand."""
+    cache = os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip")
+    return {**environment(), "HOME": str(home), "PIP_CACHE_DIR": cache, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return an environment for a command: no settings but *variables*."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CIM_")}

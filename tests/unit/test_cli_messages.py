@@ -19,6 +19,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+OBJECTS = st.dictionaries(st.text(), JSON_VALUES, max_size=3)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +67,14 @@ def test_the_elements_of_an_array_are_the_ones_that_were_written(values: list[ob
     assert [json.loads(body) for _, body in split_messages(content)] == values
 
 
-@given(st.lists(st.dictionaries(st.text(), JSON_VALUES), min_size=2))
+@given(st.lists(OBJECTS, min_size=2, max_size=4))
 def test_json_lines_are_the_ones_that_were_written(values: list[object]) -> None:
     lines = [json.dumps(value).encode() for value in values]
 
     assert split_messages(b"\n".join(lines)) == list(enumerate(lines, 1))
 
 
-@given(st.lists(st.dictionaries(st.text(), JSON_VALUES), min_size=2), st.sampled_from(["", " ", "\n", "\n\n"]))
+@given(st.lists(OBJECTS, min_size=2, max_size=4), st.sampled_from(["", " ", "\n", "\n\n"]))
 def test_json_texts_in_a_row_are_the_ones_that_were_written(values: list[object], between: str) -> None:
     content = between.join(json.dumps(value, indent=1) for value in values).encode()
 

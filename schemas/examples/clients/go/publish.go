@@ -107,7 +107,7 @@ func main() {
 	}
 	place := cmp.Or(sent.Header.ConversationID, sent.Header.ChannelSessionID, sent.Header.Customer.ID)
 	seconds, _ := strconv.Atoi(cmp.Or(os.Getenv("RECEIPT_SECONDS"), "30"))
-	url, wait := os.Getenv("CIM_RABBITMQ_URL"), time.Duration(seconds)*time.Second
+	url, wait := cmp.Or(os.Getenv("CIM_RABBITMQ_URL"), "amqp://localhost:5672/"), time.Duration(seconds)*time.Second
 	told, err := send(url, body, sent.ID, place, wait)
 	for pause := time.Second; isLost(err) && pause <= 16*time.Second; pause *= 2 {
 		time.Sleep(pause) // unreachable or lost: whether it arrived is unknown, so send again

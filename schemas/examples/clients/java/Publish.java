@@ -53,7 +53,7 @@ class Publish {
         String place = first(text(header, "conversationId"), text(header, "channelSessionId"),
             header.get("customer") instanceof JsonObject customer ? text(customer, "_id") : null);
         var factory = new ConnectionFactory();
-        factory.setUri(System.getenv("CIM_RABBITMQ_URL"));
+        factory.setUri(System.getenv().getOrDefault("CIM_RABBITMQ_URL", "amqp://localhost:5672/"));
         factory.setAutomaticRecoveryEnabled(false); // what was in doubt has to be sent again: the loop does both
         JsonObject receipt;
         for (int pause = 1; ; pause *= 2) {

@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import amqp from "amqplib";
 
-const url = process.env.CIM_RABBITMQ_URL;
+const url = process.env.CIM_RABBITMQ_URL ?? "amqp://localhost:5672/";
 const secondsToWait = Number(process.env.RECEIPT_SECONDS ?? 30);
 const body = await readFile(process.argv[2]); // sent as it is, again and again: the same bytes are the same activity
 const { id, header } = JSON.parse(body);
@@ -31,7 +31,7 @@ async function send() {
       messageId: id,
       correlationId: id,
       replyTo: "amq.rabbitmq.reply-to",
-      userId: decodeURIComponent(new URL(url).username), // checked by the broker: proves who published
+      userId: decodeURIComponent(new URL(url).username || "guest"), // checked by the broker: proves who published
     });
     await Promise.race([refused, lost, channel.waitForConfirms()]); // the broker has the message safely
     await Promise.race([refused, sleep(0)]);

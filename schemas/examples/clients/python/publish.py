@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pika
 
-ADDRESS = pika.URLParameters(os.environ["CIM_RABBITMQ_URL"])
+ADDRESS = pika.URLParameters(os.environ.get("CIM_RABBITMQ_URL", "amqp://localhost:5672/"))
 SECONDS_TO_WAIT = float(os.environ.get("RECEIPT_SECONDS", "30"))
 
 
