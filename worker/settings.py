@@ -11,6 +11,7 @@ import re
 import ssl
 from difflib import get_close_matches
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -230,8 +231,16 @@ class Settings(BaseSettings):
         description="Broker users besides the worker's own whose cim- headers are believed, comma separated.",
     )
 
+    pool: str = Field(
+        default="default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name of the pool this process belongs to: what `pause` and `status` call it.",
+    )
     processes: int = Field(
-        default=1, ge=1, le=256, description="Number of worker processes started by `cim-worker run`."
+        default=1,
+        ge=1,
+        le=256,
+        description="Number of worker processes started by `cim-worker run`; auto: one for each processor it may use.",
     )
     drain_grace_ms: int = Field(
         default=25_000, ge=0, description="Maximum time a stopping process takes to finish the deliveries it holds."
@@ -274,6 +283,11 @@ class Settings(BaseSettings):
         pattern="^(debug|info|warning|error)$",
         description="Lowest level that is logged: debug, info, warning or error.",
     )
+
+    @field_validator("processes", mode="before")
+    @classmethod
+    def _auto_is_a_number(cls, value: object) -> object:
+        return usable_processors() if value == "auto" else value
 
     @field_validator("rabbitmq_url")
     @classmethod
@@ -383,9 +397,57 @@ def load_settings(**overrides: Any) -> Settings:
     if renamed:
         raise ConfigurationError("\n".join(renamed))
     try:
-        return Settings(**overrides)
+        return Settings(**{**_secrets_from_files(), **overrides})
     except ValidationError as error:
         raise ConfigurationError("\n".join(_problem_lines(error))) from None
+
+
+def refreshed(settings: Settings) -> Settings:
+    """Return *settings* with the secrets that come from files as they stand there now.
+
+    Raises `ConfigurationError` when one cannot be read or used; then those before go on to hold.
+    """
+    found = _secrets_from_files()
+    if not found:
+        return settings
+    checked = load_settings(**found)
+    return settings.model_copy(update={name: getattr(checked, name) for name in found})
+
+
+def _secret_files() -> dict[str, str]:
+    """Return the variable that names the file of each secret, by setting."""
+    secrets = (SecretStr, SecretStr | None)
+    names = [name for name, field in Settings.model_fields.items() if field.annotation in secrets]
+    return {name: f"{ENV_PREFIX}{name.upper()}_FILE" for name in names}
+
+
+def _secrets_from_files() -> dict[str, str]:
+    found = {}
+    for name, variable in _secret_files().items():
+        file = os.environ.get(variable)
+        if not file:
+            continue
+        if os.environ.get(ENV_PREFIX + name.upper()):
+            raise ConfigurationError(f"{variable}: {ENV_PREFIX}{name.upper()} is set, too; set one of them")
+        try:
+            found[name] = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8"
+            raise ConfigurationError(f"{variable}: the file cannot be read: {reason}") from None
+        if not found[name]:
+            raise ConfigurationError(f"{variable}: the file is empty")
+    return found
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use, of the machine and of its container's share; at least 1."""
+    machine = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        share = int(quota) / int(period)
+    except (OSError, ValueError):  # another kind of machine, or "max": no share
+        return machine
+    return max(1, min(machine, round(share)))
 
 
 def misspelt_variables() -> dict[str, str]:
@@ -393,7 +455,7 @@ def misspelt_variables() -> dict[str, str]:
 
     Names only, never values. Whatever else begins with `CIM_` belongs to other programs and is left alone.
     """
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {*_secret_files().values()}
     found = {}
     for name in sorted(os.environ):
         wanted = name.upper()

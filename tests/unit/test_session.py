@@ -12,6 +12,7 @@ from tests.support.deliveries import FakeClock, FakeDelivery
 from tests.support.eventually import eventually_async
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
+from worker.flow.pause import NOT_PAUSED, Pause, PauseState
 from worker.flow.tasks import cancel_and_wait
 from worker.pipeline.settlement import Settlement
 from worker.process.session import IngressSession
@@ -85,6 +86,7 @@ class SessionHarness:
 
     def __init__(self, **options: Any) -> None:
         self.harness = PipelineHarness(**options)
+        self.pause = Pause(NOT_PAUSED)
         self.ingress, self.room = FakeConsumer(self.harness.clock), FakeConsumer(self.harness.clock)
         self.harness.settling = lambda one: (self.room if one.queue == contract.WAITING else self.ingress).settle(one)
         self.session = IngressSession(
@@ -96,11 +98,13 @@ class SessionHarness:
             settings=Settings(rabbitmq_url="amqp://localhost", mongodb_uri="mongodb://localhost"),
             clock=self.harness.clock,
             crash=self.harness.crash,
+            pause=self.pause,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        jobs = [asyncio.create_task(job) for job in (self.session.run(), self.session.run_waiting_room())]
+        session = self.session
+        jobs = [asyncio.create_task(job) for job in (session.run(), session.run_consumer(), session.run_waiting_room())]
         yield
         await cancel_and_wait(jobs)
 
@@ -177,3 +181,17 @@ async def test_a_waiting_room_that_is_deleted_ends_its_consumer() -> None:
     await eventually_async(lambda: made.room.prefetches, seconds=5)
     made.room.cancelled.set()
     await asyncio.wait_for(room, 5)
+
+
+async def test_a_paused_session_takes_nothing_finishes_what_it_holds_and_goes_on_when_it_is_resumed() -> None:
+    made = SessionHarness()
+    made.pause.set(PauseState(is_paused=True, by="alice", reason="maintenance"))
+    made.room.ready.extend(waiting(number) for number in range(3))
+    made.ingress.ready.extend(waiting(number) for number in range(3, 6))
+    for one in made.ingress.ready:
+        one.queue = contract.INGRESS
+    async with made.running():
+        await asyncio.sleep(0.3)
+        assert (made.ingress.prefetches, made.room.prefetches) == ([], [])
+        made.pause.set(NOT_PAUSED)
+        await eventually_async(lambda: made.harness.outcomes["stored"] == 6, seconds=8)

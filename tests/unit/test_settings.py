@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from worker.settings import ConfigurationError, load_settings, misspelt_variables
+from worker.settings import ConfigurationError, load_settings, misspelt_variables, usable_processors
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +121,7 @@ def test_trusted_users_are_names_and_nothing_that_could_mean_another_name() -> N
     for wrong in ("desk,,gateway", ",", "'desk'"):
         with pytest.raises(ConfigurationError, match="CIM_TRUSTED_USERS"):
             load_settings(trusted_users=wrong)
+
+
+def test_auto_is_one_process_for_each_processor() -> None:
+    assert load_settings(processes="auto").processes == usable_processors() >= 1

@@ -13,6 +13,7 @@ from worker.cli import (
     demo,
     desk,
     explain,
+    pause,
     publish,
     run,
     schemas,
@@ -57,6 +58,7 @@ def _options(
 
 run.add_to(app)
 status.add_to(app)
+pause.add_to(app)
 topology.add_to(app)
 store.add_to(app)
 conversations.add_to(app)

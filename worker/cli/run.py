@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
         run,
         "cim-worker run                     one process, until SIGTERM or SIGINT",
         "cim-worker run --processes 4       four, each restarted when it crashes",
+        "cim-worker run --processes auto    one for each processor it may use",
         "CIM_LOG_FORMAT=json cim-worker run 2>worker.log",
         environment=(
             "CIM_RABBITMQ_URL",
@@ -31,7 +32,8 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     processes: Annotated[
-        int | None, typer.Option(help="Number of worker processes; default: CIM_PROCESSES, else 1.", min=1, max=256)
+        str | None,
+        typer.Option(help="Number of worker processes, or auto (one for each processor); default: CIM_PROCESSES."),
     ] = None,
 ) -> None:
     """Start the workers: consume the ingress queue until a signal ends them.

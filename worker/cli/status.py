@@ -18,7 +18,7 @@ from worker.cli.output import add_command, counted, print_json, print_line, prin
 from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from worker.desk.status import Depth, Report, Sources
     from worker.rabbit.depths import ManagementDepths, PassiveDepths
@@ -238,7 +238,9 @@ def _ready(depth: Depth | None) -> str:
 
 
 def _pool(pool: Mapping[str, Any]) -> str:
-    facts: Sequence[str] = [
-        f"{name} {value}" for name, value in pool.items() if name != "_id" and isinstance(value, str | int)
-    ]
-    return f"{pool.get('_id')}: {', '.join(facts)}"
+    name = "all pools" if pool.get("_id") == "*" else str(pool.get("_id"))
+    processes = [one for one in (pool.get("processes") or {}).values() if isinstance(one, dict)]
+    facts = [counted(len(processes), "report"), f"{sum(bool(one.get('ready')) for one in processes)} ready"]
+    if pool.get("paused"):
+        facts.append(f"paused by {pool.get('pausedBy')}: {pool.get('reason')}")
+    return f"{name}: {', '.join(facts)}"

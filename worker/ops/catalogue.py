@@ -106,6 +106,30 @@ EVENTS: Final = (
         ("server", "reason", "fingerprint"),
     ),
     LogEvent(
+        "paused",
+        "warning",
+        "An operator paused the pool: it takes nothing from ingress and the waiting room, and finishes what it holds.",
+        ("by", "reason"),
+    ),
+    LogEvent(
+        "worker_process_ended",
+        "info",
+        "A worker process ended in order, though nobody asked the pool to stop; it is started again.",
+        ("process", "child_pid"),
+    ),
+    LogEvent(
+        "secret_unreadable",
+        "warning",
+        "The file of a secret cannot be read or used now; what was read before goes on to hold. Said once.",
+        ("problem",),
+    ),
+    LogEvent(
+        "store_secret_changed",
+        "info",
+        "The file of CIM_MONGODB_URI holds another address: the process drains, and another one begins with it.",
+    ),
+    LogEvent("resumed", "info", "The pool takes messages again."),
+    LogEvent(
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
     ),
     LogEvent(
@@ -337,6 +361,7 @@ METRICS: Final = (
         "nacked, too_large, unknown.",
         ("published", "result"),
     ),
+    Metric("cim_paused", "gauge", "1 while an operator has the pool paused, else 0.", unit="0 or 1", merge="max"),
     Metric("cim_prefetch", "gauge", "Deliveries that the processes may hold now, all together."),
     Metric("cim_unacknowledged", "gauge", "Deliveries that the processes hold and did not acknowledge yet."),
     Metric(

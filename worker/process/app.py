@@ -7,7 +7,7 @@ import random
 import secrets
 import socket
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker import contract
 from worker.conversations.cache import ConversationCache
@@ -22,9 +22,11 @@ from worker.failure import Dependency
 from worker.flow.backoff import Backoff
 from worker.flow.gate import Gate
 from worker.flow.outage import Outage
+from worker.flow.pause import Pause
 from worker.mongo.activities import ActivityStore
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.pools import Pools
 from worker.mongo.registry import Registry
 from worker.ops.metrics import Metrics
 from worker.ops.reporter import LoggingReporter
@@ -39,17 +41,19 @@ from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
 from worker.pipeline.storing import Storing
 from worker.process.clock import SystemClock
+from worker.process.membership import Membership
 from worker.process.observing import LetterObserver, QueueObserver
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.receipts import ReceiptPublisher
-from worker.settings import address, delay_seconds, user_name
+from worker.settings import ConfigurationError, address, delay_seconds, refreshed, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from worker.flow.pause import PauseState
     from worker.flow.tasks import Crash
     from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
@@ -72,9 +76,15 @@ def new_id() -> str:
 class App:
     """What lives as long as the process, and how a broker session is built from it."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Build; nothing is connected yet. Raises `OperatorFault` when the store's address cannot be used."""
+    def __init__(self, settings: Settings, pause: PauseState | None = None) -> None:
+        """Build; nothing is connected yet. *pause* is how an earlier process of the pool last knew it.
+
+        Raises `OperatorFault` when the store's address cannot be used.
+        """
         self.settings = settings
+        self.pause = Pause(pause)
+        self._secrets_problem = ""
+        self._store_uri = settings.mongodb_uri
         self.clock = SystemClock()
         self.metrics = Metrics()
         self.reporter = LoggingReporter(self.metrics)
@@ -112,6 +122,26 @@ class App:
         self.letters = DeadLetterStore(self.store, retention_ms=delay_seconds(settings.letter_retention) * 1000)
         self.replays = ReplayOutcomes(self.letters, self.gates["replays"], self.clock, self.reporter)
         """Writes the outcome of replays to their letters."""
+
+    def refresh_secrets(self) -> None:
+        """Use the secrets that come from files as they are now. Call it between two sessions."""
+        self.settings = self._fresh_settings()
+
+    def is_store_moved(self) -> bool:
+        """Tell whether the file of the store's address holds another one than the driver was made with."""
+        return self._fresh_settings().mongodb_uri != self._store_uri
+
+    def _fresh_settings(self) -> Settings:
+        """What cannot be read or used is said once, and the earlier one goes on to hold."""
+        try:
+            fresh = refreshed(self.settings)
+        except ConfigurationError as error:
+            if str(error) != self._secrets_problem:
+                self._secrets_problem = str(error)
+                self.reporter.warn("secret_unreadable", problem=self._secrets_problem)
+            return self.settings
+        self._secrets_problem = ""
+        return fresh
 
     def outage(self, dependency: str, at: str) -> Outage:
         """Return what reports outages of *dependency*."""
@@ -177,6 +207,7 @@ class App:
             settings=settings,
             clock=self.clock,
             crash=crash,
+            pause=self.pause,
         )
 
     def _listeners(self) -> list[Listener]:
@@ -298,6 +329,18 @@ class App:
             clock=self.clock,
             reporter=self.reporter,
             new_id=new_id,
+        )
+
+    def membership(self, index: int, facts: Callable[[], dict[str, Any]]) -> Membership:
+        """Return what keeps this process, number *index*, in its pool's document."""
+        return Membership(
+            Pools(self.store),
+            self.settings.pool,
+            index=index,
+            pause=self.pause,
+            facts=facts,
+            clock=self.clock,
+            reporter=self.reporter,
         )
 
     def queue_observer(self, connection: Connection) -> QueueObserver:

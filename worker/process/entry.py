@@ -12,22 +12,26 @@ from worker.process.reports import ReportWriter
 from worker.process.worker import Worker
 
 if TYPE_CHECKING:
+    from worker.flow.pause import PauseState
     from worker.process.signals import StopSignals
     from worker.settings import Settings
 
 _PARENT_CHECK_SECONDS = 1.0
 
 
-def run_process(settings: Settings, index: int, signals: StopSignals, *, parent: int, reports: int) -> None:
+def run_process(
+    settings: Settings, index: int, signals: StopSignals, *, parent: int, reports: int, pause: PauseState | None
+) -> None:
     """Run one worker process to its end. Blocking.
 
     The first of *signals* drains; further ones say the same again, for a service manager signals the whole group, and
     the supervisor passes on what it hears. To end it at once the supervisor kills it. It also drains when the process
-    *parent* is gone: nobody would restart or stop it any more. What it does is reported to the descriptor *reports*.
+    *parent* is gone: nobody would restart or stop it any more. What it does is reported to the descriptor *reports*;
+    *pause* is what the process before it last knew.
     """
 
     async def main() -> None:
-        worker = Worker(settings, index=index)
+        worker = Worker(settings, index=index, pause=pause)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from worker.flow.pause import PauseState
 from worker.ops.checks import Check
 
 if TYPE_CHECKING:
@@ -31,17 +32,22 @@ class ProcessReport:
 
     checks: Sequence[Check] = ()
     metrics: Report = field(default_factory=dict)
+    pause: PauseState | None = None
+    """Whether the pool is paused, as the process knows it; None while it does not."""
 
     def to_line(self) -> bytes:
         """Return it as one line."""
         checks = [[check.name, check.reason] for check in self.checks]
-        return orjson.dumps({"checks": checks, "metrics": self.metrics}, option=orjson.OPT_APPEND_NEWLINE)
+        document = {"checks": checks, "metrics": self.metrics, "pause": self.pause and list(self.pause)}
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
     def from_line(cls, line: bytes) -> ProcessReport:
         """Read what `to_line` wrote. Raises ValueError for anything else."""
         document: dict[str, Any] = orjson.loads(line)
-        return cls([Check(name, reason) for name, reason in document["checks"]], document["metrics"])
+        checks = [Check(name, reason) for name, reason in document["checks"]]
+        pause = document["pause"]
+        return cls(checks, document["metrics"], None if pause is None else PauseState(*pause))
 
 
 class ReportWriter:

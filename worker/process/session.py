@@ -12,6 +12,7 @@ from worker.flow.window import Window
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.flow.pause import Pause
     from worker.flow.tasks import Crash
     from worker.pipeline.pipeline import Pipeline
     from worker.pipeline.settlement import Settlement
@@ -26,6 +27,8 @@ _WAITING_SHARE: Final = 8
 _WAITING_BATCH: Final = 50
 _ROOM_CHECK_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.5
+_PAUSE_UNKNOWN_SECONDS: Final = 3.0
+"""How long the store may take to say whether the pool is paused; live traffic does not wait for it longer."""
 _WITHOUT_REGISTRY_SECONDS: Final = 1.0
 """Pause after each batch of the waiting room while the registry is away: what needs it goes back there at once."""
 
@@ -44,6 +47,7 @@ class IngressSession:
         settings: Settings,
         clock: Clock,
         crash: Crash,
+        pause: Pause,
     ) -> None:
         self._ingress = ingress
         self._waiting_room = waiting_room
@@ -53,10 +57,13 @@ class IngressSession:
         self._settings = settings
         self._clock = clock
         self._crash = crash
+        self._pause = pause
         self._window = Window(settings.prefetch, settings.max_bytes_in_flight)
         self._waiting_window = Window(
             max(1, settings.prefetch // _WAITING_SHARE), settings.max_bytes_in_flight // _WAITING_SHARE
         )
+        self._is_taking = False
+        """Whether the broker delivers from ingress, as far as it is up to us."""
         self._batches: set[asyncio.Task[None]] = set()
         self._returning: set[asyncio.Task[None]] = set()
         """Batches from the waiting room; apart, for live traffic does not wait for their end."""
@@ -65,7 +72,6 @@ class IngressSession:
         """Take and process batches from the ingress queue until cancelled or the consumer has ended."""
         self._storing.start()
         self._set_storing_window()
-        await self._ingress.start(self._window.size)
         while not self._ingress.cancelled.is_set():
             await self._ingress.wait_for_arrival()
             await self._linger()
@@ -74,17 +80,29 @@ class IngressSession:
                 self._begin(batch, self._batches)
                 if self._window.observe((one.prior_deliveries, len(one.body)) for one in batch):
                     self._set_storing_window()
-                    await self._ingress.resize(self._window.size)
+                    if self._is_taking:
+                        await self._ingress.resize(self._window.size)
+
+    async def run_consumer(self) -> None:
+        """Have the broker deliver from ingress unless the pool is paused, until cancelled."""
+        await self._pause.wait_known(_PAUSE_UNKNOWN_SECONDS)
+        while True:
+            await self._pause.wait_open()
+            await self._ingress.start(self._window.size)
+            self._is_taking = True
+            await self._pause.wait_closed()
+            self._is_taking = False
+            await self._ingress.stop()
 
     async def run_waiting_room(self) -> None:
         """Bring back what waits for the store, while the store takes it, until cancelled or the consumer has ended."""
         room, prefetch = self._waiting_room, 0
         while not room.cancelled.is_set():
-            if self._storing.room:
+            if self._storing.room and not self._pause.is_closed:
                 prefetch = await self._consume_waiting_room(prefetch)
                 await room.wait_for(1, _ARRIVAL_CHECK_SECONDS)
                 await self._bring_back()
-            elif prefetch and not self._storing.is_usable:
+            elif prefetch and (self._pause.is_closed or not self._storing.is_usable):
                 await room.stop()
                 prefetch = 0
                 await self._return_to_waiting_room()

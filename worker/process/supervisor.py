@@ -6,6 +6,7 @@ It is thin, so that whatever goes wrong with messages, broker or store cannot ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from worker.ops.logging import configure_logging
 from worker.ops.pool_metrics import PoolMetrics
 from worker.process.reports import ReportReader
 from worker.process.signals import StopSignals, end_at_once
-from worker.settings import ConfigurationError
+from worker.settings import ConfigurationError, refreshed
 from worker.web.listening import ListenError, listen
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext, SpawnProcess
     from socket import socket
 
+    from worker.flow.pause import PauseState
     from worker.process.reports import ProcessReport
     from worker.settings import Settings
 
@@ -90,12 +92,14 @@ class _Member:
         self._pipe: Pipe | None = None
         self._reader: ReportReader | None = None
 
-    def start(self, context: SpawnContext, settings: Settings) -> None:
-        """Start a process. Raises OSError when the machine has no room for it."""
+    def start(self, context: SpawnContext, settings: Settings, pause: PauseState | None) -> None:
+        """Start a process that begins with *pause*. Raises OSError when the machine has no room for it."""
         pipe, its_end = context.Pipe(duplex=False)
         try:
             process = context.Process(
-                target=run_child, args=(settings, self.index, os.getpid(), its_end), name=f"cim-worker-{self.index}"
+                target=run_child,
+                args=(settings, self.index, os.getpid(), its_end, pause),
+                name=f"cim-worker-{self.index}",
             )
             process.start()
         except BaseException:
@@ -158,6 +162,8 @@ class _Pool:
         self._members = [_Member(index) for index in range(settings.processes)]
         self._metrics = PoolMetrics()
         self._metrics.configured = settings.processes
+        self._pause: PauseState | None = None
+        """Whether the pool is paused, as a process last knew it; one that begins in an outage holds to it."""
         self._turn = asyncio.Event()
         self._turned_at = time.monotonic()
 
@@ -240,7 +246,7 @@ class _Pool:
     def _start(self, member: _Member) -> None:
         """Start a process. When that fails, say so once, and try again later for as long as it takes."""
         try:
-            member.start(self._context, self._settings)
+            member.start(self._context, self._settings, self._pause)
         except OSError as error:
             member.start_at = time.monotonic() + member.backoff.next()
             member.why_not = f"cannot be started: {error.strerror or error}"
@@ -257,6 +263,7 @@ class _Pool:
             report = member.read()
             if report is not None:
                 self._metrics.reported(member.index, report.metrics)
+                self._pause = report.pause or self._pause
 
     def _replace_silent(self) -> None:
         for member in self._members:
@@ -282,10 +289,13 @@ class _Pool:
 
     def _plan_restart(self, member: _Member, process: SpawnProcess) -> None:
         pause = member.plan_restart()
-        why = "silent" if member.was_replaced else "died"
+        why = "silent" if member.was_replaced else "died" if process.exitcode else "ended"
         self._metrics.restarts[why] = self._metrics.restarts.get(why, 0) + 1
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         member.why_not = f"ended at {at} with exit code {process.exitcode}, and is started again"
+        if process.exitcode == 0:
+            self._log.info("worker_process_ended", process=member.index, child_pid=process.pid)
+            return
         self._log.error(
             "worker_process_died",
             process=member.index,
@@ -306,13 +316,15 @@ class _Pool:
         end_at_once(number)
 
 
-def run_child(settings: Settings, index: int, parent: int, reports: Pipe) -> None:
+def run_child(settings: Settings, index: int, parent: int, reports: Pipe, pause: PauseState | None) -> None:
     """Run in the spawned process. What a terminal sends reaches the whole group: only the supervisor acts on it."""
     signals = StopSignals(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     configure_logging(settings.log_format, settings.log_level, in_background=True)
+    with contextlib.suppress(ConfigurationError):  # as they were when the pool began
+        settings = refreshed(settings)
     from worker.process.entry import run_process  # noqa: PLC0415 - what the supervisor does without
 
-    run_process(settings, index, signals, parent=parent, reports=reports.fileno())
+    run_process(settings, index, signals, parent=parent, reports=reports.fileno(), pause=pause)
     logging.shutdown()  # a spawned process ends without the handlers of `atexit`

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from worker.flow.outage import Outage
+    from worker.flow.pause import PauseState
     from worker.ops.metrics import Report
     from worker.process.session import IngressSession
     from worker.settings import Settings
@@ -45,6 +46,8 @@ _RECONNECT_SECONDS = (0.2, 3.0)
 """First and longest pause between two attempts to reach the broker, before jitter."""
 _STEADY_SECONDS = 5.0
 """A session that lived this long was a success: the next pause is the shortest again."""
+_SECRETS_SECONDS = 3.0
+"""How often files of secrets are read again."""
 _INDEX_PAUSE_SECONDS = 30.0
 """Pause before indexes are looked at again, after the store went away meanwhile."""
 _LONGEST_BLOCKED_SECONDS = 300.0
@@ -57,11 +60,14 @@ _OPERATOR_PAUSE_SECONDS = 10.0
 class Worker:
     """One worker process. `run` returns when it was told to stop and has drained."""
 
-    def __init__(self, settings: Settings, *, index: int = 0) -> None:
-        """Prepare process number *index* of the pool; nothing is connected yet."""
+    def __init__(self, settings: Settings, *, index: int = 0, pause: PauseState | None = None) -> None:
+        """Prepare process number *index* of the pool; nothing is connected yet.
+
+        *pause* is how an earlier process of the pool last knew it.
+        """
         self._settings = settings
         self._index = index
-        self._app = App(settings)
+        self._app = App(settings, pause)
         self._log = structlog.get_logger()
         self._metrics = self._app.metrics
         self._stopping = asyncio.Event()
@@ -83,7 +89,12 @@ class Worker:
             prefetch=settings.prefetch,
             batch_size=settings.batch_size,
         )
-        preparing = [asyncio.create_task(self._prepare_store(), name="prepare store")]
+        membership = self._app.membership(self._index, self._facts)
+        preparing = [
+            asyncio.create_task(self._prepare_store(), name="prepare store"),
+            asyncio.create_task(membership.run(), name="pool"),
+            asyncio.create_task(self._watch_secrets(), name="watch secrets"),
+        ]
         if self._index == 0:  # one process of the pool says it, and looks, for all
             preparing.append(
                 asyncio.create_task(warn_of_hazards(settings, self._app.reporter), name="look for hazards")
@@ -94,6 +105,7 @@ class Worker:
                 await self._session_and_pause()
         finally:
             await cancel_and_wait(preparing)
+            await membership.leave()
             for gate in self._app.gates.values():
                 await gate.stop()
             await self._app.store.close()
@@ -102,6 +114,17 @@ class Worker:
     def stop(self) -> None:
         """Stop taking work and drain. May be called from a signal handler of the loop."""
         self._stopping.set()
+
+    async def _watch_secrets(self) -> None:
+        """Drain when the store's address was exchanged: the driver keeps the credentials it was made with.
+
+        The supervisor starts another process, which has the new ones; those of a pool go one after the other.
+        """
+        while not self._app.is_store_moved():  # noqa: ASYNC110 - a file that changes is no event
+            await asyncio.sleep(_SECRETS_SECONDS)
+        self._log.info("store_secret_changed")
+        await asyncio.sleep(self._index * _SECRETS_SECONDS)
+        self.stop()
 
     async def _prepare_store(self) -> None:
         """Know the store to be there, which readiness waits for, and then make indexes, which nothing waits for."""
@@ -139,6 +162,7 @@ class Worker:
 
     async def _session(self) -> None:
         """Connect, work until a connection ends or we are told to stop, and leave everything settled or given back."""
+        self._app.refresh_secrets()
         async with contextlib.AsyncExitStack() as stack:
             consuming = await self._connect(stack, "consume", max_bytes_in_hand=self._settings.max_bytes_in_flight)
             publishing = await self._connect(stack, "publish")
@@ -155,7 +179,8 @@ class Worker:
             self._consumers = [consumer, waiting_room]
             crash = Crash()
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
-            jobs = [session.run(), session.run_waiting_room(), self._blocked_for_long(), self._app.replays.run()]
+            jobs = [session.run(), session.run_consumer(), session.run_waiting_room()]
+            jobs += [self._blocked_for_long(), self._app.replays.run()]
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
@@ -176,7 +201,7 @@ class Worker:
 
     async def _checked_publisher(self, consuming: Connection, publishing: Connection) -> Publisher:
         await check_topology(consuming, self._settings, self._app.reporter)
-        await check_rights(consuming, publishing, self._settings)
+        await check_rights(consuming, publishing, self._app.settings)
         return await Publisher.open(
             publishing,
             confirm_timeout_ms=self._settings.confirm_timeout_ms,
@@ -218,7 +243,7 @@ class Worker:
 
     async def _open(self, purpose: str, *, max_bytes_in_hand: int | None = None) -> Connection:
         return await Connection.open(
-            self._settings.rabbitmq_url.get_secret_value(),
+            self._app.settings.rabbitmq_url.get_secret_value(),
             name=f"cim-worker {self._index} {purpose}",
             heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
             ca_file=self._settings.rabbitmq_ca_file,
@@ -282,7 +307,9 @@ class Worker:
                 Check("broker", self._broker_problem()),
                 Check("publishing", self._since("broker blocks publishers", self._publishing)),
                 Check("store", self._store_problem()),
+                Check("paused", self._paused()),
             ],
+            pause=self._app.pause.state if self._app.pause.is_known else None,
             metrics={**self._metrics.report(), **self._window(), **process_report(str(self._index))},
         )
 
@@ -291,6 +318,7 @@ class Worker:
         now = self._app.clock.monotonic()
         ages = [now - at for one in self._consumers if (at := one.oldest_received_at) is not None]
         return {
+            "cim_paused": [[[], int(self._app.pause.is_closed)]],
             "cim_prefetch": [[[], sum(one.prefetch for one in self._consumers)]],
             "cim_unacknowledged": [[[], sum(one.unsettled for one in self._consumers)]],
             "cim_oldest_unacknowledged_seconds": [[[], max(ages, default=0.0)]],
@@ -299,12 +327,30 @@ class Worker:
     def _broker_problem(self) -> str | None:
         """Say why nothing is consumed; an open socket alone is not readiness."""
         problem = self._since("broker unavailable", self._broker)
-        if problem is not None or (self._consumer is not None and self._consumer.is_consuming):
+        if problem is not None or (self._consumer is not None and self._takes_what_it_may(self._consumer)):
             return problem
         if self._consumer is None:
             at = address(self._settings.rabbitmq_url)
             return f"connecting to the broker at {at} since {_shown(self._connecting_since)}"
         return "the broker has cancelled the consumer; connecting again"
+
+    def _takes_what_it_may(self, consumer: Consumer) -> bool:
+        return consumer.is_consuming or (self._app.pause.is_closed and consumer.is_open)
+
+    def _paused(self) -> str | None:
+        state = self._app.pause.state
+        return f"paused by {state.by} since {_shown(state.at)}: {state.reason}" if state.is_paused else None
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the pool's document says of this process."""
+        reasons = [check.reason for check in self.report().checks if check.reason is not None]
+        outcomes = {name: count for name, count in self._metrics.outcomes().items() if count}
+        return {
+            "ready": not reasons,
+            "reasons": reasons,
+            "received": self._metrics.received,
+            "outcomes": outcomes,
+        }
 
     def _store_problem(self) -> str | None:
         problem = self._since("store unavailable", self._app.store_outage)
