@@ -29,6 +29,10 @@ setup: .venv/.made ## make .venv with the worker and its tools (again only when 
 	@PYTHON="$(PYTHON)" .ci/setup check bench
 	@touch $@
 
+.venv/.made-desk: .venv/.made
+	@PYTHON="$(PYTHON)" .ci/setup check desk-test
+	@touch $@
+
 .PHONY: native
 native: .venv/.made-native ## compile what has a compiled form; without it everything works, with more processor time
 	@$(RUN)/python hatch_build.py
@@ -79,6 +83,11 @@ schemas-release: schemas ## keep the documents of this version in schemas/releas
 .PHONY: schemas-check
 schemas-check: .venv/.made ## judge schemas/ with the official AsyncAPI parser and with Ajv (needs npm)
 	@$(RUN)/python -m tests.asyncapi
+
+.PHONY: desk-test
+desk-test: .venv/.made-desk ## the desk's page in a real Chromium (apt installs it as root; PICTURES=1: those of deploy/desk.md anew)
+	@$(RUN)/python -m tests.browser.chromium
+	@$(RUN)/pytest tests/browser $(ARGS)
 
 .PHONY: test-stores
 test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract

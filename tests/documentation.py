@@ -31,7 +31,7 @@ SNIPPET_PAGES = (README, SCHEMAS, SUBSCRIBING)
 """Pages whose code tests run."""
 PAGES = (
     *(README, SCHEMAS, SUBSCRIBING, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
-    *sorted((ROOT / "deploy").glob("*/README.md")),
+    *(DEPLOY.parent / "desk.md", *sorted((ROOT / "deploy").glob("*/README.md"))),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )
 """Every page that people read."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import shlex
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
+import typer
+import typer.exceptions
 
 from tests.support.command import cim_worker
 from tests.support.desk_page import Browser, desk_page
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
+from worker.cli.application import app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.services.services import Store
@@ -46,13 +53,34 @@ def settings(world: World, **variables: str) -> dict[str, str]:
     }
 
 
-def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(world: World, tmp_path: Path) -> None:
+def is_understood(command: str) -> bool:
+    """Tell whether the command line takes *command*, without running it."""
+    program, *words = shlex.split(command)
+    found: Any = typer.main.get_command(app)
+    try:
+        context = found.make_context(program, words, resilient_parsing=False)
+        while getattr(found, "commands", None) and context._protected_args + context.args:
+            name, found, words = found.resolve_command(context, context._protected_args + context.args)
+            context = found.make_context(name, words, parent=context)
+    except typer.exceptions.TyperException as error:
+        print(command, error)
+        return False
+    return program == "cim-worker"
+
+
+def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: PLR0915 - one way from end to end
+    world: World, tmp_path: Path, url_of: Callable[[str], str]
+) -> None:
+    on_call = url_of("desk (`dead-letters`: replays as well)")
     recording = {"CIM_RECORD_DEAD_LETTERS": "true", "CIM_RECORD_INTERVAL_MS": "100"}
-    with world.pool(**recording) as pool, desk_page(tmp_path / "desk.log", **settings(world)) as browser:
+    trusting = {"CIM_TRUSTED_USERS": str(urlsplit(on_call).username)}
+    desk = settings(world, CIM_RABBITMQ_URL=on_call)
+    with world.pool(**recording, **trusting) as pool, desk_page(tmp_path / "desk.log", **desk) as browser:
         pool.wait_for("consuming")
         world.publish(*(message(f"call-{number}", customer={"id": HOSTILE}) for number in range(12)), b"{")
         eventually(lambda: len(world.collection("dead_letters")) == 13)
         causes = browser.get("/")
+        seen = [causes]
         assert "13 letters" in causes.words
         anchorless = [one for one in world.collection("dead_letters") if one["code"] == "missing_anchor"]
         (handle,) = {one["fingerprint"][:4] for one in anchorless}
@@ -96,6 +124,12 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(world: Worl
         assert len(world.stored_ids()) == 12
 
         jobs = browser.get("/jobs")
+        (job, *_) = re.findall(r'href="(/jobs/\w+)"', jobs.text)
+        seen += [cause, plan, preview, fixed, discard, jobs, browser.get(job), browser.get("/letters?q=--status+any")]
+        seen += [browser.get(f"/letters/{letter}"), browser.get("/explain?id=call-3")]
+        commands = set().union(*(page.commands for page in seen))
+        assert len(commands) > 15
+        assert not [command for command in commands if not is_understood(command)]
         assert jobs.words.count("done") == 4
         assert "the rest" in browser.get("/audit").words
         assert "reveal" in browser.get("/audit").words

@@ -37,6 +37,12 @@ class Answer(NamedTuple):
         shown = re.sub(r"<(script|style)\b.*?</\1>", " ", self.text, flags=re.DOTALL)
         return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
 
+    @property
+    def commands(self) -> set[str]:
+        """The commands that the page says do the same."""
+        shown = re.findall(r'class="same".*?<code>(.*?)</code>', self.text, re.DOTALL)
+        return set(map(html.unescape, shown))
+
     def form(self, action: str) -> dict[str, str]:
         """Return the fields of the first form that goes to *action*."""
         parser = _Forms(action)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from worker import contract
 from worker.cim import CimMessage, parse
+from worker.dead_letters.letter import Status
 from worker.desk.wording import code_in_words, outcome_in_words, reason_in_words
 from worker.outcome import Outcome
 from worker.pipeline.translate import Contradiction, contradictions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from worker.conversations.conversation import ConversationRecord
     from worker.conversations.ports import Lookup
@@ -121,9 +122,8 @@ class Story:
 
     def _journal_moments(self) -> Iterable[Moment]:
         attempt = 1
-        for number, entry in enumerate(self.outcomes):
-            is_again = number > 0 and entry.outcome != Outcome.DUPLICATE
-            words = f"received, attempt {attempt}" if is_again or attempt > 1 else "received"
+        for entry in self.outcomes:
+            words = f"received, attempt {attempt}" if attempt > 1 else "received"
             if entry.replay_of:
                 words += f", as a replay of the letter {entry.replay_of}"
             yield Moment(entry.received_at, "received", words, "journal")
@@ -135,13 +135,14 @@ class Story:
     def _letter_moments(self) -> Iterable[Moment]:
         for letter in self.letters:
             again = f", the first of {letter.count} like it" if letter.count > 1 else ""
-            replay = _header(letter, contract.REPLAY_OF)
-            of = f", a replay of the letter {replay}" if replay else ""
+            of = f", a replay of the letter {letter.replay_of}" if letter.replay_of else ""
             text = f"died as the letter {letter.id}{of}{again}: {letter.code}: {letter.detail}"
             yield Moment(letter.first_seen, "letter", text, "dead letters")
             if letter.last_seen != letter.first_seen:
                 text = f"the last of {letter.count} like it died"
                 yield Moment(letter.last_seen, "letter", text, "dead letters")
+            if letter.status_at is not None:
+                yield Moment(letter.status_at, letter.status, _life(letter), "dead letters")
 
     def _place(self) -> Iterable[str]:
         last = self.outcomes[-1].outcome if self.outcomes else None
@@ -162,7 +163,8 @@ class Story:
         for letter in self.letters:
             times = f" ({letter.count} times)" if letter.count > 1 else ""
             at = f" at {letter.pointer}" if letter.pointer else ""
-            yield f"dead letter {letter.id}{times}, {letter.status}: {letter.code}{at}: {code_in_words(letter.code)}"
+            status = letter.status.replace("_", " ")
+            yield f"dead letter {letter.id}{times}, {status}: {letter.code}{at}: {code_in_words(letter.code)}"
 
     def _conversation_now(self) -> Iterable[str]:
         wanted = self.conversation_id
@@ -178,42 +180,79 @@ class Story:
 
 
 def tell(
-    entries: Sequence[Entry], activities: Iterable[StoredActivity], letters: Iterable[LetterRecord]
+    entries: Iterable[Entry], activities: Iterable[StoredActivity], letters: Iterable[LetterRecord]
 ) -> list[Story]:
-    """Return one story for each activity, and for each message that never became one, in the order of their time."""
-    stories: dict[tuple[str | None, ...], Story] = {}
-    by_letter: dict[str, Story] = {}
+    """Return one story for each activity, and for each message that never became one, in the order of their time.
+
+    A replay, and what its letter was before it was fixed, are one story.
+    """
+    shelf = _Shelf()
     for entry in entries:
-        key = _key(entry.event_id, entry.message_id, entry.sender_id, entry.letter_id or entry.replay_of)
-        story = stories.setdefault(key, Story(entry.event_id, entry.message_id, entry.sender_id))
+        story = shelf.story(entry.event_id, entry.message_id, entry.sender_id, {entry.letter_id, entry.replay_of})
         story.outcomes.append(entry)
-        if entry.letter_id:
-            by_letter[entry.letter_id] = story
     for activity in activities:
-        key = _key(activity.event_id, None, None, None)
-        story = stories.setdefault(key, Story(activity.event_id, activity.message_id, activity.sender_id))
+        story = shelf.story(activity.event_id, activity.message_id, activity.sender_id, set())
         story.document = activity
         story.anchors = Anchors(activity.conversation_id, activity.channel_session_id, activity.customer_id)
     for letter in letters:
         event_id, anchors = _content(letter)
-        key = _key(event_id, letter.message_id, letter.sender_id, letter.id)
-        fresh = Story(event_id, letter.message_id or None, letter.sender_id or None)
-        story = by_letter.get(letter.id) or stories.setdefault(key, fresh)
+        names = {letter.id, letter.replay_of, letter.successor}
+        story = shelf.story(event_id, letter.message_id, letter.sender_id, names, was_none=letter.revision > 0)
         story.letters.append(letter)
         story.anchors = story.anchors or anchors
-    for story in stories.values():
+    for story in shelf.stories:
         story.outcomes.sort(key=lambda entry: (entry.at, entry.received_at))
         story.letters.sort(key=lambda letter: letter.first_seen)
-    return sorted(stories.values(), key=Story.begin)
+    return sorted(shelf.stories, key=Story.begin)
 
 
-def _key(
-    event_id: str | None, message_id: str | None, sender_id: str | None, letter_id: str | None
-) -> tuple[str | None, ...]:
-    """Return what tells one story from another: the event; else message and sender; else the letter."""
-    if event_id:
-        return ("event", event_id)
-    return ("message", message_id, sender_id or None) if message_id else ("letter", letter_id)
+class _Shelf:
+    """Stories by all that names them: their event, their letters, and without an event their message and sender."""
+
+    def __init__(self) -> None:
+        self.stories: list[Story] = []
+        self._by_name: dict[tuple[str, ...], Story] = {}
+
+    def story(
+        self,
+        event_id: str | None,
+        message_id: str | None,
+        sender_id: str | None,
+        letter_ids: Collection[str | None],
+        *,
+        was_none: bool = False,
+    ) -> Story:
+        """Return the story of these names; stories that they show to be one are put together.
+
+        *was_none*: the message was no activity before it was edited.
+        """
+        names: list[tuple[str, ...]] = [("letter", one) for one in letter_ids if one]
+        if event_id:
+            names.append(("event", event_id))
+        if message_id and (not event_id or was_none):
+            names.append(("message", message_id, sender_id or ""))
+        known = list({id(one): one for name in names if (one := self._by_name.get(name))}.values())
+        story = known[0] if known else Story()
+        if not known:
+            self.stories.append(story)
+        for other in known[1:]:
+            self._put_together(story, other)
+        self._by_name |= dict.fromkeys(names, story)
+        story.event_id = story.event_id or event_id
+        story.message_id = story.message_id or message_id or None
+        story.sender_id = story.sender_id or sender_id or None
+        return story
+
+    def _put_together(self, story: Story, other: Story) -> None:
+        self.stories.remove(other)
+        story.outcomes += other.outcomes
+        story.letters += other.letters
+        story.document = story.document or other.document
+        story.anchors = story.anchors or other.anchors
+        story.event_id = story.event_id or other.event_id
+        for name, one in self._by_name.items():
+            if one is other:
+                self._by_name[name] = story
 
 
 def _content(letter: LetterRecord) -> tuple[str | None, Anchors | None]:
@@ -223,15 +262,20 @@ def _content(letter: LetterRecord) -> tuple[str | None, Anchors | None]:
         received_at=letter.first_seen,
         max_bytes=_LARGEST_LETTER,
         content_encoding=dict(letter.properties).get("content_encoding"),
-        idempotency_key=_header(letter, contract.IDEMPOTENCY_KEY),
+        idempotency_key=letter.idempotency_key or None,
     )
     if not isinstance(message, CimMessage):
         return None, None
     return message.event_id, Anchors(message.conversation_id, message.channel_session_id, message.customer_id)
 
 
-def _header(letter: LetterRecord, name: str) -> str | None:
-    return dict(letter.headers).get(name)
+def _life(letter: LetterRecord) -> str:
+    """Return what became of a letter last."""
+    by = f", by job {letter.job_id}" if letter.job_id else ""
+    ended = f": its replay was {letter.outcome}" if letter.outcome and letter.status == Status.SETTLED else ""
+    became = f"; its replay is the letter {letter.successor}" if letter.successor else ""
+    why = f": {letter.reason}" if letter.reason else ""
+    return f"the letter {letter.id} became {letter.status.replace('_', ' ')}{ended}{became}{why}{by}"
 
 
 def place(story: Story, known: Lookup) -> None:

@@ -39,7 +39,7 @@ def outcome_in_words(entry: Entry) -> str:
     if entry.reason is not None:
         words += f" ({entry.reason}: {reason_in_words(entry.reason)})"
     if entry.code is not None:
-        words += f" ({entry.code}: {code_in_words(entry.code)})"
+        words += f" ({entry.code}: {code_in_words(entry.code).removesuffix('.')})"
     return words
 
 

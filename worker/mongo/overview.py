@@ -28,20 +28,23 @@ class Overview:
 
     async def letters(self, since: int) -> LetterSummary:
         """Return how many letters are open, of how many causes, how old they are, and how many died since *since*."""
-        group = {
-            "_id": "$fingerprint",
-            "letters": {"$sum": 1},
-            "oldest": {"$min": "$firstSeen"},
-        }
-        async with self._store.operation():
-            cursor = await self._letters.aggregate([{"$match": {"status": OPEN}}, {"$group": group}])
-            causes = await cursor.to_list()
-        async with self._store.operation():
-            new = await self._letters.count_documents({"status": OPEN, "lastSeen": {"$gte": since}})
+        causes = await self._count({"status": OPEN}, "$fingerprint", {"oldest": {"$min": "$firstSeen"}})
+        new = await self._count({"status": OPEN, "lastSeen": {"$gte": since}}, "$status", {})
         oldest = min((one["oldest"] for one in causes if one["oldest"]), default=None)
-        return LetterSummary(sum(one["letters"] for one in causes), len(causes), oldest, new)
+        return LetterSummary(_sum(causes), len(causes), oldest, _sum(new))
 
     async def pools(self) -> Sequence[Document]:
         """Return the last report of each pool."""
         async with self._store.operation():
             return await self._pools.find({}).limit(_MOST_POOLS).to_list()
+
+    async def _count(self, query: Document, field: str, more: Document) -> Sequence[Document]:
+        """Count letters by a field: on the embedded store a count of its own takes twenty times as long."""
+        group: Document = {"_id": field, "letters": {"$sum": 1}, **more}
+        async with self._store.operation():
+            cursor = await self._letters.aggregate([{"$match": query}, {"$group": group}])
+            return await cursor.to_list()
+
+
+def _sum(groups: Sequence[Document]) -> int:
+    return sum(one["letters"] for one in groups)

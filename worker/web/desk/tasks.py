@@ -75,7 +75,7 @@ class Tasks:
         self._tasks[task.id] = task
         running = asyncio.create_task(self._run(task, work), name=f"desk {task.kind}")
         self._running[running] = task
-        running.add_done_callback(lambda done: self._running.pop(done, None))
+        running.add_done_callback(self._ended)
         return task
 
     def get(self, task_id: str) -> Task | None:
@@ -109,7 +109,9 @@ class Tasks:
             task.problem = why_not(error)
         except Exception as error:  # noqa: BLE001 - a bug ends this task and is shown; the page goes on
             task.problem = classify(error).detail
-        finally:
-            task.is_running = False
-            task.took = time.monotonic() - task.began
-            self._on_end()
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        task = self._running.pop(running)
+        task.is_running = False
+        task.took = time.monotonic() - task.began
+        self._on_end()

@@ -1,0 +1,202 @@
+"""The desk's page without a server: what of a message is shown, who is let in, and answers that are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.requests import Request
+
+from tests.support.deliveries import FakeDelivery
+from worker.dead_letters.reading import read_letter
+from worker.desk.errors import DeskError
+from worker.web.desk.asked import split
+from worker.web.desk.door import VISIT, Caller, Door, DoorError, read_tokens
+from worker.web.desk.fresh import Fresh
+from worker.web.desk.payload import hints, payload, problems
+from worker.web.desk.render import Page, render
+from worker.web.desk.tasks import Task, Tasks
+
+if TYPE_CHECKING:
+    from worker.web.desk.payload import Payload
+
+MESSAGE = {
+    "id": "m",
+    "header": {"sender": {"id": "s", "type": "APP"}, "customer": {"id": "u"}},
+    "body": {"type": "PLAIN"},
+}
+
+
+def shown(document: object, *pointers: str, reveal: bool = True) -> Payload:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return payload(body, pointers, reveal=reveal)
+
+
+def marked(found: Payload) -> list[str]:
+    return [line.text.strip() for line in found.lines if line.mark == "fault"]
+
+
+@pytest.mark.parametrize(
+    ("pointer", "line"),
+    [
+        ("/header/customer/id", '"id": "u"'),
+        ("/header/customer/_id", '"customer": {'),
+        ("/header/nothing/here", '"header": {'),
+        ("", "{"),
+        ("/body", '"body": {'),
+    ],
+)
+def test_the_place_at_fault_is_marked_and_what_is_missing_where_it_should_be(pointer: str, line: str) -> None:
+    assert marked(shown(MESSAGE, pointer)) == [line]
+
+
+def test_names_with_slashes_and_list_places_are_found() -> None:
+    assert marked(shown({"a/b": [{"c~d": 1}, 2]}, "/a~1b/0/c~0d", "/a~1b/1")) == ['"c~d": 1', "2"]
+
+
+def test_what_is_shown_is_bounded_and_what_is_no_json_is_text() -> None:
+    assert shown({str(number): number for number in range(5000)}).is_cut
+    assert len(shown({"x": "y" * 100_000}).lines[1].text) < 3000
+    assert "deep" not in str(shown(b"[" * 100_000 + b"]" * 100_000).lines)
+    assert shown(b"\xff\x00", reveal=False).lines[0].text == "2 bytes that are no JSON"
+    assert "\x1b" not in shown(b"\x1b[2J", reveal=True).lines[0].text
+
+
+def test_values_are_masked_and_problems_name_kinds_only() -> None:
+    secret = {**MESSAGE, "body": {"type": "PLAIN", "markdownText": "4111 1111"}}
+    body = json.dumps(secret).encode()
+    assert "4111" not in str(shown(secret, reveal=False).lines)
+    letter = read_letter(FakeDelivery(body), recorded_at=1)
+    assert "4111" not in str(problems(letter, body))
+    (hint,) = hints(body, now=1)
+    assert (hint.where, hint.rename) == ("header.customer.id", "header.customer.id=header.customer._id")
+
+
+def test_templates_escape_everything_and_leave_out_what_is_not_visible() -> None:
+    page = Page("problem.html", "<b>\u202e", problem="<script>alert(1)</script>")
+    caller = Caller('"><script>', may_change=True)
+    html = render(page, caller=caller, form='"', can_go_out=True, read_only=False).decode()
+    assert "<script>alert" not in html
+    assert '"><script>' not in html
+    assert "\u202e" not in html
+
+
+def request(host: str = "localhost:9465", client: str = "127.0.0.1", **headers: str) -> Request:
+    sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in {"host": host, **headers}.items()]
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": sent, "client": (client, 1), "scheme": "http"}
+    return Request({**scope, "query_string": b"", "server": ("127.0.0.1", 9465)})
+
+
+def door(user: str | None = "me", header: str | None = None) -> Door:
+    return Door(user, {}, header, ("10.0.0.0/8",), frozenset({"localhost", "127.0.0.1", "::1"}))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_meant"),
+    [("localhost:9465", True), ("[::1]:1", True), ("evil.example:9465", False), ("", False), ("[", False)],
+)
+def test_on_loopback_only_its_names_are_answered(host: str, is_meant: bool) -> None:  # noqa: FBT001 - a parameter
+    assert door().is_meant(request(host)) is is_meant
+    assert door(user=None).is_meant(request(host))
+
+
+def test_the_header_of_a_proxy_is_believed_only_from_it() -> None:
+    guarded = door(user=None, header="X-User")
+    assert guarded.caller(request(client="10.1.2.3", x_user="anna")) == Caller("anna", may_change=True)
+    assert guarded.caller(request(client="11.1.2.3", x_user="anna")) is None
+    assert guarded.caller(request(client="10.1.2.3", x_user=" ")) is None
+    assert guarded.caller(request(client="unknown", x_user="anna")) is None
+
+
+def test_a_form_is_ours_only_with_its_value_in_its_browser_from_our_site() -> None:
+    ours = door()
+    value = ours.form_value("visit")
+    cookie = f"{VISIT}=visit"
+    assert ours.is_ours(request(cookie=cookie), value)
+    assert ours.is_ours(request(cookie=cookie, origin="http://localhost:9465"), value)
+    assert not ours.is_ours(request(cookie=cookie, origin="null"), value)
+    assert not ours.is_ours(request(cookie=cookie, sec_fetch_site="same-site"), value)
+    assert not ours.is_ours(request(cookie=f"{VISIT}=other"), value)
+    assert not ours.is_ours(request(), ours.form_value(""))
+    assert not door().is_ours(request(cookie=cookie), value)  # another process
+
+
+def test_a_token_file_that_is_wrong_is_refused_without_repeating_a_token(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    for content in (
+        "",
+        "# nobody\n",
+        "anna tooshort\n",
+        "anna 12345678901234567890 writer\n",
+        "12345678901234567890\n",
+    ):
+        file.write_text(content)
+        with pytest.raises(DoorError) as refused:
+            read_tokens(file)
+        assert "1234567890" not in str(refused.value)
+    with pytest.raises(DoorError, match="cannot be read"):
+        read_tokens(Path("/nowhere"))
+
+
+def test_a_filter_with_a_quote_that_does_not_end_is_refused() -> None:
+    assert split("--where 'body.type=A B'") == ["--where", "body.type=A B"]
+    with pytest.raises(DeskError, match="quote"):
+        split("--where 'body")
+
+
+async def test_many_who_ask_for_the_same_share_one_answer_until_it_is_forgotten() -> None:
+    fresh, made = Fresh(), []
+
+    async def make() -> int:
+        made.append(1)
+        await asyncio.sleep(0)
+        return len(made)
+
+    assert await asyncio.gather(*(fresh.get("key", 60, make) for _ in range(5))) == [1] * 5
+    assert await fresh.get("key", 60, make) == 1
+    fresh.clear()
+    assert await fresh.get("key", 60, make) == 2
+
+
+async def test_a_failed_answer_is_not_kept() -> None:
+    fresh = Fresh()
+
+    async def fail() -> int:
+        raise OSError
+
+    async def work() -> int:
+        return 7
+
+    with pytest.raises(OSError):  # noqa: PT011 - its type is all it has
+        await fresh.get("key", 60, fail)
+    assert await fresh.get("key", 60, work) == 7
+
+
+async def test_too_many_operations_are_refused_and_the_end_of_the_server_stops_those_that_run() -> None:
+    tasks = Tasks(on_end=lambda: None)
+
+    async def wait(task: Task) -> str:
+        await task.stop.wait()
+        return "stopped in order"
+
+    started = [tasks.start(Task("replay", "r", "c", {}, can_stop=True), wait) for _ in range(8)]
+    with pytest.raises(DeskError, match="8 operations run already"):
+        tasks.start(Task("plan", "p", "c", {}), wait)
+    await tasks.close(5)
+    assert {task.result for task in started} == {"stopped in order"}
+    assert not tasks.running()
+
+
+async def test_a_bug_in_an_operation_is_shown_and_ends_it_alone() -> None:
+    tasks = Tasks(on_end=lambda: None)
+
+    async def fail(_: Task) -> None:
+        raise KeyError
+
+    task = tasks.start(Task("plan", "p", "c", {}, can_stop=True), fail)
+    await tasks.close(5)
+    assert not tasks.running()
+    assert "KeyError" in task.problem
