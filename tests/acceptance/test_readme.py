@@ -73,4 +73,8 @@ def test_the_worker_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "externally-managed" not in finished.stderr
     assert finished.stdout.splitlines()[-1].startswith("cim-worker ")
-    assert (home / "cim-worker" / "bin" / "cim-worker").exists()
+    command = home / "cim-worker" / "bin" / "cim-worker"
+    subprocess.run([command, "schemas", "--output", tmp_path / "contract"], cwd=home, check=True, capture_output=True)
+    written = {file.name: file.read_bytes() for file in (tmp_path / "contract").iterdir()}
+    assert written == {name: (ROOT / "schemas" / name).read_bytes() for name in written}, "made by the installed code"
+    assert len(written) > 10

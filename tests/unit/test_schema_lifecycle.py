@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.from_schema import Schema, changed
+from tests.support.from_schema import VALUES, Schema, changed
 from worker.cim import Rejected
 from worker.codes import Code
 from worker.conversations.lifecycle import LifecycleChange, parse_lifecycle
@@ -39,6 +39,21 @@ def test_every_example_is_valid_and_taken(file: Path) -> None:
     event = json.loads(file.read_bytes())
     assert SCHEMA.errors(event) == []
     assert isinstance(judge(event), LifecycleChange)
+
+
+@pytest.mark.parametrize(
+    "path", ["timestamp", "conversationId", "data/id", "data/state", "data/customer", "data", "name"]
+)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_they_agree_on_every_odd_value(file: Path, path: str) -> None:
+    *parents, last = path.split("/")
+    events = [json.loads(file.read_bytes()) for _ in VALUES]
+    for event, value in zip(events, VALUES, strict=True):
+        place = event
+        for part in parents:
+            place = place[part]
+        place[last] = value
+    assert [(judge(one), SCHEMA.errors(one), one) for one in events if not agree(one)] == []
 
 
 @MANY

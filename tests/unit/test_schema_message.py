@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.examples import judge
-from tests.support.from_schema import Schema, changed
+from tests.support.examples import judge, spoilt
+from tests.support.from_schema import VALUES, Schema, changed
 from worker.cim import CimMessage
 from worker.cim.ids import MAX_ID_BYTES
+from worker.cim.rules import BLANK, NOT_BLANK
 from worker.codes import Code
 from worker.schemas.message import message_schema
 
@@ -47,6 +49,25 @@ def _characters_suffice(message: Any, pointer: str) -> bool:
 def test_schema_and_worker_agree_on_every_example_and_case(file: Path) -> None:
     message = json.loads(file.read_bytes())
     assert SCHEMA.accepts(message) is isinstance(judge(message), CimMessage)
+
+
+def test_blank_means_the_same_to_patterns_and_to_python() -> None:
+    characters = [chr(number) for number in range(0x3001)]
+    assert [one for one in characters if bool(re.search(BLANK, one)) is bool(one.strip())] == []
+    assert [one for one in characters if bool(re.search(NOT_BLANK, one)) is not bool(one.strip())] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("id", "header/sender/id", "header/sender/type", "header/timestamp", "header/conversationId", "header/roomId"),
+        *("header/channelSessionId", "header/customer/_id", "header/channelData/requestPriority", "body/type"),
+    ],
+)
+def test_they_agree_on_every_odd_value_where_a_rule_is_more_than_a_type(path: str) -> None:
+    messages = [spoilt(path, value) for value in VALUES]
+    assert [(judge(one), SCHEMA.errors(one)) for one in messages if not agree(one)] == []
+    assert len({SCHEMA.accepts(one) for one in messages}) == 2, "some are taken, and some are not"
 
 
 @MANY
