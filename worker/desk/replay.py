@@ -185,19 +185,31 @@ async def resume(
     """Go on with a job that was interrupted, stopped or cancelled. Raises `DeskError` for one that runs or is done.
 
     Letters that were claimed and whose confirm is not known are looked up in store, journal and dead letters first, and
-    are sent again with the same id where none of them knows it.
+    are sent again with the same id where none of them knows it. Of a job that is done, missing outcomes are looked up.
     """
     desk.check_may_change("", needs_reason=False)
     document = await jobs.job(desk, job_id)
     if document["kind"] != "replay":
         raise usage(f"{job_id} is a {document['kind']}, not a replay: there is nothing to resume")
-    if document["state"] in {"running", "done"}:
-        raise rejected(f"job {job_id} is {document['state']}: there is nothing to resume")
     action = Action(desk, document)
+    if document["state"] == "done":
+        return await _look_up(desk, journal, action)
+    if document["state"] == "running":
+        raise rejected(f"job {job_id} is running: stop it first with `cim-worker dead-letters jobs cancel {job_id}`")
     who, process = str(desk.who), desk.process
     await action.flush(state="running", why="", endedAt=None, cancelledBy="", resumedBy=who, process=process)
     job = _Job(desk, publisher, journal, action, Options.of(document), control or Control())
     return await job.run(jobs.filter_of(document, desk.clock.now_ms()).of_status(Status.OPEN), again=True)
+
+
+async def _look_up(desk: Desk, journal: ReplayOutcomes | None, action: Action) -> Action:
+    """Find the outcomes that the letters of a job that is done do not say. Raises `DeskError` when they say all."""
+    query = {"jobId": action.id, "status": Status.REPLAYED.value}
+    if not await desk.letters.counts(query, "status"):
+        raise rejected(f"job {action.id} is done: there is nothing to resume")
+    await refresh(desk, journal, query)
+    await action.end(outcomes=await desk.letters.counts({"jobId": action.id}, "status"))
+    return action
 
 
 def parse_ramp(text: str) -> tuple[int, ...]:

@@ -263,7 +263,9 @@ def _print_details(told: Details, *, reveal: bool) -> None:
     if len(told.lineage) > 1:
         chain = " -> ".join(f"{one.id} ({one.status})" for one in told.lineage)
         print_line(f"  lineage     {chain}")
-    print_line(f"  replayed now: {forecast_sentence(told.forecast)}")
+    print_line(f"  replayed now {forecast_sentence(told.forecast)}")
+    if letter.message_id:
+        print_line(f"  every attempt and outcome: cim-worker explain {letter.message_id}")
     print_line()
     shown = "values shown, which is in the audit" if reveal else "values masked; --reveal shows them and is audited"
     print_line(f"payload, {counted(len(letter.body), 'byte')} ({shown}):")
