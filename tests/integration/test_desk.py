@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,8 @@ from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.plan import plan
 from worker.desk.query import count
-from worker.desk.replay import Allowed, Control, Options, replay, resume
+from worker.desk.replay import Allowed, Control, Interrupted, Options, replay, resume
+from worker.failure import StoreUnavailable, store_silent
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
@@ -30,12 +32,13 @@ from worker.ports import Confirmation
 from worker.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from tests.services.services import Store
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.desk import Desk
     from worker.desk.filter import Filter
+    from worker.desk.ports import Change, Query
     from worker.mongo.client import Store as OpenStore
     from worker.ports import Outgoing
 
@@ -241,6 +244,42 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
     }
     assert found["died"].successor == successor.id
     assert looked_up.document["outcomes"] == {"settled": 3, "died_again": 1}
+
+
+class Failing(LetterCollection):
+    """Letters in a store that goes away after so many changes."""
+
+    def __init__(self, store: OpenStore, changes: int) -> None:
+        super().__init__(store)
+        self.left = changes
+
+    async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreUnavailable(store_silent())
+        return await super().change(ids, guard, change)
+
+
+async def test_a_store_that_goes_away_in_the_middle_leaves_a_job_that_says_what_was_sent_and_can_be_resumed(
+    store: Store, database: str
+) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(6)])
+        publisher = FakePublisher()
+        failing = replace(desk, letters=Failing(connected, 3))  # claimed and marked; claimed
+        with pytest.raises(Interrupted) as raised:
+            await replay(failing, publisher, None, everything(), "r", Options(rate=8, wait_seconds=0))
+        job = raised.value.action
+        assert (job.document["state"], job.counts) == ("interrupted", {"sent": 4})
+        assert await desk.letters.counts({}, "status") == {"replayed": 2, "sending": 2, "open": 2}
+
+        await desk.actions.update(job.id, {"updatedAt": 0})
+        done = await resume(desk, publisher, None, job.id)
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 6}
+    names = [json.loads(one.body)["id"] for one in publisher.taken]
+    assert (done.document["state"], len(set(names))) == ("done", 6)
+    assert len(names) == 8  # the two whose marking failed went again, with the same id
 
 
 async def test_live_traffic_that_lags_and_a_colleague_end_a_replay(store: Store, database: str) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 QUEUE = "cim.dead-letters"
 
 
-def recorder(bench: Workbench, letters: LetterStore, interval_ms: int = 50) -> DeadLetterRecorder:
+def recorder(bench: Workbench, letters: LetterStore, interval_ms: int = 50, **options: Any) -> DeadLetterRecorder:
     return DeadLetterRecorder(
         open_queue=lambda: Consumer.open(bench.connection, QUEUE, time.monotonic),
         letters=letters,
@@ -43,6 +43,7 @@ def recorder(bench: Workbench, letters: LetterStore, interval_ms: int = 50) -> D
         clock=bench.clock,
         reporter=bench.reported,
         new_id=bench.new_id,
+        **options,
     )
 
 
@@ -90,6 +91,22 @@ async def test_letters_of_all_kinds_are_recorded_once_and_leave_the_queue(
     assert {one["code"] for one in found} == {"wrong_type", "foreign_letter"}
     assert {one["status"] for one in found} == {"open"}
     assert depth(vhost_url, QUEUE) == 0
+
+
+async def test_at_its_limit_the_recorder_leaves_letters_in_their_queue_and_says_so(
+    vhost_url: str, store: Store, database: str
+) -> None:
+    async with workbench(vhost_url, store.uri, database) as bench:
+        letters = DeadLetterStore(bench.store)
+        await put_ours(bench, b"one", b"two")
+        async with running(recorder(bench, letters, count_letters=letters.count, max_letters=2).run()):
+            await eventually_async(lambda: len(recorded(store, database)) == 2)
+            await put_ours(bench, b"three")
+            await eventually_async(lambda: bench.reported.warnings)
+            assert bench.reported.warnings == [("letters_full", {"letters": 2, "limit": 2})]
+            await eventually_async(lambda: depth(vhost_url, QUEUE) == 1)
+            await bench.store.collection("dead_letters").delete_many({})
+            await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
 
 
 async def test_a_letter_larger_than_a_document_is_parked_and_listed(

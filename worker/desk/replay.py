@@ -457,7 +457,9 @@ class _Job:
                 await refresh(self._desk, self._journal, {"jobId": self._action.id, "status": Status.REPLAYED.value})
                 left = (await self._statuses()).get(Status.REPLAYED.value, 0)
                 if left and needed:
-                    hint = "they are retried or wait, or no worker runs: see `cim-worker status`"
+                    hint = (
+                        "they are retried or wait, no worker runs, or none trusts this broker user (CIM_TRUSTED_USERS)"
+                    )
                     text = f"{left} of the letters sent have no outcome after {self._options.wait_seconds:g} s: {hint}"
                     raise _Stop(jobs.STOPPED, text)
                 return
