@@ -74,9 +74,10 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
     """
     counted = await (_counted(desk, chosen) if chosen.where else desk.letters.groups(chosen.query()))
     counted = [one for one in counted if one.fingerprint]
-    known = await desk.letters.first_seen()
-    handles = shortest_handles({*known, *(one.fingerprint for one in counted)})
+    handles = shortest_handles({*(await _causes(desk)), *(one.fingerprint for one in counted)})
     now = desk.clock.now_ms()
+    looks_new = any(one.first_seen > now - NEW_MS for one in counted)
+    known = await desk.letters.first_seen() if looks_new else {}
     recent: Mapping[str, int] = {}
     if any(one.last_seen > now - _HOUR_MS for one in counted) and not chosen.where:
         since = max(now - _HOUR_MS, chosen.since or 0)
@@ -144,7 +145,7 @@ async def resolve(desk: Desk, names: Sequence[str], chosen: Filter) -> Filter:
     groups_given = [value for name, values in chosen.equal if name == "group" for value in values]
     if not names and not groups_given:
         return chosen
-    known = await desk.letters.first_seen()
+    known = await _causes(desk)
     letters = tuple(name for name in names if len(name) == _LETTER_DIGITS)
     causes = [_one_cause(name, known) for name in (*names, *groups_given) if name not in letters]
     if letters and causes:
@@ -158,7 +159,7 @@ async def one(desk: Desk, name: str) -> LetterRecord:
     """Return the letter of an id, or the newest letter of a cause (open ones before others). Raises `DeskError`."""
     if len(name) == _LETTER_DIGITS and _HEX.fullmatch(name):
         return await get(desk, name)
-    fingerprint = _one_cause(name, await desk.letters.first_seen())
+    fingerprint = _one_cause(name, await _causes(desk))
     for query in ({"fingerprint": fingerprint, "status": Status.OPEN.value}, {"fingerprint": fingerprint}):
         newest = await desk.letters.latest(query, 1)
         if newest:
@@ -188,6 +189,11 @@ def _common(left: str, right: str) -> int:
     return next(
         (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
     )
+
+
+async def _causes(desk: Desk) -> Collection[str]:
+    """Return the fingerprint of every cause, of letters of any status."""
+    return [one for one in await desk.letters.counts({}, "fingerprint") if one]
 
 
 def _one_cause(name: str, known: Collection[str]) -> str:
