@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -63,7 +63,8 @@ class Settings(BaseSettings):
 
     rabbitmq_url: SecretStr = Field(
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
-        description="Broker address, amqp:// or amqps://, with user, password and virtual host.",
+        description="Broker address, amqp:// or amqps://, with user, password and virtual host. Several,"
+        " comma separated, are the nodes of one cluster.",
     )
     rabbitmq_ca_file: str | None = Field(
         default=None, description="PEM file with the authorities to trust for amqps:// (default: the system's)."
@@ -292,7 +293,7 @@ class Settings(BaseSettings):
     @field_validator("rabbitmq_url")
     @classmethod
     def _amqp_url(cls, value: SecretStr) -> SecretStr:
-        return _checked_url(value, ("amqp", "amqps"))
+        return _checked_brokers(value)
 
     @field_validator("rabbitmq_management_url")
     @classmethod
@@ -470,7 +471,14 @@ def misspelt_variables() -> dict[str, str]:
 
 def address(url: SecretStr | str) -> str:
     """Return host and port of a URL, never user or password: for people and logs."""
-    parts = urlsplit(url.get_secret_value() if isinstance(url, SecretStr) else url)
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    if text.startswith("amqp"):
+        return ", ".join(map(_address, text.split(",")))
+    return _address(text)
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
     hosts = parts.netloc.rpartition("@")[2]
     default = _DEFAULT_PORTS.get(parts.scheme)
     return hosts if default is None or parts.port is not None else f"{hosts}:{default}"
@@ -478,18 +486,28 @@ def address(url: SecretStr | str) -> str:
 
 def url_without_credentials(url: SecretStr) -> str:
     """Return scheme, hosts and path of a URL, for people: a value one can set. Options may be secret: left out."""
-    parts = urlsplit(url.get_secret_value())
-    return f"{parts.scheme}://{address(url)}{parts.path or '/'}"
+    text = url.get_secret_value()
+    return ",".join(map(_without_credentials, text.split(",") if text.startswith("amqp") else [text]))
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{_address(url)}{parts.path or '/'}"
 
 
 def virtual_host(url: SecretStr) -> str:
     """Return the virtual host of a broker URL; RabbitMQ's default is /."""
-    return unquote(urlsplit(url.get_secret_value()).path[1:]) or "/"
+    return unquote(_first(url).path[1:]) or "/"
 
 
 def user_name(url: SecretStr) -> str:
     """Return the user of a broker URL; RabbitMQ's default is guest."""
-    return unquote(urlsplit(url.get_secret_value()).username or "guest")
+    return unquote(_first(url).username or "guest")
+
+
+def _first(url: SecretStr) -> SplitResult:
+    """Return the first of the nodes of a broker; user and virtual host are the same for all."""
+    return urlsplit(url.get_secret_value().partition(",")[0])
 
 
 def _problem_lines(error: ValidationError) -> list[str]:
@@ -498,6 +516,21 @@ def _problem_lines(error: ValidationError) -> list[str]:
         name = ENV_PREFIX + str(item["loc"][0]).upper() if item["loc"] else "settings"
         lines.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
     return lines
+
+
+def _checked_brokers(value: SecretStr) -> SecretStr:
+    """Return the addresses in *value*, comma separated without blanks: nodes of one cluster. Raises ValueError."""
+    urls = [SecretStr(url.strip()) for url in re.split(r",(?=\s*amqps?://)", value.get_secret_value())]
+    if len(urls) == 1 and "," not in urls[0].get_secret_value():
+        return _checked_url(value, ("amqp", "amqps"))
+    if any("," in url.get_secret_value() for url in urls):
+        msg = "several addresses are whole URLs, amqp://…,amqp://…; a comma inside one is written %2C"
+        raise ValueError(msg)
+    checked = [_checked_url(url, ("amqp", "amqps")) for url in urls]
+    if len({(user_name(url), virtual_host(url)) for url in checked}) > 1:
+        msg = "several addresses are nodes of one cluster: all need the same user and the same virtual host"
+        raise ValueError(msg)
+    return SecretStr(",".join(url.get_secret_value() for url in checked))
 
 
 def _checked_url(value: SecretStr, schemes: tuple[str, ...]) -> SecretStr:

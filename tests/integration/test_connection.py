@@ -46,6 +46,24 @@ async def refusal(url: str, **options: object) -> BrokerError:
     return caught.value
 
 
+async def test_of_several_nodes_one_that_answers_is_enough_whichever_is_tried_first(vhost_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen, socket.create_server(("127.0.0.1", 0)) as gone:
+        silent, refused = (f"amqp://guest:guest@127.0.0.1:{one.getsockname()[1]}/" for one in (frozen, gone))
+        gone.close()
+        for _ in range(6):
+            connection = await Connection.open(f"{silent},{refused},{vhost_url}", name="test", timeout_seconds=3)
+            assert connection.is_open
+            await connection.close()
+
+
+async def test_when_no_node_answers_the_whole_limit_is_kept() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        url = f"amqp://guest:guest@127.0.0.1:{frozen.getsockname()[1]}/"
+        started = time.monotonic()
+        assert isinstance(await refusal(f"{url},{url}", timeout_seconds=1), BrokerUnreachable)
+        assert 0.9 < time.monotonic() - started < 3
+
+
 async def test_an_open_connection_knows_its_broker_and_closes_politely(vhost_url: str) -> None:
     async with connected(vhost_url) as connection:
         assert connection.is_open

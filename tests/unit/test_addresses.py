@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
 from worker.mongo.client import redacted
-from worker.settings import ConfigurationError, Settings, address, load_settings, url_without_credentials, user_name
+from worker.settings import (
+    ConfigurationError,
+    Settings,
+    address,
+    load_settings,
+    url_without_credentials,
+    user_name,
+    virtual_host,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,3 +148,34 @@ def test_a_name_that_is_no_databases_is_refused_at_start(name: str) -> None:
 @pytest.mark.parametrize("name", ["conversation-manager_db", "x" * 63, "données"])
 def test_a_databases_name_is_taken(name: str) -> None:
     assert load_settings(mongodb_database=name).mongodb_database == name
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("amqp://me:pw@a/v, amqp://me:pw@b:5673/v", "amqp://me:pw@a/v,amqp://me:pw@b:5673/v"),
+        ("amqps://me:pw@a/v,amqp://me:other@b/v", "amqps://me:pw@a/v,amqp://me:other@b/v"),
+    ],
+)
+def test_several_addresses_of_a_broker_are_nodes_of_one_cluster(value: str, kept: str) -> None:
+    settings = load_settings(rabbitmq_url=value)
+    assert settings.rabbitmq_url.get_secret_value() == kept
+    assert (user_name(settings.rabbitmq_url), virtual_host(settings.rabbitmq_url)) == ("me", "v")
+    assert address(settings.rabbitmq_url) in {"a:5672, b:5673", "a:5671, b:5672"}
+    assert "pw" not in url_without_credentials(settings.rabbitmq_url)
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("amqp://me:pw@a,b/", "whole URLs"),
+        ("amqp://me:p,w@a/", "%2C"),
+        ("amqp://me:pw@a/,amqp://you:pw@b/", "same user"),
+        ("amqp://me:pw@a/x,amqp://me:pw@b/y", "same virtual host"),
+        ("amqp://me:pw@a/,amqp://", "names a host"),
+    ],
+)
+def test_addresses_that_are_no_nodes_of_one_cluster_are_refused_with_the_fix(value: str, fix: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^CIM_RABBITMQ_URL: .*{fix}") as caught:
+        load_settings(rabbitmq_url=value)
+    assert "pw" not in str(caught.value)

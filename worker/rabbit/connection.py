@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
     from pika.channel import Channel as PikaChannel
 
+_LEAST_SECONDS = 0.1
 _CHANNELS = 16
 """Channels that one of our connections may need, with room to spare."""
 
@@ -66,7 +68,9 @@ class Connection:
         """Open a connection.
 
         Args:
-            url: amqp:// or amqps:// address; certificates and host names are checked for amqps.
+            url: amqp:// or amqps:// address; certificates and host names are checked for amqps. Several, comma
+                separated, are nodes of one cluster: they are tried in a random order, each with its share of the time
+                that is left, so that one that is frozen does not hide the others.
             name: shown in the broker's connection list.
             heartbeat_seconds: heartbeat interval offered to the broker.
             ca_file: PEM file of trusted authorities; None means the system's.
@@ -78,6 +82,20 @@ class Connection:
             BrokerUnreachable: nobody answers, or TLS fails.
             AccessRefused: credentials or virtual host refused, or the address cannot be used.
         """
+        urls = url.split(",")
+        random.shuffle(urls)
+        ends_at = asyncio.get_running_loop().time() + timeout_seconds
+        while True:
+            share = max(_LEAST_SECONDS, ends_at - asyncio.get_running_loop().time()) / len(urls)
+            try:
+                parameters = _parameters(urls.pop(), name, heartbeat_seconds, ca_file, share)
+                return await cls._open(parameters, share, max_bytes_in_hand)
+            except BrokerUnreachable:
+                if not urls:
+                    raise
+
+    @classmethod
+    async def _open(cls, parameters: pika.URLParameters, timeout_seconds: float, max_bytes_in_hand: int | None) -> Self:
         opened: asyncio.Future[FramingConnection] = asyncio.get_running_loop().create_future()
         self: list[Connection] = []
 
@@ -86,7 +104,7 @@ class Connection:
                 self[0]._end(reason)  # noqa: SLF001 - the callback belongs to the class
 
         raw = FramingConnection(
-            _parameters(url, name, heartbeat_seconds, ca_file, timeout_seconds),
+            parameters,
             on_open_callback=lambda connection: _resolve(opened, connection),
             on_open_error_callback=lambda closed, error: _fail(opened, _opening_error(error, closed.closed_by_broker)),
             on_close_callback=on_close,
@@ -96,7 +114,7 @@ class Connection:
                 await opened
         except TimeoutError:
             _abandon(raw)
-            msg = f"no answer within {timeout_seconds:g} s"
+            msg = f"no answer within {round(timeout_seconds, 1):g} s"
             raise BrokerUnreachable(msg) from None
         except BaseException:
             if opened.cancelled() or not opened.done():
