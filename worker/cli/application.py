@@ -12,6 +12,7 @@ from worker.cli import (
     dead_letters,
     demo,
     desk,
+    doctor,
     explain,
     pause,
     publish,
@@ -59,6 +60,7 @@ def _options(
 run.add_to(app)
 status.add_to(app)
 pause.add_to(app)
+doctor.add_to(app)
 topology.add_to(app)
 store.add_to(app)
 conversations.add_to(app)

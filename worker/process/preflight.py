@@ -10,7 +10,7 @@ from worker.failure import OperatorFault
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
 from worker.process.app import new_id
-from worker.rabbit.errors import AccessRefused, TopologyMismatch
+from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed, TopologyMismatch
 from worker.rabbit.hazards import hazards
 from worker.rabbit.management import Management, ManagementUnavailable
 from worker.rabbit.probing import try_bind, try_configure, try_consume, try_publish
@@ -76,18 +76,33 @@ async def check_rights(consuming: Connection, publishing: Connection, settings: 
     A refusal later would hand deliveries back with every new session, and each return counts towards their limit.
     Raises `AccessRefused` with all that is refused.
     """
+    refused = await missing_rights(consuming, publishing, settings)
+    if refused:
+        user = user_name(settings.rabbitmq_url)
+        msg = f"the user {user} may not {', nor '.join(refused)}: deploy/README.md lists the rights of each user"
+        raise AccessRefused(msg)
+
+
+async def missing_rights(
+    consuming: Connection, publishing: Connection, settings: Settings, *, skip_missing: bool = False
+) -> list[str]:
+    """Return each right the work needs and we do not have, as an operator would say it.
+
+    What does not exist raises `ChannelClosed`, unless that is to be skipped.
+    """
     probes = _rights(consuming, publishing, settings)
     answers = await asyncio.gather(*probes.values(), return_exceptions=True)
     refused = []
     for right, answer in zip(probes, answers, strict=True):
         if isinstance(answer, AccessRefused):
             refused.append(right)
-        elif isinstance(answer, BaseException):
+        elif isinstance(answer, BaseException) and not (skip_missing and _is_missing(answer)):
             raise answer
-    if refused:
-        user = user_name(settings.rabbitmq_url)
-        msg = f"the user {user} may not {', nor '.join(refused)}: deploy/README.md lists the rights of each user"
-        raise AccessRefused(msg)
+    return refused
+
+
+def _is_missing(answer: BaseException) -> bool:
+    return isinstance(answer, ChannelClosed) and answer.reply_code == NOT_FOUND
 
 
 def _rights(

@@ -134,6 +134,11 @@ class Connection:
         return not self.closed.done() and self._raw.is_open
 
     @property
+    def heartbeat_seconds(self) -> int:
+        """The interval of heartbeats that both sides agreed on; 0: none."""
+        return int(self._raw.params.heartbeat or 0)
+
+    @property
     def server_version(self) -> tuple[int, ...]:
         """The broker's version, from its own words; (0,) if it does not say."""
         version = str((self._raw.server_properties or {}).get("version", "0"))

@@ -71,6 +71,24 @@ class Management:
         exchanges = await self._get(f"exchanges/{self._vhost}?columns=name") or []
         return {one["name"] for one in exchanges if one["name"].startswith(prefix)}
 
+    async def queues(self) -> list[dict[str, Any]]:
+        """Return every queue with its arguments and the policy in force. Raises `ManagementUnavailable`."""
+        columns = "columns=name,arguments,effective_policy_definition"
+        return await self._get(f"queues/{self._vhost}?{columns}") or []
+
+    async def queues_bound_to(self, prefix: str) -> set[str]:
+        """Return the queues bound to exchanges whose names begin with *prefix*. Raises `ManagementUnavailable`."""
+        found = await self._get(f"bindings/{self._vhost}?columns=source,destination,destination_type") or []
+        return {
+            one["destination"]
+            for one in found
+            if one["destination_type"] == "queue" and one["source"].startswith(prefix)
+        }
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Return the broker's nodes with their alarms. Raises `ManagementUnavailable`."""
+        return await self._get("nodes?columns=name,mem_alarm,disk_free_alarm") or []
+
     async def policies(self) -> list[dict[str, Any]]:
         """Return the policies of users. Raises `ManagementUnavailable`."""
         return await self._get(f"policies/{self._vhost}") or []
