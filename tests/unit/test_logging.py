@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from worker.ops import background
+from worker.ops import background, repetition
 from worker.ops.logging import configure_logging, mask_secrets
 
 if TYPE_CHECKING:
@@ -116,14 +117,51 @@ def test_a_traceback_is_there_without_credentials(capsys: pytest.CaptureFixture[
     assert "hunter2" not in line["exception"]
 
 
-def test_the_console_format_is_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_console_line_leads_with_time_level_what_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("console", "info")
+    log = structlog.get_logger()
+    log.error("dependency_down", dependency="broker", address="h:5672", code="broker_unavailable", reason="cut off")
+    log.info("work", seconds=10, received=3, stored=3)
+    log.warning("topology_differs", name="q 1", difference="is classic", fix="delete it", empty=None)
 
-    structlog.get_logger().info("batch", size=3)
+    written = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"pid=\d+$", "pid=1", re.sub(r"^[\d:]{8}", "12:00:00", line)) for line in written] == [
+        "12:00:00  error    dependency down             broker at h:5672: cut off  code=broker_unavailable pid=1",
+        "12:00:00  info     work                        seconds=10 received=3 stored=3 pid=1",
+        '12:00:00  warning  topology differs            is classic; delete it  name="q 1" pid=1',
+    ]
 
-    output = capsys.readouterr().err
-    assert "batch" in output
-    assert not output.startswith("{")
+
+def test_a_console_line_has_its_traceback_below_and_no_terminal_codes_of_strangers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("console", "info")
+    try:
+        int("x")
+    except ValueError:
+        structlog.get_logger().exception("failed", sender_id="evil\x1b[2J")
+    first, *traceback = capsys.readouterr().err.splitlines()
+    assert "failed" in first
+    assert "\x1b" not in first
+    assert traceback[-1].startswith("ValueError")
+
+
+def test_of_lines_alike_a_hundred_are_written_and_the_next_one_later_says_how_many_were_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(repetition, "monotonic", lambda: now[0])
+    configure_logging("json", "info")
+    log = structlog.get_logger()
+    for number in range(250):
+        log.warning("dead_letter", code="malformed_json", message_id=f"m-{number}")
+    log.warning("dead_letter", code="missing_anchor")
+    now[0] += 10
+    log.warning("dead_letter", code="malformed_json", message_id="late")
+
+    written = lines(capsys)
+    assert len(written) == 100 + 1 + 1
+    assert [line.get("suppressed") for line in written[-2:]] == [None, 150]
 
 
 def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +172,7 @@ def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest
         configure_logging("json", "info", in_background=True)
         started = time.monotonic()
         for number in range(8000):
-            structlog.get_logger().info("line", number=number)
+            structlog.get_logger().info("line", reason=str(number))
         assert time.monotonic() - started < 20
         dropped = background.dropped_lines - before
         assert dropped > 1000

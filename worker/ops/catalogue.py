@@ -11,10 +11,14 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """One event of the log. Every line also has `timestamp`, `level`, `event` and `pid`."""
+    """One event of the log. Every line also has `timestamp`, `level`, `event` and `pid`.
+
+    Of lines alike (event, code and reason) a hundred within ten seconds are written; the next one after that says in
+    `suppressed` how many were not.
+    """
 
     name: str
-    level: Literal["info", "warning", "error"]
+    level: Literal["debug", "info", "warning", "error"]
     when: str
     """One sentence for the operator."""
     fields: tuple[str, ...] = ()
@@ -133,8 +137,14 @@ EVENTS: Final = (
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
     ),
     LogEvent(
-        "batch",
+        "work",
         "info",
+        "What a process did in the last ten seconds, by outcome; not said while nothing comes.",
+        ("seconds", "received", "in_flight"),
+    ),
+    LogEvent(
+        "batch",
+        "debug",
         "A batch of deliveries, or a bundle of one lane, is done; counts that are 0 are left out.",
         ("batch", "lane", "size", "duration_ms"),
     ),

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from worker.ops.background import BackgroundHandler
+from worker.ops.console import ConsoleLine
 from worker.ops.printable import printable
+from worker.ops.repetition import limit_repetition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +46,7 @@ def configure_logging(log_format: str, log_level: str, *, in_background: bool = 
     level = logging.getLevelNamesMapping()[log_level.upper()]
     is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     structlog.configure(
-        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[limit_repetition(), *_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -71,7 +73,7 @@ def _last(*, is_console: bool) -> Sequence[Processor]:
     # Tracebacks become text before masking, because exception texts can repeat addresses.
     renderer: Processor = structlog.processors.JSONRenderer(default=repr)
     if is_console:
-        renderer = structlog.dev.ConsoleRenderer(colors=_is_coloured())
+        renderer = ConsoleLine(coloured=_is_coloured())
     return (
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,

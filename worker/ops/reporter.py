@@ -69,7 +69,7 @@ class LoggingReporter:
         """Log one bundle of work."""
         self._metrics.batch_sizes[lane].observe(size)
         self._batch_number += 1
-        self._log.info(
+        self._log.debug(
             "batch",
             batch=self._batch_number,
             lane=lane,

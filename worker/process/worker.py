@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +47,7 @@ _RECONNECT_SECONDS = (0.2, 3.0)
 """First and longest pause between two attempts to reach the broker, before jitter."""
 _STEADY_SECONDS = 5.0
 """A session that lived this long was a success: the next pause is the shortest again."""
+_SUMMARY_SECONDS = 10
 _SECRETS_SECONDS = 3.0
 """How often files of secrets are read again."""
 _INDEX_PAUSE_SECONDS = 30.0
@@ -94,6 +96,7 @@ class Worker:
             asyncio.create_task(self._prepare_store(), name="prepare store"),
             asyncio.create_task(membership.run(), name="pool"),
             asyncio.create_task(self._watch_secrets(), name="watch secrets"),
+            asyncio.create_task(self._summarise(), name="summary"),
         ]
         if self._index == 0:  # one process of the pool says it, and looks, for all
             preparing.append(
@@ -114,6 +117,18 @@ class Worker:
     def stop(self) -> None:
         """Stop taking work and drain. May be called from a signal handler of the loop."""
         self._stopping.set()
+
+    async def _summarise(self) -> None:
+        """Log what was done, every ten seconds in which something was."""
+        received, before = self._metrics.received, Counter(self._metrics.outcomes())
+        while True:
+            await asyncio.sleep(_SUMMARY_SECONDS)
+            now = Counter(self._metrics.outcomes())
+            new, received = self._metrics.received - received, self._metrics.received
+            done, before = now - before, now
+            if new or done:
+                in_flight = self._metrics.in_flight
+                self._log.info("work", seconds=_SUMMARY_SECONDS, received=new, in_flight=in_flight, **done)
 
     async def _watch_secrets(self) -> None:
         """Drain when the store's address was exchanged: the driver keeps the credentials it was made with.

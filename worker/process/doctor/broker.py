@@ -68,10 +68,10 @@ def _version(version: tuple[int, ...]) -> Finding:
         return _BROKER.problem("version", f"{shown} knows no dead-lettering that cannot lose a message", fix)
     if patched is not None and version < patched:
         fix = f"upgrade to {'.'.join(map(str, patched))}"
-        return _BROKER.warning("version", f"{shown} has known security holes", fix)
+        return _BROKER.risk("version", f"{shown} has known security holes", fix)
     if version < _MAINTAINED:
         detail = f"{shown} works, and gets no more corrections"
-        return _BROKER.warning("version", detail, "plan the upgrade to RabbitMQ 4")
+        return _BROKER.risk("version", detail, "plan the upgrade to RabbitMQ 4")
     effect = "; deliveries of a node that vanished are held back for a minute" if version >= _NEW_NACKS else ""
     return _BROKER.ok("version", shown + effect)
 
@@ -81,18 +81,18 @@ def _connection(connection: Connection, settings: Settings) -> Iterator[Finding]
     if not heartbeat or heartbeat > _HEARTBEAT:
         shown = f"every {heartbeat} s" if heartbeat else "off"
         fix = "set CIM_RABBITMQ_HEARTBEAT_SECONDS to 20, and heartbeat in rabbitmq.conf not to 0"
-        yield _BROKER.warning("heartbeat", f"{shown}: a broker that vanished is noticed late", fix)
+        yield _BROKER.risk("heartbeat", f"{shown}: a broker that vanished is noticed late", fix)
     else:
         yield _BROKER.ok("heartbeat", f"every {heartbeat} s")
     frame = connection.raw.frame_max
     if frame < _SMALL_FRAME:
         fix = "raise frame_max in rabbitmq.conf to 131072"
-        yield _BROKER.warning("frame size", f"{frame} bytes: reasons of dead letters are cut to fit", fix)
+        yield _BROKER.risk("frame size", f"{frame} bytes: reasons of dead letters are cut to fit", fix)
     else:
         yield _BROKER.ok("frame size", f"{frame} bytes")
     is_here = address(settings.rabbitmq_url).startswith(("localhost", "127."))
     if user_name(settings.rabbitmq_url) == "guest" and not is_here:
-        yield _BROKER.warning("user", "guest has every right", "give the worker a user of its own (deploy/README.md)")
+        yield _BROKER.risk("user", "guest has every right", "give the worker a user of its own (deploy/README.md)")
     if connection.blocked_reason is not None:
         fix = "free memory or disk of the broker"
         yield _BROKER.problem("publishing", f"blocked: {connection.blocked_reason}", fix)
@@ -139,7 +139,7 @@ async def _too_wide(connection: Connection, settings: Settings) -> Finding:
         return _BROKER.ok("rights too wide", "none")
     user = user_name(settings.rabbitmq_url)
     text = f"the user {user} may {' and '.join(wide)} anything in the virtual host"
-    return _BROKER.warning("rights too wide", text, "deploy/README.md lists the rights a worker needs")
+    return _BROKER.risk("rights too wide", text, "deploy/README.md lists the rights a worker needs")
 
 
 async def _message_size(connection: Connection, settings: Settings) -> Finding:
@@ -148,10 +148,10 @@ async def _message_size(connection: Connection, settings: Settings) -> Finding:
     ours = settings.max_message_bytes
     if not await sizes.admits("", ours):
         text = f"the broker takes {sizes.proven} bytes, CIM_MAX_MESSAGE_BYTES is {ours}"
-        return _BROKER.warning("message size", text, "raise max_message_size, or lower CIM_MAX_MESSAGE_BYTES")
+        return _BROKER.risk("message size", text, "raise max_message_size, or lower CIM_MAX_MESSAGE_BYTES")
     if not await sizes.admits("", ours + _EVENT_GROWTH):
         text = f"the broker takes {sizes.proven} bytes: events of messages near our {ours} are larger, and are stored"
-        return _BROKER.warning("message size", text, "raise max_message_size, or lower CIM_MAX_MESSAGE_BYTES")
+        return _BROKER.risk("message size", text, "raise max_message_size, or lower CIM_MAX_MESSAGE_BYTES")
     return _BROKER.ok("message size", f"the broker takes ours of {ours} bytes and the events made of them")
 
 
@@ -165,7 +165,7 @@ async def _consumers(connection: Connection) -> Finding:
         text = f"{queue.consumer_count} of {contract.INGRESS}, {queue.message_count} messages ready"
         return _BROKER.ok("consumers", text)
     text = f"nobody consumes {contract.INGRESS}, {queue.message_count} messages ready"
-    return _BROKER.warning("consumers", text, "start `cim-worker run`, or `cim-worker resume` a paused pool")
+    return _BROKER.risk("consumers", text, "start `cim-worker run`, or `cim-worker resume` a paused pool")
 
 
 def _management(settings: Settings) -> Management | None:
@@ -191,7 +191,7 @@ def _refusing(queues: list[dict[str, Any]], subscribed: set[str]) -> Iterator[Fi
         if queue["name"] in subscribed and _setting(queue, "overflow") == "reject-publish" and _is_limited(queue):
             found = True
             text = f"{queue['name']} rejects events when it is full: all events of its conversations are then stored"
-            yield _BROKER.warning(what, text, "let its overflow be drop-head, or take its limit away")
+            yield _BROKER.risk(what, text, "let its overflow be drop-head, or take its limit away")
     if not found:
         yield _BROKER.ok(what, f"none of {len(subscribed)}")
 
@@ -202,7 +202,7 @@ def _timeouts(queues: list[dict[str, Any]]) -> Iterator[Finding]:
     short = {name: limit for name, limit in limits.items() if isinstance(limit, int) and limit < _LONGEST_IN_HAND_MS}
     for name, limit in short.items():
         text = f"{name}: {limit} ms, but in an outage a delivery is in hand for up to five minutes"
-        yield _BROKER.warning("consumer timeout", text, f"let consumer-timeout be {_LONGEST_IN_HAND_MS} or more")
+        yield _BROKER.risk("consumer timeout", text, f"let consumer-timeout be {_LONGEST_IN_HAND_MS} or more")
     if not short:
         yield _BROKER.ok("consumer timeout", "no queue of ours has a short one; the broker's own default is 30 minutes")
 

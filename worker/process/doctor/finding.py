@@ -46,7 +46,7 @@ class Area:
         """Nobody could be asked."""
         return Finding(self.name, what, State.UNCHECKED, detail, fix)
 
-    def warning(self, what: str, detail: str, fix: str) -> Finding:
+    def risk(self, what: str, detail: str, fix: str) -> Finding:
         """It will hurt some day."""
         return Finding(self.name, what, State.WARNING, detail, fix)
 

@@ -38,7 +38,7 @@ async def examine_machine(settings: Settings) -> list[Finding]:
 
 def _names() -> Iterator[Finding]:
     for variable, meant in misspelt_variables().items():
-        yield _MACHINE.warning(f"variable {variable}", "nobody reads it", f"did you mean {meant}?")
+        yield _MACHINE.risk(f"variable {variable}", "nobody reads it", f"did you mean {meant}?")
 
 
 def _port(settings: Settings) -> Finding:
@@ -46,7 +46,7 @@ def _port(settings: Settings) -> Finding:
         listen(settings.http_host, settings.http_port).close()
     except ListenError as error:
         fix = "right while a pool runs here; else set CIM_HTTP_PORT to a free one"
-        return _MACHINE.warning("HTTP port", str(error), fix)
+        return _MACHINE.risk("HTTP port", str(error), fix)
     return _MACHINE.ok("HTTP port", f"{settings.http_port} of {settings.http_host} is free")
 
 
@@ -60,7 +60,7 @@ def _memory(settings: Settings) -> Finding:
         f"of the largest messages {largest} fit into one process at once"
     )
     if wanted > there:
-        return _MACHINE.warning("memory", text, "lower CIM_MAX_BYTES_IN_FLIGHT or --processes, or give it more memory")
+        return _MACHINE.risk("memory", text, "lower CIM_MAX_BYTES_IN_FLIGHT or --processes, or give it more memory")
     return _MACHINE.ok("memory", text)
 
 
@@ -78,10 +78,10 @@ def _plaintext(settings: Settings) -> Iterator[Finding]:
     broker, store = urlsplit(settings.rabbitmq_url.get_secret_value()), settings.mongodb_uri.get_secret_value()
     if broker.scheme == "amqp" and not _LOOPBACK.fullmatch(address(settings.rabbitmq_url)):
         text = f"password and messages travel readable to {address(settings.rabbitmq_url)}"
-        yield _MACHINE.warning("TLS of the broker", text, "use amqps:// (deploy/README.md)")
+        yield _MACHINE.risk("TLS of the broker", text, "use amqps:// (deploy/README.md)")
     if not _is_tls(store) and not all(map(_LOOPBACK.fullmatch, address(settings.mongodb_uri).split(","))):
         text = f"password and documents travel readable to {address(settings.mongodb_uri)}"
-        yield _MACHINE.warning("TLS of the store", text, "add tls=true to CIM_MONGODB_URI (deploy/README.md)")
+        yield _MACHINE.risk("TLS of the store", text, "add tls=true to CIM_MONGODB_URI (deploy/README.md)")
 
 
 async def _certificates(settings: Settings) -> list[Finding]:
@@ -118,5 +118,5 @@ async def _certificate(whose: str, at: str, default_port: int, ca_file: str | No
     writer.close()
     days = int(ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) // _DAY
     if days < _SOON_DAYS:
-        return _MACHINE.warning(what, f"ends in {days} days", "renew it")
+        return _MACHINE.risk(what, f"ends in {days} days", "renew it")
     return _MACHINE.ok(what, f"valid for {days} more days")

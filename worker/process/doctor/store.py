@@ -48,15 +48,15 @@ def _server(facts: ServerFacts) -> Iterator[Finding]:
     if facts.version < _OLDEST:
         yield _STORE.problem("version", f"{shown}: the driver does not speak to it", "upgrade to MongoDB 8")
     elif facts.version < _MAINTAINED:
-        yield _STORE.warning("version", f"{shown} gets no more corrections", "plan the upgrade to MongoDB 8")
+        yield _STORE.risk("version", f"{shown} gets no more corrections", "plan the upgrade to MongoDB 8")
     else:
         yield _STORE.ok("version", shown)
     if facts.set_name is None:
         text = "one server, no replica set: a majority of one; what it loses is lost"
-        yield _STORE.warning("write concern", text, "run a replica set of three")
+        yield _STORE.risk("write concern", text, "run a replica set of three")
     elif facts.arbiters:
         text = f"replica set {facts.set_name} with an arbiter: with one member away no write is acknowledged"
-        yield _STORE.warning("write concern", text, "replace the arbiter by a member with data")
+        yield _STORE.risk("write concern", text, "replace the arbiter by a member with data")
     else:
         yield _STORE.ok("write concern", f"majority and journal, replica set {facts.set_name} of {facts.members}")
 
@@ -67,7 +67,7 @@ def _clock(facts: ServerFacts, now: int) -> Finding:
     skew = facts.at - now
     if abs(skew) > _MAX_SKEW_MS:
         text = f"the store's clock is {abs(skew) / 1000:.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
-        return _STORE.warning("clock", text, "run an NTP client on both")
+        return _STORE.risk("clock", text, "run an NTP client on both")
     return _STORE.ok("clock", f"within {_MAX_SKEW_MS // 1000} s of this machine's")
 
 
@@ -77,7 +77,7 @@ async def _indexes(store: Store) -> list[Finding]:
         absent = await indexes.missing(store, collection)
         if absent:
             text = f"missing: {', '.join(index.name for index in absent)}"
-            findings.append(_STORE.warning(f"indexes of {collection}", text, "cim-worker store apply"))
+            findings.append(_STORE.risk(f"indexes of {collection}", text, "cim-worker store apply"))
         else:
             findings.append(_STORE.ok(f"indexes of {collection}"))
     return findings
@@ -106,4 +106,4 @@ async def _paused(pools: Pools) -> list[Finding]:
     except AdapterError as error:
         return [_STORE.unchecked("pools", str(error), "give the user the right to read the collection pools")]
     said = {str(one["_id"]): f"paused by {one.get('pausedBy')}: {one.get('reason')}" for one in paused}
-    return [_STORE.warning(f"pool {name}", text, "cim-worker resume") for name, text in said.items()]
+    return [_STORE.risk(f"pool {name}", text, "cim-worker resume") for name, text in said.items()]
