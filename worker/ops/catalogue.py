@@ -87,7 +87,7 @@ EVENTS: Final = (
     LogEvent(
         "http_port_unavailable",
         "warning",
-        "The default HTTP port cannot be opened, and none was set; the pool works without one.",
+        "The default HTTP port cannot be opened, or nothing can be served on one; the pool works without.",
         ("reason", "fix"),
     ),
     LogEvent(
@@ -131,6 +131,12 @@ EVENTS: Final = (
         "store_secret_changed",
         "info",
         "The file of CIM_MONGODB_URI holds another address: the process drains, and another one begins with it.",
+    ),
+    LogEvent(
+        "pool_refused",
+        "warning",
+        "The store refuses to have the collection pools read or written: nobody can pause this process. Said once.",
+        ("reason",),
     ),
     LogEvent("resumed", "info", "The pool takes messages again."),
     LogEvent(

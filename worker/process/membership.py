@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from worker import __version__
-from worker.failure import AdapterError
+from worker.failure import AdapterError, OperatorFault
 from worker.mongo.pools import PoolProcess
 
 if TYPE_CHECKING:
@@ -52,14 +52,19 @@ class Membership:
         self._reporter = reporter
         self._process = PoolProcess(socket.gethostname(), os.getppid(), index, os.getpid())
         self._fixed = {"version": __version__, "startedAt": clock.now_ms()}
+        self._said_refused = False
         self._wrote_at = self._forgot_at = float("-inf")
 
     async def run(self) -> None:
         """Look and write until cancelled; no failure of the store ends it."""
         while True:
-            with contextlib.suppress(AdapterError):
+            try:
                 self._heard(await self._pools.state(self._pool))
                 await self._write()
+            except OperatorFault as error:
+                self._refused(error)
+            except AdapterError:
+                pass  # an outage, which others report; the pause stays as it was last known
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def leave(self) -> None:
@@ -71,6 +76,11 @@ class Membership:
     def write_soon(self) -> None:
         """Write at the next look: something changed that others wait for."""
         self._wrote_at = float("-inf")
+
+    def _refused(self, error: OperatorFault) -> None:
+        if not self._said_refused:
+            self._said_refused = True
+            self._reporter.warn("pool_refused", reason=error.failure.detail)
 
     def _heard(self, state: PauseState) -> None:
         if not self._pause.set(state):

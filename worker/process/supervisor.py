@@ -197,7 +197,11 @@ class _Pool:
         from worker.web.health import health_server  # noqa: PLC0415 - loaded while the processes are starting
 
         server = health_server(self._listener, live=self.live, checks=self.checks, exposition=self._metrics.exposition)
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:  # no descriptor left
+            self._log.warning("http_port_unavailable", reason=str(error), fix="raise the limit of open files")
+            return
         self._log.info("http_listening", host=self._settings.http_host, port=server.port)
         try:
             await asyncio.Event().wait()
