@@ -16,7 +16,7 @@ from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code, WarningCode
-from worker.ops.catalogue import EVENTS, METRICS
+from worker.ops.catalogue import EVENTS, GATEWAY_METRICS, METRICS
 from worker.schemas import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SNIPPET_PAGES = (README, SCHEMAS, SUBSCRIBING)
 """Pages whose code tests run."""
 PAGES = (
     *(README, SCHEMAS, SUBSCRIBING, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
-    *(DEPLOY.parent / "desk.md", *sorted((ROOT / "deploy").glob("*/README.md"))),
+    *(DEPLOY.parent / "desk.md", DEPLOY.parent / "gateway.md", *sorted((ROOT / "deploy").glob("*/README.md"))),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )
 """Every page that people read."""
@@ -120,7 +120,7 @@ def event_table() -> str:
 def metric_table() -> str:
     """Return the catalogue of metrics."""
     lines = ["| Metric | Kind | Labels | Unit | What it is |", "|---|---|---|---|---|"]
-    for row in METRICS:
+    for row in (*METRICS, *GATEWAY_METRICS):
         labels = ", ".join(f"`{label}`" for label in row.labels)
         lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.unit} | {row.meaning} |")
     return "\n".join(lines) + "\n"

@@ -156,6 +156,7 @@ class Outgoing(NamedTuple):
     content_type: str | None = "application/json"
     content_encoding: str | None = None
     headers: Mapping[str, str | int] | None = None
+    reply_to: str | None = None
 
 
 class EventPublisher(Protocol):

@@ -237,6 +237,49 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the pool this process belongs to: what `pause` and `status` call it.",
     )
+    gateway_port: int = Field(default=8080, ge=0, le=65535, description="Port that `cim-worker gateway` listens on.")
+    gateway_host: str = Field(
+        default="127.0.0.1",
+        description="Address the gateway listens on; beyond this machine only with CIM_GATEWAY_TOKENS_FILE or "
+        "CIM_GATEWAY_JWKS.",
+    )
+    gateway_tokens_file: str | None = Field(
+        default=None,
+        description="File of bearer tokens, a line each: NAME TOKEN [ROLE,ROLE]; read again when it changes.",
+    )
+    gateway_jwks: str | None = Field(
+        default=None, description="Keys that bearer tokens (JWT) are signed with: file or http(s) URL of a JWKS."
+    )
+    gateway_jwt_issuer: str | None = Field(default=None, description="Issuer (iss) that a JWT must have.")
+    gateway_jwt_audience: str | None = Field(default=None, description="Audience (aud) that a JWT must be meant for.")
+    gateway_jwt_user_claim: str = Field(default="sub", description="Claim of a JWT that names the user.")
+    gateway_jwt_roles_claim: str = Field(
+        default="realm_access.roles",
+        description="Claim of a JWT that lists roles; a dot steps into an object.",
+    )
+    gateway_role_senders: Annotated[dict[str, frozenset[str]], NoDecode] = Field(
+        default_factory=dict,
+        description="Senders that each role may use at the gateway: role=sender-1|sender-2,other=*; empty: every user "
+        "may use any sender.",
+    )
+    gateway_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Origins whose pages may use the gateway from a browser, comma separated, or *."
+    )
+    gateway_confirm_timeout_ms: int = Field(
+        default=5_000,
+        ge=100,
+        le=9_000,
+        description="Maximum wait of a request for the broker's confirm; then it is answered 503.",
+    )
+    gateway_max_in_flight: int = Field(
+        default=2_000,
+        ge=1,
+        description="Maximum number of requests that wait for the broker; those beyond are answered 429.",
+    )
+    gateway_max_connections: int = Field(
+        default=2_000, ge=1, description="Maximum number of HTTP connections at once; those beyond are answered 503."
+    )
+
     processes: int = Field(
         default=1,
         ge=1,
@@ -361,12 +404,12 @@ class Settings(BaseSettings):
                 raise ValueError(msg) from None
         return value
 
-    @field_validator("trusted_users", "desk_trusted_proxies", mode="before")
+    @field_validator("trusted_users", "desk_trusted_proxies", "gateway_cors_origins", mode="before")
     @classmethod
     def _split_trusted_users(cls, value: object) -> object:
         return _parse_names(value) if isinstance(value, str) else value
 
-    @field_validator("sender_users", mode="before")
+    @field_validator("sender_users", "gateway_role_senders", mode="before")
     @classmethod
     def _split_sender_users(cls, value: object) -> object:
         return _parse_sender_users(value) if isinstance(value, str) else value

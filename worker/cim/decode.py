@@ -90,6 +90,14 @@ def decode(
         return _too_deep(max_depth)
 
 
+def with_id(body: bytes, new_id: str) -> bytes:
+    """Return the *body* of a valid message, with *new_id* if it has no id; its numbers stay as they are spelled."""
+    document = _SPELLED_DECODER.decode(body.decode().removeprefix(_BYTE_ORDER_MARK))
+    if (document.get("id") or "").strip():
+        return body
+    return orjson.dumps({**document, "id": new_id})
+
+
 def is_too_deep(body: bytes, max_depth: int) -> bool:
     """Tell whether objects and arrays are nested more than `max_depth` levels deep in `body`."""
     return body.count(b"{") + body.count(b"[") > max_depth and depth(body) > max_depth

@@ -14,6 +14,7 @@ from worker.cli import (
     desk,
     doctor,
     explain,
+    gateway,
     pause,
     publish,
     run,
@@ -66,6 +67,7 @@ store.add_to(app)
 conversations.add_to(app)
 validate.add_to(app)
 publish.add_to(app)
+gateway.add_to(app)
 explain.add_to(app)
 dead_letters.add_to(app)
 desk.add_to(app)

@@ -65,15 +65,18 @@ def believed_headers(delivery: Delivery, trusted: Collection[str | None]) -> Map
 
 
 def published_by(delivery: Delivery) -> str | None:
-    """Return the broker user that published the message, if the broker checked it.
+    """Return who published the message: the broker user, if the broker checked it, or whom a trusted user names.
 
-    Copies and replays carry it in a header: ask for a delivery whose reserved headers are stripped where they are not
-    to be believed.
+    Copies, replays and what the gateway publishes carry the name in a header: ask for a delivery whose reserved headers
+    are stripped where they are not to be believed.
     """
     properties = delivery.properties
-    if properties.headers and (is_copy(delivery) or contract.REPLAY_OF in properties.headers):
+    if properties.headers:
         user = properties.headers.get(contract.USER_ID)
-        return user if isinstance(user, str) else None
+        if isinstance(user, str):
+            return user
+        if is_copy(delivery) or contract.REPLAY_OF in properties.headers:
+            return None
     return properties.user_id
 
 

@@ -97,6 +97,33 @@ EVENTS: Final = (
         ("path", "fix"),
     ),
     LogEvent(
+        "gateway_listening",
+        "info",
+        "`cim-worker gateway` takes requests; addresses are host and port.",
+        ("host", "port", "authentication", "broker"),
+    ),
+    LogEvent(
+        "gateway_receipts_refused",
+        "warning",
+        "The gateway's broker user may not have a queue for receipts, so requests that want to wait are answered "
+        "`accepted` at once.",
+        ("queue", "reason"),
+    ),
+    LogEvent("gateway_stopped", "info", "The gateway has answered its last request."),
+    LogEvent("gateway_tokens_read", "info", "The file of bearer tokens has changed and was read again.", ("count",)),
+    LogEvent(
+        "gateway_tokens_not_read",
+        "warning",
+        "The file of bearer tokens has changed and cannot be used; the tokens known before stay valid.",
+        ("reason",),
+    ),
+    LogEvent(
+        "gateway_keys_not_read",
+        "warning",
+        "The keys of signed tokens cannot be had; those known are used, and it is tried again.",
+        ("source", "reason"),
+    ),
+    LogEvent(
         "http_clients_cut_off",
         "warning",
         "Clients of an HTTP port were answered 503 for there were too many, or cut off for being too slow; said once a "
@@ -479,4 +506,23 @@ METRICS: Final = (
     Metric("cim_process_open_fds", "gauge", "Open file descriptors, by process.", ("process",)),
     Metric("cim_process_start_time_seconds", "gauge", "Start, by process.", ("process",), unit="seconds since 1970"),
 )
-METRIC: Final = {row.name: row for row in METRICS}
+GATEWAY_METRICS: Final = (
+    Metric(
+        "cim_gateway_requests_total",
+        "counter",
+        "Gateway only: requests for activities by status of the answer.",
+        ("status",),
+    ),
+    Metric(
+        "cim_gateway_request_seconds",
+        "histogram",
+        "Gateway only: time from a request's headers to its answer.",
+        unit="seconds",
+        buckets=_SECONDS,
+    ),
+    Metric("cim_gateway_in_flight", "gauge", "Gateway only: publishes that the broker has not confirmed yet."),
+    Metric("cim_gateway_body_bytes", "gauge", "Gateway only: bytes of request bodies in memory.", unit="bytes"),
+)
+"""What `cim-worker gateway` exposes, beside those of the rows above that are its own as well."""
+
+METRIC: Final = {row.name: row for row in (*METRICS, *GATEWAY_METRICS)}

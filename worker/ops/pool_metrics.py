@@ -17,7 +17,7 @@ from worker.ops.process import process_report
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client import Metric as Family
 
@@ -70,7 +70,7 @@ class PoolMetrics(Collector):
             for report in self._live.values():
                 _add(values, row, report.get(row.name, ()))
             _add(values, row, own.get(row.name, ()))
-            yield _family(row, values)
+            yield family(row, values)
 
     def _own(self) -> Report:
         """Return what the supervisor knows by itself."""
@@ -108,17 +108,18 @@ def _copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _family(row: Metric, values: _Values) -> Family:
+def family(row: Metric, values: Mapping[Labels, Any]) -> Family:
+    """Return the family of *row* with a sample for each combination of label values."""
     if row.kind == "histogram":
         histogram = HistogramMetricFamily(row.name, row.meaning, labels=row.labels)
         for labels, (*counts, total) in sorted(values.items()):
             histogram.add_metric(labels, _cumulative(row.buckets, counts), total)
         return histogram
     kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-    family = kind(row.name, row.meaning, labels=row.labels)
+    plain = kind(row.name, row.meaning, labels=row.labels)
     for labels, value in sorted(values.items()):
-        family.add_metric(labels, float(value))
-    return family
+        plain.add_metric(labels, float(value))
+    return plain
 
 
 def _cumulative(bounds: Iterable[float], counts: Iterable[float]) -> list[tuple[str, float]]:

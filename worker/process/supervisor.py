@@ -55,10 +55,10 @@ def run(settings: Settings, signals: StopSignals) -> int:
     signal ends all at once. Raises `ConfigurationError` when the HTTP port was asked for and cannot be opened.
     """
     configure_logging(settings.log_format, settings.log_level, in_background=True)
-    return asyncio.run(_Pool(settings, signals, _open_port(settings)).run())
+    return asyncio.run(_Pool(settings, signals, open_http_port(settings)).run())
 
 
-def _open_port(settings: Settings) -> socket | None:
+def open_http_port(settings: Settings) -> socket | None:
     """Return the listening socket; None, with a line in the log, when it is the default one and cannot be had.
 
     Raises `ConfigurationError` for one that was asked for.

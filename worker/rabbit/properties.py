@@ -181,6 +181,7 @@ def encode_properties(
     type_: str | None = None,
     app_id: str | None = None,
     user_id: str | None = None,
+    reply_to: str | None = None,
 ) -> bytes:
     """Write persistent (delivery mode 2) properties, flags first.
 
@@ -199,7 +200,7 @@ def encode_properties(
         flags |= 1 << 13
         parts.append(encode_table(headers))
     parts.append(b"\x02")
-    for bit, text in ((1 << 10, correlation_id), (1 << 7, message_id)):
+    for bit, text in ((1 << 10, correlation_id), (1 << 9, reply_to), (1 << 7, message_id)):
         if text is not None:
             flags |= bit
             parts.append(_short(text))

@@ -265,6 +265,7 @@ class Publisher:
             type_=message.type,
             app_id=message.app_id,
             user_id=self._user_id,
+            reply_to=message.reply_to,
         )
 
     def _flush(self, run: list[bytes]) -> None:
