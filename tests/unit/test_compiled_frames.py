@@ -122,7 +122,7 @@ def test_a_frame_with_a_wrong_end_ends_the_stream() -> None:
 @given(amqp.property_bytes())
 @settings(max_examples=800, deadline=None)
 def test_properties_are_read_alike(raw: bytes) -> None:
-    assert decode_properties(raw) == decode_purely(raw)
+    assert repr(decode_properties(raw)) == repr(decode_purely(raw))  # a number that is none equals nothing, not itself
 
 
 @given(
