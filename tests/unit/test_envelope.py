@@ -142,7 +142,8 @@ def test_only_harmless_properties_are_copied(kind: str) -> None:
     kept = ("content_type", "content_encoding", "correlation_id", "message_id", "timestamp", "type", "app_id")
     for name in kept:
         assert getattr(copy, name) == EVERY_PROPERTY[name]
-    assert set(Outgoing._fields) == {*kept, "exchange", "routing_key", "body", "headers"}
+    assert set(Outgoing._fields) == {*kept, "exchange", "routing_key", "body", "headers", "reply_to"}
+    assert copy.reply_to is None, "receipts are for the message, and a letter is none"
     assert not set(headers(copy)) & set(hostile)
 
 

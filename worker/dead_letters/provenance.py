@@ -73,10 +73,10 @@ def published_by(delivery: Delivery) -> str | None:
     properties = delivery.properties
     if properties.headers:
         user = properties.headers.get(contract.USER_ID)
-        if isinstance(user, str):
-            return user
         if is_copy(delivery) or contract.REPLAY_OF in properties.headers:
-            return None
+            return user if isinstance(user, str) else None
+        if isinstance(user, str) and properties.user_id is not None:
+            return user  # the gateway's, whose own user the broker has checked
     return properties.user_id
 
 
