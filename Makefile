@@ -102,6 +102,10 @@ wheel: .venv/.made ## build dist/*.whl: what another team installs to check its 
 	@$(RUN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
+.PHONY: deploy-check
+deploy-check: .venv/.made ## deploy/ against the real tools: image, compose, chart, rules, dashboard (ARGS=cluster: KEDA too)
+	@$(RUN)/python -m tests.deployment $(ARGS)
+
 .PHONY: chaos
 chaos: .venv/.made ## faults at random times, then every message accounted for (SEED=, MINUTES=, MESSAGES=)
 	@$(RUN)/python -m tests.chaos $(OPTIONS)

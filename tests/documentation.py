@@ -16,6 +16,7 @@ from worker.cli.application import app
 from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code, WarningCode
+from worker.mongo import indexes
 from worker.ops.catalogue import EVENTS, GATEWAY_METRICS, METRICS
 from worker.schemas import DOCUMENTS
 
@@ -31,7 +32,8 @@ SNIPPET_PAGES = (README, SCHEMAS, SUBSCRIBING)
 """Pages whose code tests run."""
 PAGES = (
     *(README, SCHEMAS, SUBSCRIBING, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
-    *(DEPLOY.parent / "desk.md", DEPLOY.parent / "gateway.md", *sorted((ROOT / "deploy").glob("*/README.md"))),
+    *(DEPLOY.parent / name for name in ("desk.md", "gateway.md", "runbook.md")),
+    *sorted((ROOT / "deploy").glob("*/README.md")),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )
 """Every page that people read."""
@@ -137,9 +139,20 @@ def warning_table() -> str:
     return "| Warning | Means |\n|---|---|\n" + "".join(f"| `{one.value}` | {one.meaning} |\n" for one in WarningCode)
 
 
+def index_table() -> str:
+    """Return the indexes that reads need."""
+    lines = ["| Collection | Index on | Made by |", "|---|---|---|"]
+    for index in indexes.ALL:
+        by = "`store apply`, and at start while it is empty" if index in indexes.PLATFORMS else "the worker at start"
+        by += ": deletes when the time in it has come" if index.expires else ""
+        lines.append(f"| `{index.collection}` | {', '.join(f'`{field}`' for field in index.fields)} | {by} |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
     README: {"settings": settings_table, "exit codes": exit_code_table},
     SCHEMAS: {"documents": document_table, "codes": code_table, "warnings": warning_table},
+    ROOT / "deploy" / "mongodb" / "README.md": {"indexes": index_table},
     DEPLOY: {"log events": event_table, "metrics": metric_table},
 }
 

@@ -57,6 +57,26 @@ def test_every_user_can_do_its_job(
     assert "ACCESS_REFUSED" not in log.read_text()
 
 
+def test_the_desk_can_replay_with_its_own_rights(
+    url_of: Callable[[str], str], vhost_url: str, store: Store, documents: Database[dict[str, object]], tmp_path: Path
+) -> None:
+    assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=vhost_url).returncode == ExitCode.OK
+    desk, worker = url_of("desk (`dead-letters`, `desk`)"), url_of("worker")
+    places = {"CIM_MONGODB_URI": store.uri, "CIM_MONGODB_DATABASE": documents.name, "CIM_RECORD_INTERVAL_MS": "100"}
+    trust = {"CIM_TRUSTED_USERS": urlsplit(desk).username or ""}
+    why = ("--yes", "--reason", "a test")
+    mended = ("--set", 'header.conversationId="c-1"', "--apply", *why)
+
+    with running(COMMAND, "run", log=tmp_path / "worker.log", CIM_RABBITMQ_URL=worker, **places, **trust):
+        publish(url_of("publisher"), "cim.ingress", INVALID)
+        wait_until(lambda: documents["dead_letters"].find_one({"code": "missing_anchor"}))
+        assert cim_worker("dead-letters", "fix", *mended, CIM_RABBITMQ_URL=desk, **places).returncode == ExitCode.OK
+        replayed = cim_worker("dead-letters", "replay", *why, CIM_RABBITMQ_URL=desk, **places)
+        assert replayed.returncode == ExitCode.OK, replayed.stdout + replayed.stderr
+        wait_until(lambda: documents["ConversationActivities"].find_one({"conversationId": "c-1"}))
+        assert cim_worker("status", CIM_RABBITMQ_URL=url_of("on call (`explain`, `status`)"), **places).returncode == 0
+
+
 def test_the_hot_path_configures_nothing(
     url_of: Callable[[str], str], vhost_url: str, store: Store, documents: Database[dict[str, object]], tmp_path: Path
 ) -> None:

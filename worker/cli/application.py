@@ -8,6 +8,7 @@ import typer
 
 from worker import __version__
 from worker.cli import (
+    capacity,
     conversations,
     dead_letters,
     demo,
@@ -71,6 +72,7 @@ gateway.add_to(app)
 explain.add_to(app)
 dead_letters.add_to(app)
 desk.add_to(app)
+capacity.add_to(app)
 settings.add_to(app)
 schemas.add_to(app)
 demo.add_to(app)

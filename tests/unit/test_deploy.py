@@ -1,0 +1,214 @@
+"""What is under deploy/ fits the worker: names, ports, times and links. `make deploy-check` asks the real tools."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.documentation import ROOT
+from worker.ops.catalogue import METRICS
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "cim-worker"
+RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"]
+ALERTS = [rule for group in RULES for rule in group["rules"] if "alert" in rule]
+RECORDED = {rule["record"] for group in RULES for rule in group["rules"] if "record" in rule}
+ENTRIES = dict(re.findall(r"^## (\S+)\n((?:(?!## ).*\n)*)", (DEPLOY / "runbook.md").read_text(), re.MULTILINE))
+PANELS = json.loads((DEPLOY / "grafana" / "cim-worker.json").read_text())["panels"]
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+FAMILIES = {row.name: row for row in METRICS}
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+UNITS = sorted((DEPLOY / "systemd").glob("cim-*"))
+PLAIN_YAML = [
+    file
+    for ending in ("*.yaml", "*.yml")
+    for file in sorted(DEPLOY.rglob(ending))
+    if "templates" not in file.parts and "secrets" not in file.parts
+]
+
+
+def expressions() -> list[str]:
+    """Return every expression of rules and dashboard."""
+    of_panels = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+    return [rule["expr"] for group in RULES for rule in group["rules"]] + of_panels
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "helm" / "manifests" / name).read_text()))
+
+
+def kind(name: str, file: str = "cim-worker.yaml") -> dict[str, Any]:
+    return next(one for one in manifests(file) if one["kind"] == name)
+
+
+def worker_pod() -> dict[str, Any]:
+    pod: dict[str, Any] = kind("Deployment")["spec"]["template"]["spec"]
+    return pod
+
+
+@pytest.mark.parametrize("file", PLAIN_YAML, ids=lambda file: str(file.relative_to(DEPLOY)))
+def test_every_file_is_yaml(file: Path) -> None:
+    assert list(yaml.safe_load_all(file.read_text()))
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_every_metric_that_is_asked_for_exists_with_its_labels(expression: str) -> None:
+    used = re.findall(r"\b(cim_\w+)(?:\{([^}]*)\})?", expression)
+    for name, selector in used:
+        family = re.sub(r"_(bucket|sum|count)$", "", name) if name not in FAMILIES else name
+        assert family in FAMILIES, name
+        labels = set(re.findall(r"(\w+)(?:=~|!=|!~|=)", selector)) - {"job", "instance"}
+        assert labels <= {*FAMILIES[family].labels, "le"}, expression
+    assert set(re.findall(r"\bcim:\w+(?::\w+)?", expression)) <= RECORDED
+
+
+def test_rules_and_dashboard_use_all_that_workers_say() -> None:
+    asked = " ".join(expressions())
+    of_workers = {name for name in FAMILIES if not name.startswith("cim_gateway_")}
+    assert {name for name in of_workers if name not in asked} <= {"cim_process_start_time_seconds"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_alert_is_in_the_runbook_with_what_it_means_where_to_look_and_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["alert"] in ENTRIES, "the runbook has no entry for it"
+    assert all(word in ENTRIES[alert["alert"]] for word in ("**Means**", "**Look**", "**Do**", "*Tried*"))
+    assert alert["annotations"]["runbook_url"] == f"deploy/runbook.md#{alert['alert'].lower()}"
+    assert alert["labels"]["severity"] in {"page", "ticket"}
+
+
+def test_every_alert_is_tested_and_quiet_on_a_normal_day() -> None:
+    tests = yaml.safe_load((DEPLOY / "prometheus" / "rules.test.yml").read_text())["tests"]
+    fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
+    quiet = {case["alertname"] for test in tests for case in test["alert_rule_test"] if not case["exp_alerts"]}
+    assert fired == quiet == {alert["alert"] for alert in ALERTS}
+
+
+def test_the_charts_rules_are_these_rules() -> None:
+    assert (CHART / "files" / "rules.yml").read_text() == (DEPLOY / "prometheus" / "rules.yml").read_text()
+
+
+def test_probes_ask_the_port_and_the_paths_that_the_pool_has() -> None:
+    container = worker_pod()["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": DEFAULTS["http_port"]}]
+    probes = {name: container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {probe["path"] for probe in probes.values()} <= {"/livez", "/readyz"}
+    assert (probes["livenessProbe"]["path"], probes["readinessProbe"]["path"]) == ("/livez", "/readyz")
+    assert kind("ConfigMap")["data"]["CIM_HTTP_PORT"] == str(DEFAULTS["http_port"])
+    assert kind("ConfigMap")["data"]["CIM_HTTP_HOST"] == "0.0.0.0"  # noqa: S104 - as containers need it
+
+
+def test_a_pods_grace_period_is_longer_than_its_pause_and_the_drain() -> None:
+    pause = int(worker_pod()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
+    drain = math.ceil(int(kind("ConfigMap")["data"]["CIM_DRAIN_GRACE_MS"]) / 1000)
+    assert VALUES["drainGraceMs"] == DEFAULTS["drain_grace_ms"]
+    assert worker_pod()["terminationGracePeriodSeconds"] >= pause + drain + 10
+
+
+def test_a_pod_may_do_nothing_it_need_not() -> None:
+    for document in manifests("cim-worker.yaml"):
+        pod = document.get("spec", {}).get("template", {}).get("spec")
+        if pod is None:
+            continue
+        container = pod["containers"][0]["securityContext"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert not pod["automountServiceAccountToken"]
+        assert container["readOnlyRootFilesystem"]
+        assert container["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in pod["containers"][0]["resources"]["limits"]
+
+
+def test_no_pod_sees_another_jobs_password() -> None:
+    keys = {
+        one["metadata"]["name"]: {item["key"] for item in pod["volumes"][0]["secret"]["items"]}
+        for one in manifests("cim-worker.yaml")
+        if (pod := one.get("spec", {}).get("template", {}).get("spec"))
+    }
+    topology = [found for name, found in keys.items() if "-topology-" in name]
+    assert topology == [{"rabbitmq-topology-url"}]
+    assert "rabbitmq-topology-url" not in keys["cim-worker"]
+
+
+def test_every_setting_in_the_manifests_exists() -> None:
+    names = set(kind("ConfigMap")["data"])
+    for service in COMPOSE["services"].values():
+        names |= {name for name in service.get("environment", {}) if name.startswith("CIM_")}
+    for document in manifests("cim-worker.yaml"):
+        for container in document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+            names |= {one["name"] for one in container.get("env", [])}
+    settings = {f"CIM_{name.upper()}" for name in Settings.model_fields}
+    files = {f"{name}_FILE" for name in settings}
+    assert names <= settings | files
+
+
+def test_the_autoscaler_is_given_what_a_pod_takes_and_never_less_than_it_holds() -> None:
+    scaled = kind("ScaledObject", "autoscaling.yaml")["spec"]
+    values = VALUES["autoscaling"]
+    for trigger in scaled["triggers"]:
+        threshold = int(trigger["metadata"]["value"])
+        assert threshold == values["messagesPerSecondPerPod"] * values["drainSeconds"]
+        assert threshold >= 2 * DEFAULTS["prefetch"] * VALUES["processes"]
+        assert (trigger["metadata"]["protocol"], trigger["metadata"]["mode"]) == ("http", "QueueLength")
+    assert scaled["minReplicaCount"] >= 1
+
+
+def test_compose_stops_slower_than_the_worker_drains() -> None:
+    seconds = int(COMPOSE["services"]["worker"]["stop_grace_period"].rstrip("s"))
+    assert seconds >= DEFAULTS["drain_grace_ms"] / 1000 + 10
+
+
+def test_every_service_of_ours_is_read_only_and_waits_for_what_it_needs() -> None:
+    ours = {name: one for name, one in COMPOSE["services"].items() if one.get("image") == "cim-worker"}
+    assert set(ours) == {"users", "topology", "indexes", "worker", "gateway", "desk"}
+    for service in ours.values():
+        assert service["read_only"]
+        assert service["depends_on"]
+    for name in ("worker", "gateway", "desk"):
+        assert set(ours[name]["depends_on"]) == {"topology", "indexes"}
+
+
+def test_every_secret_of_the_compose_file_is_made() -> None:
+    made = (DEPLOY / "compose" / "passwords.py").read_text()
+    for name in COMPOSE["secrets"]:
+        assert f'"{name.removesuffix(".url")}"' in made, name
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: str(unit.name))
+def test_units_can_be_read_and_stop_slower_than_the_worker_drains(unit: Path) -> None:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.read_string(unit.read_text())
+    assert parser.has_section("Unit")
+    if unit.name == "cim-worker.service":
+        assert int(parser["Service"]["timeoutstopsec"]) >= DEFAULTS["drain_grace_ms"] / 1000 + 10
+
+
+def test_the_image_has_every_dependency_at_the_version_that_is_tested() -> None:
+    pinned = dict(
+        line.split("==") for line in (DEPLOY / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    )
+    wanted = [
+        re.match(r"[\w-]+", one) for one in importlib.metadata.requires("cim-worker") or [] if "extra ==" not in one
+    ]
+    names = {found[0].lower() for found in wanted if found}
+    assert names <= set(pinned), "pin it in deploy/constraints.txt"
+
+
+def test_the_image_runs_the_worker_itself_as_nobody() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    last = text.rpartition("FROM ")[2]
+    assert 'ENTRYPOINT ["cim-worker"]' in last
+    assert "USER 10001:10001" in last
+    assert "HEALTHCHECK" in last
+    assert "/livez" in last
+    assert f"EXPOSE {DEFAULTS['http_port']}" in last
