@@ -6,7 +6,7 @@ time: nobody but an operator (`cim-worker store apply`) makes one there, unless 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pymongo import ASCENDING
@@ -32,7 +32,7 @@ class Index:
     collection: str
     fields: tuple[str, ...]
     expires: bool = False
-    """Whether the server deletes a document when the time in its (only) field has come."""
+    """Whether the server deletes a document when the time in its (only) field has come; some servers do not."""
 
     @property
     def name(self) -> str:
@@ -45,8 +45,6 @@ class Index:
         The direction of a field does not matter to what we read; indexes of part of the documents do not count.
         """
         is_partial = existing.get("sparse") or "partialFilterExpression" in existing
-        if self.expires and "expireAfterSeconds" not in existing:
-            return False
         first = list(existing["key"].items())[: len(self.fields)]
         return not is_partial and [name for name, way in first if way in {1, -1}] == list(self.fields)
 
@@ -85,8 +83,16 @@ async def missing(store: Store, collection: str) -> Sequence[Index]:
 async def make(store: Store, index: Index) -> Failure | None:
     """Make *index*, and return why the store will not, or None when it is there.
 
+    A server that deletes nothing by itself gets an ordinary one in place of one that expires.
     Raises `StoreUnavailable`; an index whose making takes longer than the store's deadline may still come to be.
     """
+    failure = await _make(store, index)
+    if failure is not None and index.expires:
+        return await _make(store, replace(index, expires=False))
+    return failure
+
+
+async def _make(store: Store, index: Index) -> Failure | None:
     try:
         async with store.operation():
             try:

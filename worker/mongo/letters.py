@@ -39,22 +39,49 @@ class LetterCollection:
         self._collection = store.collection(COLLECTION)
 
     async def groups(self, query: Query) -> list[GroupCount]:
-        """Count letters by cause; without senders when there are more of them than an answer holds."""
-        try:
-            return await self._groups(query, {"senders": {"$addToSet": "$senderId"}, "users": {"$addToSet": "$userId"}})
-        except AdapterError:
-            return await self._groups(query, {})
+        """Count letters by cause.
 
-    async def _groups(self, query: Query, sets: Document) -> list[GroupCount]:
+        Where the server cannot do that in one go (it lacks what is needed, or there are more senders than an answer
+        holds), it counts, and what else there is to say comes from the latest letters of each cause.
+        """
         group: Document = {
             "_id": "$fingerprint",
             "letters": {"$sum": 1},
             "deaths": {"$sum": "$count"},
             "first": {"$min": "$firstSeen"},
             "last": {"$max": "$lastSeen"},
-            **sets,
+            "senders": {"$addToSet": "$senderId"},
+            "users": {"$addToSet": "$userId"},
         }
-        return [_group(document) for document in await self._aggregate(query, group)]
+        try:
+            return [_group(document) for document in await self._aggregate(query, group)]
+        except AdapterError:
+            return await self._groups_by_reading(query)
+
+    async def _groups_by_reading(self, query: Query) -> list[GroupCount]:
+        sums: Document = {"_id": "$fingerprint", "letters": {"$sum": 1}, "deaths": {"$sum": "$count"}}
+        found = []
+        for counted in await self._aggregate(query, sums):
+            own = {**query, "fingerprint": counted["_id"]}
+            latest = await self.latest(own, _SENDERS_SHOWN)
+            found.append(
+                GroupCount(
+                    fingerprint=str(counted["_id"] or ""),
+                    letters=counted["letters"],
+                    deaths=max(int(counted["deaths"]), counted["letters"]),
+                    first_seen=await self._earliest(own),
+                    last_seen=max((one.last_seen for one in latest), default=0),
+                    senders=_names(sorted({one.sender_id for one in latest})),
+                    users=_names(sorted({one.user_id for one in latest})),
+                )
+            )
+        return found
+
+    async def _earliest(self, query: Query) -> int:
+        async with self._store.operation():
+            cursor = self._collection.find(query, {"firstSeen": 1}).sort("firstSeen", 1).limit(1)
+            documents = await cursor.to_list(1)
+        return documents[0]["firstSeen"] if documents else 0
 
     async def counts(self, query: Query, field: str) -> dict[str, int]:
         """Count letters by the value of one field."""
@@ -63,7 +90,10 @@ class LetterCollection:
 
     async def first_seen(self) -> dict[str, int]:
         """Return when (epoch ms) each cause was seen first, by its fingerprint."""
-        found = await self._aggregate({}, {"_id": "$fingerprint", "at": {"$min": "$firstSeen"}})
+        try:
+            found = await self._aggregate({}, {"_id": "$fingerprint", "at": {"$min": "$firstSeen"}})
+        except AdapterError:  # a server that only counts
+            return {one: await self._earliest({"fingerprint": one}) for one in await self.counts({}, "fingerprint")}
         return {one["_id"]: one["at"] or 0 for one in found if isinstance(one["_id"], str)}
 
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
 
-from worker.failure import Failure
+from worker.failure import AdapterError, Failure
 from worker.mongo.activities import COLLECTION, activity_document
 from worker.mongo.bulk import encode_alone
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.pipeline.translate import Activity
 
 _ASKED_AT_ONCE: Final = 500
+_HAPPENED_AT: Final = "activity.data.header.timestamp"
 
 
 class StoredActivities:
@@ -49,15 +50,26 @@ class StoredActivities:
         wanted = sorted(conversation_ids)
         for start in range(0, len(wanted), _ASKED_AT_ONCE):
             some = wanted[start : start + _ASKED_AT_ONCE]
-            group = {"_id": "$conversationId", "at": {"$max": "$activity.data.header.timestamp"}}
-            async with self._store.operation():
-                cursor = await self._collection.aggregate(
-                    [{"$match": {"conversationId": {"$in": some}}}, {"$group": group}]
-                )
-                async for document in cursor:
-                    if isinstance(document["at"], int | float):
-                        found[document["_id"]] = int(document["at"])
+            try:
+                found |= await self._newest(some)
+            except AdapterError:  # a server that only counts
+                for one in some:
+                    found |= await self._newest_by_reading(one)
         return found
+
+    async def _newest(self, conversation_ids: Sequence[str]) -> dict[str, int]:
+        group = {"_id": "$conversationId", "at": {"$max": f"${_HAPPENED_AT}"}}
+        async with self._store.operation():
+            cursor = await self._collection.aggregate(
+                [{"$match": {"conversationId": {"$in": list(conversation_ids)}}}, {"$group": group}]
+            )
+            return {one["_id"]: int(one["at"]) async for one in cursor if isinstance(one["at"], int | float)}
+
+    async def _newest_by_reading(self, conversation_id: str) -> dict[str, int]:
+        query = {"conversationId": conversation_id, _HAPPENED_AT: {"$gt": 0}}
+        async with self._store.operation():
+            newest = await self._collection.find(query, {_HAPPENED_AT: 1}).sort(_HAPPENED_AT, -1).limit(1).to_list(1)
+        return {conversation_id: int(newest[0]["activity"]["data"]["header"]["timestamp"])} if newest else {}
 
     async def refusals(self, activities: Sequence[Activity]) -> list[Failure | None]:
         """Return why no document can hold an activity, None where one can."""
