@@ -165,6 +165,7 @@ _MOST_AT_ONCE: Final = 2000
 
 OURS: Final = ours(1, {"live": 8000, "stored": 8000, "mixed": 8000})
 OURS_TWO: Final = ours(2, {"live": 9000, "stored": 9000, "mixed": 9000})
+OURS_FOUR: Final = ours(4, {"live": 9000, "stored": 9000, "mixed": 9000})
 BLOCKING: Final = _rival("BlockingConnection loop", "blocking_loop", 0, live=800, stored=800)
 AIO_PIKA: Final = _rival(
     "aio-pika, concurrent", "aio_pika_concurrent", _MOST_AT_ONCE, live=2500, stored=1500, mixed=2000
@@ -175,4 +176,4 @@ FASTSTREAM_TUNED: Final = _rival(
 )
 SHOVEL: Final = Shovel("shovel (limit)", {"live": 15_000})
 
-ALL: Final = (OURS, OURS_TWO, BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, SHOVEL)
+ALL: Final = (OURS, OURS_TWO, OURS_FOUR, BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, SHOVEL)
