@@ -111,8 +111,14 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         asked = browser.send("/replay", {**cause.form("/replay"), "number": "all", "reason": "the rest"})
         plan = browser.ended(asked)
         assert "Of 11 letters, 11 would not die again" in plan.words
-        fields = {**plan.form("/replay"), "number": "all", "ramp": "2,4"}
-        assert "sent 11 now settled 11" in browser.ended(browser.send("/replay", fields)).words
+        fields = {**plan.form("/replay"), "number": "all", "ramp": "1", "rate": "4"}
+        running = browser.send("/replay", fields)
+        browser.send(f"{running.path}/stop", running.form(f"{running.path}/stop"))
+        stopped = browser.ended(running)
+        assert "Cancelled: stopped by hand" in stopped.words
+        (job,) = re.findall(r'href="(/jobs/\w+)"', stopped.text)
+        resumed = browser.send(f"{job}/resume", browser.get(job).form(f"{job}/resume"))
+        assert "sent 11 now settled 11" in browser.ended(resumed).words
 
         discard = browser.get("/discard?q=--code+malformed_json")
         assert "Discard 1 letter" in discard.words
@@ -124,7 +130,6 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert len(world.stored_ids()) == 12
 
         jobs = browser.get("/jobs")
-        (job, *_) = re.findall(r'href="(/jobs/\w+)"', jobs.text)
         seen += [cause, plan, preview, fixed, discard, jobs, browser.get(job), browser.get("/letters?q=--status+any")]
         seen += [browser.get(f"/letters/{letter}"), browser.get("/explain?id=call-3")]
         commands = set().union(*(page.commands for page in seen))

@@ -171,7 +171,7 @@ def _rows(report: Report) -> Iterator[tuple[str, object]]:
 
     window = duration(report.window_ms)
     yield "at", utc(report.at, timespec="seconds")
-    yield "pool", [_pool(pool) for pool in report.pools] or "no report"
+    yield "pool", [pool.in_words() for pool in report.pools] or "no report"
     yield "lag", _lag(report)
     oldest = report.oldest_ms
     yield "oldest message", "unknown" if oldest is None else f"about {duration(oldest)}" if oldest else "none waits"
@@ -235,12 +235,3 @@ def _letters(report: Report) -> str:
 
 def _ready(depth: Depth | None) -> str:
     return "unknown" if depth is None else str(depth.all)
-
-
-def _pool(pool: Mapping[str, Any]) -> str:
-    name = "all pools" if pool.get("_id") == "*" else str(pool.get("_id"))
-    processes = [one for one in (pool.get("processes") or {}).values() if isinstance(one, dict)]
-    facts = [counted(len(processes), "report"), f"{sum(bool(one.get('ready')) for one in processes)} ready"]
-    if pool.get("paused"):
-        facts.append(f"paused by {pool.get('pausedBy')}: {pool.get('reason')}")
-    return f"{name}: {', '.join(facts)}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from worker import contract
 from worker.desk.journal import Coverage, read_journal
+from worker.desk.pools import Pool, read_pool
 from worker.desk.recent import RecentOutcomes, Summary
 from worker.desk.times import duration, utc
 from worker.desk.wording import why_not
@@ -115,7 +116,7 @@ class Report:
     outcomes: Summary | None = None
     journal: Coverage | None = None
     letters: LetterSummary | None = None
-    pools: Sequence[Mapping[str, Any]] = ()
+    pools: Sequence[Pool] = ()
     dependencies: dict[str, Dependency] = field(default_factory=dict)
 
     def depth(self, queue: str) -> Depth | None:
@@ -157,10 +158,7 @@ class Report:
             found.append(f"{parked.all} letters are parked in {contract.PARKED}: no document can hold them")
         gaps = self.journal.gaps if self.journal else ()
         found += [f"{gap.missing} outcomes may be missing in the journal, until {utc(gap.last)}" for gap in gaps]
-        paused = [str(pool.get("_id")) for pool in self.pools if pool.get("paused")]
-        if paused:
-            found.append(f"paused: {', '.join(paused)}; go on with `cim-worker resume`")
-        return found
+        return found + [line for pool in self.pools for line in pool.attention()]
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs; times are epoch milliseconds, unknown values null."""
@@ -176,7 +174,7 @@ class Report:
             "outcomes": None if self.outcomes is None else self.outcomes.as_json(),
             "journal": None if self.journal is None else self.journal.as_json(),
             "letters": None if self.letters is None else self.letters._asdict(),
-            "pools": [dict(pool) for pool in self.pools],
+            "pools": [pool._asdict() for pool in self.pools],
             "dependencies": [one._asdict() for one in self.dependencies.values()],
             "attention": self.attention(),
         }
@@ -226,7 +224,9 @@ class Observer:
     async def _ask_store(self, report: Report) -> None:
         async def ask() -> str:
             report.letters = await self._sources.store.letters(report.at - self._window_ms)
-            report.pools = await self._sources.store.pools()
+            documents = await self._sources.store.pools()
+            pools = sorted(read_pool(one, report.at) for one in documents)
+            report.pools = [pool for pool in pools if pool.is_pool or pool.is_paused]
             return "answers"
 
         await _try("store", report, ask)

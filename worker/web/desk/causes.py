@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.desk.query import Cause, Order, count, groups, one
+from worker.desk.query import Cause, Order, groups, one
 from worker.web.desk.asked import Chosen, choose
 from worker.web.desk.letters import letter_facts
 from worker.web.desk.render import Page
@@ -31,8 +31,8 @@ async def show(asked: Asked) -> Page:
     if chosen.name:
         sample = await one(asked.desk, chosen.name)
         letter = await letter_facts(asked, sample)
-        cause = next((found for found in facts["causes"] if found.fingerprint == sample.fingerprint), None)
-    number = cause.letters if cause is not None else await _count(asked, chosen)
+        cause = next((found for found in facts["every"] if found.fingerprint == sample.fingerprint), None)
+    number = facts["total"] if not chosen.name else cause.letters if cause is not None else 0
     title = f"{cause.code} · {cause.letters}" if cause is not None else "Dead letters"
     return Page("causes.html", title, chosen=chosen, cause=cause, letter=letter, number=number, **facts)
 
@@ -56,11 +56,11 @@ async def _list_facts(asked: Asked, chosen: Chosen) -> dict[str, Any]:
         return await groups(asked.desk, all_of_them.filter, order)
 
     found = await asked.office.fresh.get(f"causes {order} {chosen.q}", _FRESH_SECONDS, counted)
-    return {"causes": found[:_MOST], "more": max(0, len(found) - _MOST), "order": order.value, "now": asked.now}
-
-
-async def _count(asked: Asked, chosen: Chosen) -> int:
-    async def counted() -> int:
-        return await count(asked.desk, chosen.filter)
-
-    return await asked.office.fresh.get(f"count {chosen.name} {chosen.q}", _FRESH_SECONDS, counted)
+    return {
+        "every": found,
+        "causes": found[:_MOST],
+        "more": max(0, len(found) - _MOST),
+        "total": sum(cause.letters for cause in found),
+        "order": order.value,
+        "now": asked.now,
+    }

@@ -1,0 +1,92 @@
+"""Pools as their processes report them: who is there, who is ready, and whether somebody paused them. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_GONE_MS: Final = 30_000
+"""A process that did not report for this long is gone."""
+_FORGOTTEN_MS: Final = 300_000
+_ALL: Final = "*"
+"""The document that speaks for all pools."""
+
+
+class Pool(NamedTuple):
+    """One pool at one moment."""
+
+    name: str
+    processes: int
+    """Those that reported within half a minute."""
+    ready: int
+    silent: int
+    """Those that did not, and did not say that they stop."""
+    not_ready: tuple[str, ...]
+    """Why some are not ready, each reason once."""
+    versions: tuple[str, ...]
+    is_paused: bool
+    paused_by: str
+    paused_because: str
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is one, and not what is said of all of them."""
+        return self.name != _ALL
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"pool {self.name}" if self.is_pool else "all pools"
+
+    def in_words(self) -> str:
+        """Return it in one line."""
+        parts = [f"{self.processes} {'process' if self.processes == 1 else 'processes'}, {self.ready} ready"]
+        if not self.is_pool:
+            parts = []
+        if self.silent:
+            parts.append(f"{self.silent} silent")
+        if self.is_paused:
+            parts.append(self.pause_in_words())
+        if self.versions:
+            parts.append(f"version {' and '.join(self.versions)}")
+        return f"{self.title}: {', '.join(parts) or 'not paused'}"
+
+    def pause_in_words(self) -> str:
+        """Return who paused it and why."""
+        by = f" by {self.paused_by}" if self.paused_by else ""
+        return f"paused{by}{f' ({self.paused_because})' if self.paused_because else ''}"
+
+    def attention(self) -> list[str]:
+        """Return what somebody should look after."""
+        if self.is_paused:
+            return [f"{self.title} {self.pause_in_words()}; go on with `cim-worker resume`"]
+        found = [f"{self.title}: not ready: {reason}" for reason in self.not_ready]
+        if self.silent:
+            found.append(f"{self.title}: {self.silent} silent for more than half a minute")
+        return found
+
+
+def read_pool(document: Mapping[str, Any], now: int) -> Pool:
+    """Return the pool of a document of the collection `pools` at *now* (epoch ms), whatever is in it."""
+    entries = document.get("processes")
+    processes = [one for one in entries.values() if isinstance(one, dict)] if isinstance(entries, dict) else []
+    ages = [(now - at if isinstance(at := one.get("at"), int) else _FORGOTTEN_MS, one) for one in processes]
+    living = [one for age, one in ages if age <= _GONE_MS]
+    reasons = [str(reason) for one in living if one.get("ready") is False for reason in _list(one.get("reasons"))]
+    return Pool(
+        name=str(document.get("_id")),
+        processes=len(living),
+        ready=sum(one.get("ready") is True for one in living),
+        silent=sum(_GONE_MS < age < _FORGOTTEN_MS for age, _ in ages),
+        not_ready=tuple(dict.fromkeys(reasons)),
+        versions=tuple(sorted({str(one["version"]) for one in living if "version" in one})),
+        is_paused=document.get("paused") is True,
+        paused_by=str(document.get("pausedBy") or ""),
+        paused_because=str(document.get("reason") or ""),
+    )
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
