@@ -55,6 +55,16 @@ def test_an_event_larger_than_the_broker_takes_is_stored_and_its_neighbours_are_
         assert pool.lines("dependency_down") == []
 
 
+def test_the_doctor_compares_the_limits(narrow: LocalBroker, store: Store) -> None:
+    url = narrow.create_vhost("too-large-for-the-doctor")
+    cim_worker("topology", "apply", CIM_RABBITMQ_URL=url)
+    finished = cim_worker("doctor", "--json", CIM_RABBITMQ_URL=url, CIM_MONGODB_URI=store.uri)
+    (found,) = [one for one in json.loads(finished.stdout)["findings"] if one["what"] == "message size"]
+    assert found["state"] == "warning"
+    assert found["detail"].startswith(f"the broker takes {LIMIT} bytes, CIM_MAX_MESSAGE_BYTES is ")
+    assert found["fix"] == "raise max_message_size, or lower CIM_MAX_MESSAGE_BYTES"
+
+
 def test_publishing_by_hand_says_what_is_too_large_for_the_broker(narrow: LocalBroker, tmp_path: Path) -> None:
     url = narrow.create_vhost("too-large-by-hand")
     cim_worker("topology", "apply", CIM_RABBITMQ_URL=url)

@@ -12,9 +12,12 @@ import pymongo
 import pytest
 
 from tests.services.processes import free_ports
-from tests.support.amqp import plain
+from tests.support.amqp import connected, plain
 from tests.support.command import cim_worker
 from tests.support.worker_pool import World
+from worker.mongo.client import connect
+from worker.process.doctor import canary
+from worker.settings import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,9 +148,19 @@ def test_the_canary_goes_through_a_retry_tier_and_the_dead_letters_and_leaves_no
         assert world.collection("dead_letters") == []
         queues = ("cim.ingress", "cim.ingress.retry.1s", "cim.dead-letters")
         assert [world.depth(queue) for queue in queues] == [0, 0, 0]
-    found = examine(world, "--canary", code=2, CIM_RECORD_INTERVAL_MS="200")
-    (canary,) = found["retry tier and dead letters"]
-    assert (canary["state"], "is a pool running" in canary["fix"]) == ("problem", True)
+
+
+async def test_a_canary_that_does_not_come_through_is_a_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "_SLACK_SECONDS", 0.2)
+    settings = load_settings(
+        rabbitmq_url=world.amqp_url, mongodb_uri=world.mongodb_uri, retry_delays="1s", record_interval_ms=100
+    )
+    store = connect(world.mongodb_uri, world.database)
+    async with connected(world.amqp_url) as connection:
+        (found,) = await canary.send_canary(connection, store, settings)
+    await store.close()
+    assert found.state == "problem"
+    assert "is a pool running" in found.fix
 
 
 def test_the_table_shows_the_worst_first_and_counts(world: World) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_OWN = {"CIM_LOG_FORMAT": "json", "CIM_HTTP_PORT": "0", "CIM_RABBITMQ_URL_FILE": "", "CIM_MONGODB_URI_FILE": ""}
+"""What must not be as for the pool that may run on this machine: its port, and where addresses come from."""
+
 
 class WorkerPool:
     """One supervisor with its worker processes.
@@ -28,7 +31,7 @@ class WorkerPool:
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "worker", "run", "--processes", str(processes)],
-                env={**os.environ, "CIM_LOG_FORMAT": "json", **variables},
+                env={**os.environ, **_OWN, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
