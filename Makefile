@@ -110,6 +110,19 @@ deploy-check: .venv/.made ## deploy/ against the real tools: image, compose, cha
 chaos: .venv/.made ## faults at random times, then every message accounted for (SEED=, MINUTES=, MESSAGES=)
 	@$(RUN)/python -m tests.chaos $(OPTIONS)
 
+.PHONY: gateway-chaos
+gateway-chaos: .venv/.made ## gateway, broker and workers killed under load; what was answered 200 is there (SEED=, MINUTES=)
+	@$(RUN)/python -m tests.chaos.gateway $(OPTIONS)
+
+.PHONY: gateway-check
+gateway-check: .venv/.made ## schemathesis against a running gateway, by its own OpenAPI document (ARGS="--max-examples 60")
+	@$(RUN)/pip install --quiet 'schemathesis>=4.3'
+	@$(RUN)/python -m tests.acceptance.gateway_check $(ARGS)
+
+.PHONY: gateway-bench
+gateway-bench: .venv/.made-bench ## requests per second, beside the same endpoint as it is usually written
+	@$(RUN)/python -m tests.benchmarks.gateway $(ARGS)
+
 .PHONY: fuzz
 fuzz: .venv/.made ## mutated and raw bytes: always an outcome, never an exception (SEED=, INPUTS=)
 	@$(RUN)/python -m tests.fuzz $(OPTIONS)
