@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
 from tests.acceptance.test_cli_offline import INVALID, VALID
-from tests.support.command import cim_worker, printed_json
+from tests.support.command import COMMAND, cim_worker, printed_json, running
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.services.services import Store
 
 
 @pytest.fixture
@@ -50,22 +54,30 @@ def test_a_message_arrives_byte_for_byte_persistent_and_with_its_id(ingress_url:
     assert properties.content_type == "application/json"
 
 
-def test_nothing_is_validated_unless_asked(ingress_url: str) -> None:
-    finished = cim_worker("publish", "-", stdin="nonsense", CIM_RABBITMQ_URL=ingress_url)
+def test_with_no_check_nothing_is_validated(ingress_url: str) -> None:
+    finished = cim_worker("publish", "--no-check", "-", stdin="nonsense", CIM_RABBITMQ_URL=ingress_url)
 
     assert finished.returncode == ExitCode.OK
     [(method, _, body)] = taken(ingress_url)
     assert (method.routing_key, body) == ("unknown", b"nonsense")
 
 
-def test_with_check_one_invalid_message_keeps_all_of_them_back(ingress_url: str) -> None:
-    stdin = json.dumps(VALID) + "\n" + json.dumps(INVALID)
+def test_one_invalid_message_far_down_keeps_all_of_them_back_or_is_left_out(ingress_url: str) -> None:
+    lines = [json.dumps({**VALID, "id": f"m-{number}"}) for number in range(599)] + [json.dumps(INVALID)]
+    stdin = "\n".join(lines)
 
-    finished = cim_worker("publish", "--check", "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
-
+    finished = cim_worker("publish", "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
     assert finished.returncode == ExitCode.REJECTED
     assert "missing_anchor" in finished.stdout
+    assert "600" in finished.stdout
+    assert "--keep-going" in finished.stderr
     assert taken(ingress_url) == []
+
+    finished = cim_worker("publish", "--keep-going", "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    assert finished.returncode == ExitCode.REJECTED
+    assert "599 confirmed" in finished.stdout
+    assert "1 left out" in finished.stdout
+    assert len(taken(ingress_url)) == 599
 
 
 def test_more_messages_than_one_window_are_all_confirmed(ingress_url: str) -> None:
@@ -122,7 +134,7 @@ def test_a_half_surrogate_among_many_messages_keeps_none_of_them_back(ingress_ur
     messages[610] = half
 
     stdin = "\n".join(map(json.dumps, messages))
-    finished = cim_worker("publish", "-", "--json", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    finished = cim_worker("publish", "--no-check", "-", "--json", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
 
     assert finished.returncode == ExitCode.OK, finished.stderr
     assert printed_json(finished)["confirmed"] == 700
@@ -143,3 +155,74 @@ def test_without_the_right_to_publish_the_brokers_reason_is_repeated_and_every_m
     counts = printed_json(finished)
     assert (counts["confirmed"], sum(counts.values())) == (0, 1234)
     assert taken(ingress_url) == []
+
+
+def test_what_is_confirmed_is_not_sent_again_when_the_command_resumes(ingress_url: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    stdin = "\n".join(json.dumps({**VALID, "id": f"m-{number}"}) for number in range(600))
+    state.write_text(json.dumps({"input": "another", "left": []}))
+    refused = cim_worker("publish", "--resume", state, "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    assert (refused.returncode, "another input" in refused.stderr) == (ExitCode.CONFIGURATION, True)
+    state.unlink()
+
+    limited = {"max-length": 550, "overflow": "reject-publish"}
+    with limited_ingress(ingress_url, limited):
+        stopped = cim_worker("publish", "--resume", state, "-", "--json", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    assert stopped.returncode == ExitCode.BROKER_UNREACHABLE
+    confirmed = printed_json(stopped)["confirmed"]
+    assert 0 < confirmed < 600
+
+    arguments = ("publish", "--resume", state, "-", "--json")
+    finished = cim_worker(*arguments, stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    counts = printed_json(finished)
+    assert (finished.returncode, counts["confirmed"], counts["done_before"]) == (0, 600 - confirmed, confirmed)
+    ids = [properties.message_id for _, properties, _ in taken(ingress_url)]
+    assert sorted(ids) == sorted(f"m-{number}" for number in range(600)), "each once"
+    again = printed_json(cim_worker(*arguments, stdin=stdin, CIM_RABBITMQ_URL=ingress_url))
+    assert (again["confirmed"], again["done_before"]) == (0, 600)
+
+
+def test_repeat_sends_all_of_it_so_often_and_rate_no_faster_than_asked(ingress_url: str) -> None:
+    stdin = "\n".join(json.dumps({**VALID, "id": f"m-{number}"}) for number in range(5))
+    started = time.monotonic()
+    finished = cim_worker("publish", "-", "--repeat", "4", "--rate", "20", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    assert finished.returncode == ExitCode.OK
+    assert time.monotonic() - started > 0.9
+    assert len(taken(ingress_url)) == 20
+
+
+def test_wait_counts_what_became_of_the_messages_and_says_when_nobody_tells(
+    ingress_url: str, store: Store, database: str, tmp_path: Path
+) -> None:
+    places = {"CIM_RABBITMQ_URL": ingress_url, "CIM_MONGODB_URI": store.uri, "CIM_MONGODB_DATABASE": database}
+    stdin = json.dumps({**VALID, "id": "m-1"})
+    silent = cim_worker("publish", "--wait", "--timeout", "0.2", "-", stdin=stdin, **places)
+    assert (silent.returncode, "no receipt" in silent.stdout) == (ExitCode.NOT_FOUND, True)
+    taken(ingress_url)
+
+    with running(COMMAND, "run", log=tmp_path / "worker.log", **places):
+        finished = cim_worker("publish", "--wait", "--repeat", "2", "-", "--json", stdin=stdin, **places)
+        assert finished.returncode == ExitCode.OK, finished.stderr
+        outcomes = {(one["outcome"], one["why"], one["messages"]) for one in printed_json(finished)["outcomes"]}
+        assert outcomes == {("stored", "unknown_conversation", 1), ("duplicate", "unknown_conversation", 1)}
+        dead = cim_worker("publish", "--wait", "--no-check", "-", stdin=json.dumps(INVALID), **places)
+        assert dead.returncode == ExitCode.REJECTED
+        assert "dead\tmissing_anchor\t1" in dead.stdout
+
+
+@contextlib.contextmanager
+def limited_ingress(url: str, policy: dict[str, Any]) -> Iterator[None]:
+    """Bound the ingress queue: it is made again with these limits, and after that without."""
+    arguments = {f"x-{name}": value for name, value in policy.items()}
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.queue_delete("cim.ingress")
+        channel.queue_declare("cim.ingress", durable=True, arguments=arguments)
+        channel.queue_bind("cim.ingress", "cim.ingress", "#")
+        yield
+        kept = [body for *_, body in taken(url)]
+        ids = [json.loads(body)["id"] for body in kept]
+        channel.queue_delete("cim.ingress")
+        assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=url).returncode == ExitCode.OK
+        for message_id, body in zip(ids, kept, strict=True):
+            channel.basic_publish("cim.ingress", "any", body, pika.BasicProperties(message_id=message_id))

@@ -13,18 +13,23 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.messages import FileMessage, read_messages
-from worker.cli.output import add_command, counted, print_json, print_line, progress
+from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress
 from worker.cli.services import command_settings, open_broker
 from worker.cli.validate import judge, print_judged, rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from worker.cli.publish_state import PublishState
+    from worker.cli.told import Told
     from worker.ports import Outgoing
     from worker.rabbit.connection import Connection
+    from worker.rabbit.publisher import Publisher
     from worker.settings import Settings
 
 _MESSAGES_PER_WINDOW = 500
+_WINDOWS_PER_SECOND = 10
+"""With --rate: in so many parts the messages of a second are sent."""
 _SHORT_STRING_BYTES = 255
 
 
@@ -35,7 +40,8 @@ def add_to(app: typer.Typer) -> None:
         "publish",
         publish,
         "cim-worker publish recording.json",
-        "cim-worker publish --check exports/*.jsonl",
+        "cim-worker publish --wait recording.json          and what became of it?",
+        "cim-worker publish --resume done.json --rate 500 exports/*.jsonl",
         "generate-messages | cim-worker publish - --json",
         environment=("CIM_RABBITMQ_URL",),
     )
@@ -43,29 +49,58 @@ def add_to(app: typer.Typer) -> None:
 
 def publish(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, or - for standard input.")],
+    *,
     check: Annotated[
-        bool, typer.Option("--check", help="Validate first; publish nothing if any message is rejected (exit code 6).")
+        bool, typer.Option("--check/--no-check", help="Validate all first; --no-check sends what is invalid, too.")
+    ] = True,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out what is invalid and publish the rest (exit code 6).")
     ] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many messages a second.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Publish all of it so many times.")] = 1,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Ask for receipts, and count what became of the messages.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="With --wait: seconds after the last confirm or receipt.")
+    ] = 60.0,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE", help="Keep in the file STATE what is confirmed; with the same input again, go on there."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
 ) -> None:
     """Publish messages to the exchange cim.ingress: persistent, mandatory, confirmed.
 
-    A file holds one message, a JSON array of messages, or JSON lines. Nothing is validated unless --check is given:
-    what the workers reject goes to cim.dead-letters with its reasons.
+    A file holds one message, a JSON array of messages, JSON lines, or JSON texts in a row. Nothing is sent if any
+    message is invalid, unless --keep-going or --no-check is given: what the workers reject goes to the dead letters.
+
+    Exit code 0: all confirmed, and with --wait none dead. 6: a message is invalid, too large or dead. 2: topology,
+    rights or usage. 3: the broker is away, or refused messages. 5: --wait, and not all receipts came in time.
     """
     settings = command_settings()
     messages = read_messages(files, "publish")
-    if check:
-        _refuse_invalid(messages, settings.max_message_bytes)
+    valid = _valid(messages, settings.max_message_bytes, keep_going=keep_going) if check else messages
     # All are made before the first one is sent: what cannot be sent must not be found out halfway.
-    account = asyncio.run(_publish(settings, [outgoing(message.body) for message in messages]))
-    if as_json:
-        print_json(account.counts)
-    else:
-        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
-        print_line(f"{counted(len(messages), 'message')}: {counts}")
+    made = [outgoing(message.body) for message in valid] * repeat
+    state = _state(resume, made)
+    account = asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state)))
+    account.left_out = len(messages) - len(valid)
+    _report(account, as_json=as_json)
     if problem := account.problem():
         raise problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How to publish."""
+
+    rate: float | None
+    timeout: float | None
+    """How long to wait for receipts, in seconds; None: nobody asks for them."""
+    state: PublishState | None
 
 
 @dataclass(slots=True)
@@ -76,6 +111,12 @@ class _Account:
     confirmations: Counter[str] = field(default_factory=Counter)
     failure: CommandError | None = None
     """Why the broker connection ended, if it did."""
+    left_out: int = 0
+    """Invalid messages that were not taken."""
+    done_before: int = 0
+    """Messages that an earlier run had confirmed."""
+    told: Told | None = None
+    """The receipts, if they were asked for."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,7 +124,9 @@ class _Account:
         counts = {
             name: self.confirmations[name] for name in ("confirmed", "returned", "nacked", "too_large", "unknown")
         }
-        return {**counts, "not_sent": self.total - sum(counts.values())}
+        counts["not_sent"] = self.total - self.done_before - sum(counts.values())
+        extra = {"left_out": self.left_out, "done_before": self.done_before}
+        return counts | {name: count for name, count in extra.items() if count}
 
     def problem(self) -> CommandError | None:
         """Return what the user has to do, if anything."""
@@ -92,17 +135,29 @@ class _Account:
             text = f"{self.failure}; confirmed: {counts['confirmed']} of {self.total}"
             return CommandError(self.failure.exit_code, text)
         for outcome, exit_code, what_to_do in _PROBLEMS:
-            if counts[outcome]:
+            if counts.get(outcome):
                 return CommandError(exit_code, f"{counted(counts[outcome], 'message')} {what_to_do}")
-        return None
+        return None if self.told is None else self.told.problem()
 
 
 _PROBLEMS: Final = (
     ("returned", ExitCode.CONFIGURATION, "reached no queue; run `cim-worker topology apply` and publish again"),
     ("too_large", ExitCode.REJECTED, "larger than the broker's max_message_size: send links instead of contents"),
     ("nacked", ExitCode.BROKER_UNREACHABLE, "not accepted; publish again: the same message twice does no harm"),
+    ("left_out", ExitCode.REJECTED, "left out as invalid; the others were published"),
 )
 """What can become of a message besides its confirm, what it means for the exit code, and what to do."""
+
+
+def _report(account: _Account, *, as_json: bool) -> None:
+    told = account.told
+    if as_json:
+        print_json(account.counts if told is None else {**account.counts, "outcomes": told.as_document()})
+        return
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
+    print_line(f"{counted(account.total + account.left_out, 'message')}: {counts}")
+    if told is not None:
+        print_table(None, ("outcome", "why", "messages"), told.rows())
 
 
 def outgoing(body: bytes) -> Outgoing:
@@ -124,11 +179,23 @@ def _derived_id(body: bytes) -> str:
     return derived_id(decoded.content() if isinstance(decoded, Decoded) else body)
 
 
-async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> _Account:
-    account = _Account(len(messages))
+def _state(file: str | None, messages: Sequence[Outgoing]) -> PublishState | None:
+    from worker.cli.publish_state import PublishState
+
+    return None if file is None else PublishState.read(file, [message.body for message in messages])
+
+
+async def _publish(settings: Settings, messages: Sequence[Outgoing], manner: _Manner) -> _Account:
+    left = range(len(messages)) if manner.state is None else manner.state.left
+    account = _Account(len(messages), done_before=len(messages) - len(left))
+    if not left:
+        return account
     try:
         async with open_broker(settings) as connection:
-            await _publish_on(connection, settings, messages, account)
+            publisher = await _publisher(connection, settings, manner, account)
+            await _send(publisher, messages, left, manner, account)
+            if account.told is not None:
+                await account.told.wait(account.confirmations["confirmed"], manner.timeout or 0.0, publisher.closed)
     except CommandError as error:
         if not account.confirmations:
             raise  # nothing was sent, so there is nothing to account for
@@ -136,33 +203,65 @@ async def _publish(settings: Settings, messages: Sequence[Outgoing]) -> _Account
     return account
 
 
-async def _publish_on(
-    connection: Connection, settings: Settings, messages: Sequence[Outgoing], account: _Account
-) -> None:
-    """Publish window by window and count in *account*. Raises the `BrokerError` that ended it."""
+async def _publisher(connection: Connection, settings: Settings, manner: _Manner, account: _Account) -> Publisher:
     from worker.contract import INGRESS
     from worker.rabbit.publisher import Publisher
 
     # Publishing to a missing exchange would cost the channel and with it the confirms of all the others.
     await (await connection.channel()).call("exchange_declare", INGRESS, passive=True)
-    publisher = await Publisher.open(connection, confirm_timeout_ms=settings.confirm_timeout_ms)
+    if manner.timeout is None:
+        return await Publisher.open(connection, confirm_timeout_ms=settings.confirm_timeout_ms)
+    from worker.cli.told import Told
+    from worker.rabbit.asking import AskingPublisher
+
+    account.told = Told()
+    return await AskingPublisher.ask(connection, account.told.add, confirm_timeout_ms=settings.confirm_timeout_ms)
+
+
+async def _send(
+    publisher: Publisher, messages: Sequence[Outgoing], left: Sequence[int], manner: _Manner, account: _Account
+) -> None:
+    """Publish window by window and count in *account*. Raises the `BrokerError` that ended it."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    asks = account.told is not None
     with progress() as bar:
-        task = bar.add_task("publishing", total=len(messages))
-        for start in range(0, len(messages), _MESSAGES_PER_WINDOW):
-            window = messages[start : start + _MESSAGES_PER_WINDOW]
-            account.confirmations.update(map(str, await publisher.publish(window)))
+        task = bar.add_task("publishing", total=len(left))
+        for start, places in _windows(left, manner.rate):
+            if manner.rate is not None:
+                await asyncio.sleep(started + start / manner.rate - loop.time())
+            window = [_asking(messages[place], place) if asks else messages[place] for place in places]
+            confirmations = list(map(str, await publisher.publish(window)))
+            account.confirmations.update(confirmations)
+            if manner.state is not None:
+                manner.state.note(place for place, end in zip(places, confirmations, strict=True) if end == "confirmed")
             if account.confirmations["unknown"]:
                 raise await publisher.closed
             bar.advance(task, len(window))
 
 
-def _refuse_invalid(messages: Sequence[FileMessage], max_bytes: int) -> None:
+def _windows(left: Sequence[int], rate: float | None) -> Iterator[tuple[int, Sequence[int]]]:
+    size = _MESSAGES_PER_WINDOW if rate is None else max(1, min(_MESSAGES_PER_WINDOW, int(rate / _WINDOWS_PER_SECOND)))
+    for start in range(0, len(left), size):
+        yield start, left[start : start + size]
+
+
+def _asking(message: Outgoing, place: int) -> Outgoing:
+    """Return the message with a correlation id of its own: with --repeat several have one message id."""
+    return message._replace(correlation_id=f"{message.message_id[: _SHORT_STRING_BYTES // 4]}#{place}")
+
+
+def _valid(messages: Sequence[FileMessage], max_bytes: int, *, keep_going: bool) -> Sequence[FileMessage]:
+    """Return those that the workers would take. Raises `CommandError` when there is none, or one is not."""
     judged = judge(messages, max_bytes)
     bad = rejected(judged)
-    if bad:
-        print_judged(bad)
-        text = f"{len(bad)} of {counted(len(judged), 'message')} would be rejected; nothing was published"
-        raise CommandError(ExitCode.REJECTED, text)
+    if not bad:
+        return messages
+    print_judged(bad)
+    if keep_going and len(bad) < len(judged):
+        return [one.message for one in judged if not one.is_rejected()]
+    text = f"{len(bad)} of {counted(len(judged), 'message')} would be rejected; nothing was published"
+    raise CommandError(ExitCode.REJECTED, f"{text} (--keep-going leaves them out)" if not keep_going else text)
 
 
 def _readable(body: bytes) -> dict[str, Any]:

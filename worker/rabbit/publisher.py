@@ -62,6 +62,7 @@ class Publisher:
         self._max_outstanding = max_outstanding
         self._max_unsent_bytes = max_unsent_bytes
         self._user_id: str | None = None
+        self._reply_to: str | None = None
         self._next_tag = 1
         self._pending: dict[int, tuple[_Window, int, str]] = {}
         self._tag_by_id: dict[str, int] = {}
@@ -215,7 +216,11 @@ class Publisher:
         return frames
 
     def _encode(self, message: Outgoing) -> bytes:
-        if compiled.frames is not None and (frames := self._encode_compiled(message)) is not None:
+        if (
+            compiled.frames is not None
+            and self._reply_to is None
+            and (frames := self._encode_compiled(message)) is not None
+        ):
             return frames
         frame_max = self._connection.raw.frame_max
         properties = self._encode_properties(message, message.headers)
@@ -258,6 +263,7 @@ class Publisher:
         return encode_properties(
             message_id=message.message_id,
             correlation_id=message.correlation_id,
+            reply_to=self._reply_to,
             headers=headers,
             content_type=message.content_type,
             content_encoding=message.content_encoding,

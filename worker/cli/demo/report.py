@@ -66,7 +66,7 @@ def next_steps_while_it_runs(variables: Path, process_id: int) -> list[str]:
         f"  . {shlex.quote(str(variables))}",
         "  cim-worker conversations list",
         f"  echo {shlex.quote(json.dumps(_HELLO))} | cim-worker publish -",
-        f"  echo {shlex.quote(json.dumps(_BROKEN))} | cim-worker publish -",
+        f"  echo {shlex.quote(json.dumps(_BROKEN))} | cim-worker publish --no-check -",
         "The first lists the conversations; the second message reaches a subscriber, the third dies with its reasons.",
         f"Stop it with Ctrl-C here, or from another shell with: kill {process_id}",
     ]
