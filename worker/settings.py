@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from difflib import get_close_matches
+from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -169,6 +170,11 @@ class Settings(BaseSettings):
     )
     journal_max_days: int = Field(
         default=7, ge=1, le=365, description="Age at which the stream cim.outcomes drops an outcome."
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Whether this process exports OpenTelemetry traces, as the standard OTEL_ variables say; "
+        "needs the extra otel.",
     )
     receipts: bool = Field(
         default=True,
@@ -362,6 +368,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split_delays(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("tracing")
+    @classmethod
+    def _has_its_extra(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic's
+        if value and any(find_spec(name) is None for name in ("opentelemetry", "opentelemetry.sdk")):
+            msg = "needs the extra otel: pip install 'cim-worker[otel]'"
+            raise ValueError(msg)
+        return value
 
     @field_validator("receipt_queues")
     @classmethod

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.pipeline.settlement import Listener
-    from worker.ports import Delivery, EventPublisher, Outgoing, Reporter
+    from worker.ports import Clock, Delivery, EventPublisher, Outgoing, Reporter
 
 
 class PipelineHarness:
@@ -51,6 +51,7 @@ class PipelineHarness:
         before: PipelineHarness | None = None,
         event_names: dict[str, str] | None = None,
         listeners: Sequence[Listener] = (),
+        new_tracing: Callable[[Clock], Any] | None = None,
     ) -> None:
         """Make a session; it follows the session *before* in the same process, when that is given."""
         self.publisher: Any = publisher or FakePublisher()
@@ -80,11 +81,15 @@ class PipelineHarness:
         self.crash = Crash()
         ids = itertools.count()
         common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
-        settlement = Settlement(self.settle, self.reported, self.clock, listeners=listeners)
+        tracing = new_tracing(self.clock) if new_tracing else None
+        settlement = Settlement(
+            self.settle, self.reported, self.clock, listeners=listeners, observers=[tracing] if tracing else []
+        )
         reading = Reading(
             Senders(senders or {}, {"worker"} if senders else {None}),
             max_message_bytes=max_message_bytes,
             event_names=event_names or {},
+            tracing=tracing,
         )
         copies = Copies(
             publisher=self.publisher,
@@ -92,6 +97,7 @@ class PipelineHarness:
             settlement=settlement,
             new_id=lambda: f"copy-{next(ids)}",
             bundle_bytes=100_000,
+            tracing=tracing,
             **common,
         )
         self.storing = Storing(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker import contract
 from worker.dead_letters.envelope import dead_letter, retry_copy, waiting_copy
 from worker.dead_letters.provenance import attempt_of, note_refusal, refused_before
 from worker.flow.confirmed import pause_after_refusal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from worker.cim import Identity
     from worker.failure import Failure
     from worker.flow.tasks import Crash
+    from worker.pipeline.ports import Tracing
     from worker.pipeline.retry import RetryPolicy
     from worker.pipeline.settlement import Settlement
     from worker.ports import Clock, Delivery, EventPublisher, Outgoing, Reporter
@@ -53,8 +55,10 @@ class Copies:
         new_id: Callable[[], str],
         bundle: int,
         bundle_bytes: int,
+        tracing: Tracing | None = None,
     ) -> None:
         """Publish in bundles of at most *bundle* copies and *bundle_bytes*."""
+        self._tracing = tracing
         self._publisher = publisher
         self._retry = retry
         self._settlement = settlement
@@ -101,15 +105,18 @@ class Copies:
         *suspected* says that the store failed for this very message.
         """
         now = self._clock.now_ms()
+        self._trace(delivery, "", contract.WAITING)
         copy = waiting_copy(delivery, failure, now=now, copy_id=self._new_id(), suspected=suspected)
         self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.WAITING)])
 
     def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Give a delivery up: its letter goes to the dead letters."""
+        self._trace(delivery, contract.DEAD_LETTERS, "")
         letter = dead_letter(delivery, failure, identity, now=self._clock.now_ms(), copy_id=self._new_id())
         self._lane.add([_Copy(delivery, letter, failure, identity, Outcome.DEAD)])
 
     def _again(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> None:
+        self._trace(delivery, "", contract.retry_queue(again.delay))
         copy = retry_copy(
             delivery,
             failure,
@@ -119,6 +126,10 @@ class Copies:
             copy_id=self._new_id(),
         )
         self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.RETRY)])
+
+    def _trace(self, delivery: Delivery, exchange: str, routing_key: str) -> None:
+        if self._tracing is not None:
+            self._tracing.sends(delivery, exchange, routing_key)
 
     async def cancel(self) -> None:
         """Abandon all that is not confirmed; its deliveries come again."""

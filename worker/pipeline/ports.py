@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from worker.failure import Failure
     from worker.pipeline.translate import Activity
+    from worker.ports import Delivery
 
 
 class Written(StrEnum):
@@ -64,6 +65,19 @@ class Unproven:
 
 StoreResult = Written | Refused | Unproven
 """The result of storing one activity."""
+
+
+class Tracing(Protocol):
+    """Follows deliveries in traces. No method raises, and what it costs is spent only when tracing is on."""
+
+    def begin(self, delivery: Delivery) -> None:
+        """Work on *delivery* begins; what is made of it carries on its trace, in its own headers."""
+
+    def sends(self, delivery: Delivery, exchange: str, routing_key: str) -> None:
+        """A message is about to be made of *delivery*, and sent there."""
+
+    def stores(self, delivery: Delivery) -> None:
+        """The activity of *delivery* is about to be written."""
 
 
 class ActivityWriter(Protocol):

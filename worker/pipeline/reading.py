@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from worker.cim import CimMessage
+    from worker.pipeline.ports import Tracing
     from worker.pipeline.senders import Senders
     from worker.pipeline.translate import Activity
     from worker.ports import Delivery
@@ -33,8 +34,16 @@ class Rejection(NamedTuple):
 class Reading:
     """Reads deliveries. No I/O."""
 
-    def __init__(self, senders: Senders, *, max_message_bytes: int, event_names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        senders: Senders,
+        *,
+        max_message_bytes: int,
+        event_names: Mapping[str, str],
+        tracing: Tracing | None = None,
+    ) -> None:
         """Take bodies up to *max_message_bytes*; name events by intent after *event_names*."""
+        self._tracing = tracing
         self._senders = senders
         self._event_names = event_names
         self._max_message_bytes = max_message_bytes
@@ -42,6 +51,8 @@ class Reading:
     def read(self, delivery: Delivery, now: int) -> Inbound | Rejection:
         """Return the delivery with its message, or why there is none. *now* in epoch ms."""
         strip_reserved_headers(delivery, self._senders.trusted)
+        if self._tracing is not None:
+            self._tracing.begin(delivery)
         message = self._parse(delivery, now)
         if isinstance(message, Rejected):
             return Rejection(Failure.of_problems(message.problems), message.identity)
@@ -66,12 +77,16 @@ class Reading:
         if message.conversation_id is None and inbound.conversation is not None:
             inbound.identity = inbound.identity._replace(conversation_id=inbound.conversation.id)
         if destination is Destination.HUB:
+            if self._tracing is not None:
+                self._tracing.sends(inbound.delivery, contract.HUB, activity.conversation_id or "")
             inbound.outgoing = _outgoing(inbound.delivery, activity, now)
             inbound.drop_parsed()
         return destination
 
     def activity_of(self, inbound: Inbound) -> Activity:
-        """Return the activity of a message that was routed; the very same when it has to be made again."""
+        """Return the activity of a message that was routed, to be written; the very same when it is made again."""
+        if self._tracing is not None:
+            self._tracing.stores(inbound.delivery)
         activity = inbound.activity or self._translate(inbound, self._message_of(inbound))
         return activity._replace(stored_because=inbound.stored_because)
 

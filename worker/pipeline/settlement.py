@@ -55,13 +55,18 @@ class Settlement:
         clock: Clock,
         journal: Journal | None = None,
         listeners: Sequence[Listener] = (),
+        observers: Sequence[Listener] = (),
     ) -> None:
-        """Tell the broker through *acknowledge*; with a *journal*, as soon as that has the outcome."""
+        """Tell the broker through *acknowledge*; with a *journal*, as soon as that has the outcome.
+
+        *observers* are told of every delivery: each costs something per message.
+        """
+        self._observers = observers
+        self._everybody = (*observers, *listeners)
         self._acknowledge = acknowledge
         self._reporter = reporter
         self._clock = clock
         self._journal = journal
-        self._listeners = listeners
 
     def settle(self, inbound: Inbound, outcome: Outcome) -> None:
         """End a delivery in *outcome*: published, stored or duplicate."""
@@ -75,8 +80,8 @@ class Settlement:
             body_type=inbound.identity.body_type,
             age_seconds=self._age(inbound.identity),
         )
-        if self._listeners and is_followed(delivery.properties):
-            self._tell(Settled(delivery, inbound.identity, outcome, reason))
+        if listeners := self._listeners_of(delivery):
+            self._tell(listeners, Settled(delivery, inbound.identity, outcome, reason))
         if self._journal is None:
             self._acknowledge(delivery)
         else:
@@ -96,8 +101,8 @@ class Settlement:
         if outcome is not Outcome.WAITING:  # an outage is one line, however many messages wait for its end
             self._reporter.letter(failure, identity, attempt_of(delivery), retry=outcome is Outcome.RETRY)
         letter_id = id_of_ours(copy.body, copy.headers or {}) if outcome is Outcome.DEAD else None
-        if self._listeners and is_followed(delivery.properties):
-            self._tell(Settled(delivery, identity, outcome, None, failure, letter_id))
+        if listeners := self._listeners_of(delivery):
+            self._tell(listeners, Settled(delivery, identity, outcome, None, failure, letter_id))
         if self._journal is None:
             self._acknowledge(delivery)
         else:
@@ -115,8 +120,11 @@ class Settlement:
     def _age(self, identity: Identity) -> float | None:
         return None if identity.sent_at is None else (self._clock.now_ms() - identity.sent_at) / 1000
 
-    def _tell(self, settled: Settled) -> None:
-        for listener in self._listeners:
+    def _listeners_of(self, delivery: Delivery) -> Sequence[Listener]:
+        return self._everybody if is_followed(delivery.properties) else self._observers
+
+    def _tell(self, listeners: Sequence[Listener], settled: Settled) -> None:
+        for listener in listeners:
             try:
                 listener.settled(settled)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a listener, the work goes on

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from worker.flow.pause import PauseState
     from worker.flow.tasks import Crash
+    from worker.ops.tracing import Exporter, SpanTracing
     from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
     from worker.rabbit.connection import Connection
@@ -71,6 +72,13 @@ _PROBE_SECONDS = (0.1, 2.0)
 def new_id() -> str:
     """Return 24 random hex digits, for copies of deliveries that have no message id."""
     return secrets.token_hex(12)
+
+
+def _exporter() -> Exporter:
+    """Return what exports traces; the settings have made sure that the extra is there."""
+    from worker.ops.tracing import Exporter  # noqa: PLC0415 - only who asks for traces needs the extra, and its time
+
+    return Exporter()
 
 
 class App:
@@ -107,6 +115,7 @@ class App:
         self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
         """Names this process in the journal."""
         self.journal_gap = Gap()
+        self.traces = _exporter() if settings.tracing else None
         self.receipts = Receipts(
             queues=settings.receipt_queues,
             clock=self.clock,
@@ -177,13 +186,16 @@ class App:
             consumers[delivery.queue].settle(delivery)
 
         journal = self._journal(publishing, acknowledge) if settings.journal else None
-        settlement = Settlement(acknowledge, self.reporter, self.clock, journal, self._listeners())
+        tracing = None if self.traces is None else self.traces.session(self.clock)
+        observers = [] if tracing is None else [tracing]
+        settlement = Settlement(acknowledge, self.reporter, self.clock, journal, self._listeners(), observers)
         reading = Reading(
             Senders(settings.sender_users, self.trusted_users),
             max_message_bytes=settings.max_message_bytes,
             event_names=settings.event_names,
+            tracing=tracing,
         )
-        copies = self._copies(publisher, settlement, crash)
+        copies = self._copies(publisher, settlement, crash, tracing)
         storing = self._storing(copies, settlement, reading, crash)
         pipeline = Pipeline(
             reading=reading,
@@ -228,8 +240,11 @@ class App:
         open_on = partial(ReceiptPublisher.open, user_id=self.own_user, count=self.reporter.receipts)
         await self.receipts.run(lambda: open_on(publishing), open_direct, lambda: publishing.is_open)
 
-    def _copies(self, publisher: Publisher, settlement: Settlement, crash: Crash) -> Copies:
+    def _copies(
+        self, publisher: Publisher, settlement: Settlement, crash: Crash, tracing: SpanTracing | None
+    ) -> Copies:
         return Copies(
+            tracing=tracing,
             publisher=publisher,
             retry=self.retry,
             settlement=settlement,

@@ -112,6 +112,8 @@ class Worker:
             for gate in self._app.gates.values():
                 await gate.stop()
             await self._app.store.close()
+            if self._app.traces is not None:
+                await self._app.traces.close()
         self._log.info("worker_stopped", received=self._metrics.received, **self._metrics.outcomes())
 
     def stop(self) -> None:
