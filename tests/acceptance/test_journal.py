@@ -126,6 +126,26 @@ def test_a_journal_that_is_deleted_while_running_is_said_once_and_nothing_else_f
     assert sum(gap["count"] for gap in gaps) >= 300
 
 
+def test_a_journal_that_is_full_drops_its_oldest_and_nothing_else_feels_it(world: World) -> None:
+    small = {"x-queue-type": "stream", "x-max-length-bytes": 2000, "x-stream-max-segment-size-bytes": 1000}
+    with plain(world.amqp_url) as channel:
+        channel.queue_delete("cim.outcomes")
+        channel.queue_declare("cim.outcomes", durable=True, arguments=small)
+    with world.pool(CIM_BATCH_SIZE="10") as pool:
+        pool.wait_for("consuming")
+        for start in range(0, 400, 100):
+            world.publish(*(customers(str(number)) for number in range(start, start + 100)))
+        eventually(lambda: len(world.stored_ids()) == 400, "all stored")
+        eventually(lambda: world.depth("cim.ingress") == 0, "and acknowledged")
+
+        def stored() -> float:
+            return sum(count for name, count in pool.metrics().items() if 'outcome="stored"' in name)
+
+        eventually(lambda: stored() == 400, "all counted: processes report once a second")
+        assert pool.metrics()["cim_journal_missed_total"] == 0
+        assert not pool.lines("dependency_down")
+
+
 def test_the_journal_can_be_switched_off(world: World) -> None:
     with world.pool(CIM_JOURNAL="false") as pool:
         pool.wait_for("consuming")
