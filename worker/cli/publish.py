@@ -247,8 +247,12 @@ def _windows(left: Sequence[int], rate: float | None) -> Iterator[tuple[int, Seq
 
 
 def _asking(message: Outgoing, place: int) -> Outgoing:
-    """Return the message with a correlation id of its own: with --repeat several have one message id."""
-    return message._replace(correlation_id=f"{message.message_id[: _SHORT_STRING_BYTES // 4]}#{place}")
+    """Return the message as one that asks for a receipt, with a correlation id of its own: with --repeat ids repeat."""
+    from worker.rabbit.asking import REPLIES
+
+    return message._replace(
+        reply_to=REPLIES, correlation_id=f"{message.message_id[: _SHORT_STRING_BYTES // 4]}#{place}"
+    )
 
 
 def _valid(messages: Sequence[FileMessage], max_bytes: int, *, keep_going: bool) -> Sequence[FileMessage]:

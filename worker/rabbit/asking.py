@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from worker.rabbit.connection import Connection
 
-_REPLIES: Final = "amq.rabbitmq.reply-to"
+REPLIES: Final = "amq.rabbitmq.reply-to"
+"""What a message that asks for its receipt here has as `reply_to`."""
 
 
 class AskingPublisher(Publisher):
@@ -28,8 +29,7 @@ class AskingPublisher(Publisher):
         """Open a channel whose messages ask for receipts; *on_receipt* is told correlation id and body of each."""
         self = await cls.open(connection, confirm_timeout_ms=confirm_timeout_ms)
         self._on_receipt = on_receipt
-        self._reply_to = _REPLIES
-        await self._channel.call("basic_consume", _REPLIES, lambda *_: None, auto_ack=True)
+        await self._channel.call("basic_consume", REPLIES, lambda *_: None, auto_ack=True)
         return self
 
     async def _renew_if_refused(self) -> None:

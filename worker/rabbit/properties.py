@@ -174,7 +174,6 @@ def encode_properties(
     *,
     message_id: str | None = None,
     correlation_id: str | None = None,
-    reply_to: str | None = None,
     headers: Mapping[str, str | int] | None = None,
     content_type: str | None = "application/json",
     content_encoding: str | None = None,

@@ -62,7 +62,6 @@ class Publisher:
         self._max_outstanding = max_outstanding
         self._max_unsent_bytes = max_unsent_bytes
         self._user_id: str | None = None
-        self._reply_to: str | None = None
         self._next_tag = 1
         self._pending: dict[int, tuple[_Window, int, str]] = {}
         self._tag_by_id: dict[str, int] = {}
@@ -216,11 +215,8 @@ class Publisher:
         return frames
 
     def _encode(self, message: Outgoing) -> bytes:
-        if (
-            compiled.frames is not None
-            and self._reply_to is None
-            and (frames := self._encode_compiled(message)) is not None
-        ):
+        writes_it_all = compiled.frames is not None and message.reply_to is None
+        if writes_it_all and (frames := self._encode_compiled(message)) is not None:
             return frames
         frame_max = self._connection.raw.frame_max
         properties = self._encode_properties(message, message.headers)
@@ -263,7 +259,6 @@ class Publisher:
         return encode_properties(
             message_id=message.message_id,
             correlation_id=message.correlation_id,
-            reply_to=self._reply_to,
             headers=headers,
             content_type=message.content_type,
             content_encoding=message.content_encoding,
