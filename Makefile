@@ -41,9 +41,12 @@ native: .venv/.made-native ## compile what has a compiled form; without it every
 	@PYTHON="$(PYTHON)" .ci/setup check native
 	@touch $@
 
+COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,amqp_bytes cases compiled_frames decode hostile hostile_headers identity \
+  message pipeline plain scan storing translate) tests/fuzz/test_short.py \
+  $(patsubst %,tests/integration/test_%.py,connection consumer fast_path publisher)
 .PHONY: check-native
 check-native: native ## the tests of what is compiled, and what uses it
-	@$(RUN)/pytest -q tests/unit $(addprefix tests/integration/test_,connection.py consumer.py fast_path.py publisher.py) $(ARGS)
+	@$(RUN)/pytest -q $(COMPILED_TESTS) $(ARGS)
 
 .PHONY: wheel-native
 wheel-native: .venv/.made-native ## build the wheel for this platform, with what is compiled in it
