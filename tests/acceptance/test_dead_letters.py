@@ -290,6 +290,24 @@ def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: Wo
     assert on_call.statuses() == {"discarded": 1, "open": 2}
 
 
+def test_letters_that_no_json_writer_takes_hold_up_nobody(world: World) -> None:
+    on_call = OnCall(world)
+    head = '{"id": "m-%s", "header": {"sender": {"id": "app-1", "type": "APP"}}, "body": {"type": "PLAIN", "x": %s}}'
+    hostile = ["[" * 900 + "]" * 900, '"\\ud800"', '"\\u202e\\u009b31m"']
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        world.publish(*((head % (number, value)).encode() for number, value in enumerate((*hostile, "1"))))
+        letters = eventually(lambda: found if len(found := on_call.json("list")) == 4 else [])
+    for shown in ((), ("--reveal",)):
+        exported = on_call.run("export", *shown).stdout
+        assert len(exported.splitlines()) == 4
+        assert not {"\u202e", "\u009b"} & set(exported)
+    for one in letters:
+        on_call.run("show", one["id"], "--reveal")
+    set_ = ("--set", 'header.customer={"_id": "u"}', "--apply", "--yes", *REASON)
+    assert on_call.json("fix", *set_)["counts"] == {"edited": 2}
+
+
 def test_a_customer_is_erased_and_the_audit_does_not_name_them(world: World) -> None:
     on_call = OnCall(world)
     customer = "the-customer-to-forget"

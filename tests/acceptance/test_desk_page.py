@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import secrets
@@ -191,6 +192,18 @@ def test_what_is_forged_misspelt_or_not_allowed_is_refused_and_changes_nothing(w
     assert not world.collection("operator_actions")
 
 
+def _asked_for_a_body_of(browser: Browser, size: int) -> int:
+    """Return the status for a stranger's form of which nothing but its size was sent."""
+    connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=10)
+    try:
+        connection.putrequest("POST", "/discard")
+        connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def test_others_come_in_with_a_token_or_through_a_proxy_that_is_trusted(world: World, tmp_path: Path) -> None:
     open_to_all = cim_worker("desk", **settings(world, CIM_DESK_HOST=EVERYWHERE))
     assert open_to_all.returncode == 2
@@ -206,6 +219,9 @@ def test_others_come_in_with_a_token_or_through_a_proxy_that_is_trusted(world: W
         login = browser.get("/login")
         assert browser.send("/login", {**login.form("/login"), "token": "wrong"}).status == 403
         assert browser.send("/login", {"token": anna}).status == 403
+        assert browser.send("/login", {**login.form("/login"), "token": "x" * 100_000}).status == 403
+        assert browser.send("/login", {"form": "é"}).status == 403
+        assert _asked_for_a_body_of(browser, 16 * 1024 * 1024) == 401
         page = browser.send("/login", {**login.form("/login"), "token": anna})
         assert (page.status, "anna" in page.words, "read-only" in page.words) == (200, True, False)
         assert browser.get("/", Host="desk.example").status == 200

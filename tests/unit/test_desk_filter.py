@@ -17,6 +17,9 @@ from worker.desk.query import shortest_handles
 from worker.desk.replay import parse_allowed, parse_ramp
 from worker.desk.times import utc
 
+DEEP = "[" * 900 + "]" * 900
+DIGITS = "9" * 5000
+
 
 def query(**words: str | list[str]) -> dict[str, object]:
     return parse_filter(words, now=NOW).query()
@@ -75,6 +78,24 @@ def test_conditions_look_into_the_payload() -> None:
     assert not holds("body.type!=FORM_DATA")
     assert not holds("body.gone=1")
     assert not parse_filter({"where": "id=m"}, now=NOW).matches(b"no json")
+
+
+def test_values_and_places_that_are_absurdly_deep_or_long_match_nothing() -> None:
+    for condition in ("body.x=" + DEEP, f"body.{DIGITS}=1", f"body.{DIGITS}.{DIGITS}=1"):
+        assert not parse_filter({"where": condition}, now=NOW).matches(b'{"body": {"x": [1]}}')
+
+
+@pytest.mark.parametrize("place", [DEEP, '"\\ud800"'])
+def test_one_message_that_json_cannot_write_again_keeps_nobody_from_the_others(place: str) -> None:
+    hostile = letter(1, f'{{"id": "m", "body": {{"x": {place}}}}}'.encode())
+    assert parse_rules(set_=["body.y=1"]).edited(hostile) is hostile
+    assert parse_rules(set_=["body.y=1"]).edited(letter(2, b'{"id": "m"}')).body == b'{"id":"m","body":{"y":1}}'
+
+
+@pytest.mark.parametrize("value", [DEEP, '"\\ud800"', "9" * 30])
+def test_a_value_that_json_cannot_write_is_refused(value: str) -> None:
+    with pytest.raises(DeskError, match="this value is too large, too deep, or holds half a character"):
+        parse_rules(set_=[f"body.y={value}"])
 
 
 def test_a_filter_can_be_written_again_as_the_words_it_came_from() -> None:
@@ -158,11 +179,12 @@ def test_masking_keeps_ids_kinds_and_times_and_hides_the_rest() -> None:
 def test_ramps_and_allowed_failures_are_read() -> None:
     assert parse_ramp("1, 10,100") == (1, 10, 100)
     assert (parse_allowed("5%").of(100), parse_allowed("5%").of(10), parse_allowed("3").of(10)) == (5, 0, 3)
-    for wrong in ("1,,2", "0", "x"):
+    for wrong in ("1,,2", "0", "x", DIGITS):
         with pytest.raises(DeskError, match="write --ramp 1,10,100"):
             parse_ramp(wrong)
-    with pytest.raises(DeskError, match="--max-failures 5%"):
-        parse_allowed("few")
+    for wrong in ("few", DIGITS):
+        with pytest.raises(DeskError, match="--max-failures 5%"):
+            parse_allowed(wrong)
 
 
 def test_only_what_was_decided_can_be_restored() -> None:

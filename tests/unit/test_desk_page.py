@@ -120,6 +120,7 @@ def test_a_form_is_ours_only_with_its_value_in_its_browser_from_our_site() -> No
     assert not ours.is_ours(request(cookie=cookie, origin="null"), value)
     assert not ours.is_ours(request(cookie=cookie, sec_fetch_site="same-site"), value)
     assert not ours.is_ours(request(cookie=f"{VISIT}=other"), value)
+    assert not ours.is_ours(request(cookie=cookie), "é")
     assert not ours.is_ours(request(), ours.form_value(""))
     assert not door().is_ours(request(cookie=cookie), value)  # another process
 

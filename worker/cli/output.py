@@ -56,8 +56,13 @@ def print_json(document: Any) -> None:
     """Print *document* as JSON on standard output: every character that a terminal might obey is escaped."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(document, ensure_ascii=not unicode, indent=2, default=str)
-    sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + "\n")
+    print_json_text(text)
     sys.stdout.flush()
+
+
+def print_json_text(text: str) -> None:
+    """Print JSON that is written already, as `print_json` does."""
+    sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + "\n")
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -97,6 +97,6 @@ def _mark(body: bytes, text: str, problem: LetterProblem) -> Mark:
     found = MessageText(body).place_of(code, problem.pointer).found if len(body) <= _MAX_BYTES else ""
     if not problem.pointer:
         return Mark(problem.code, "", problem.expected, found, 0, 0, 0)
-    place = MessageText(text.encode()).place_of(code, problem.pointer)
+    place = MessageText(text.encode("utf-8", "replace")).place_of(code, problem.pointer)
     lines = text[place.start : max(place.end, place.start + 1)].splitlines() or [""]
     return Mark(problem.code, problem.pointer, problem.expected, found, place.line, place.column, len(lines[0]) or 1)

@@ -81,17 +81,17 @@ class Rules:
     def edited(self, letter: LetterRecord) -> LetterRecord:
         """Return *letter* with its message changed; the very same letter where nothing is to change.
 
-        A message that is no JSON stays as it is: by rules it cannot be changed.
+        A message that is no JSON, or JSON that cannot be written again, stays as it is: by rules it cannot be changed.
         """
         body = unpacked(letter)
         try:
             document = _exact(body)
-        except (ValueError, RecursionError):
+            before = orjson.dumps(document)
+            for rule in self.rules:
+                rule.apply(document)
+            after = orjson.dumps(document)
+        except (ValueError, RecursionError, orjson.JSONEncodeError):
             return letter
-        before = orjson.dumps(document)
-        for rule in self.rules:
-            rule.apply(document)
-        after = orjson.dumps(document)
         return letter if after == before else with_body(letter, after)
 
     def __str__(self) -> str:
@@ -267,6 +267,10 @@ def _parsed(body: bytes) -> Any:
         raise usage(f"that is no JSON ({where}); nothing was saved") from None
     if not isinstance(document, dict):
         raise usage("a message is a JSON object; nothing was saved")
+    try:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError:
+        raise usage("a message nested so deeply, or with half a character in it, cannot be saved") from None
     return document
 
 
@@ -285,7 +289,11 @@ def _set_rule(text: str) -> Rule:
     if not equals:
         raise usage(f"--set {text!r} has no value; write --set {name.strip()}='JSON'")
     try:
-        return Rule("set", path, json.loads(value))
+        wanted = json.loads(value)
+        orjson.dumps(wanted)
+        return Rule("set", path, wanted)
+    except (RecursionError, orjson.JSONEncodeError):
+        raise usage(f"--set {dotted(path)}: this value is too large, too deep, or holds half a character") from None
     except ValueError:
         quoted = json.dumps(value, ensure_ascii=False)
         raise usage(f"the value {value!r} is no JSON; for a text write --set '{name.strip()}={quoted}'") from None

@@ -173,7 +173,7 @@ def _condition(text: str) -> Condition:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

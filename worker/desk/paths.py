@@ -6,6 +6,7 @@ import difflib
 from typing import Any, Final
 
 from worker.desk.errors import usage
+from worker.desk.numbers import whole_number
 
 Path = tuple[str | int, ...]
 _ROOTS: Final = ("id", "header", "body")
@@ -21,7 +22,7 @@ def parse_path(text: str) -> Path:
         alike = difflib.get_close_matches(parts[0], _ROOTS, n=1)
         hint = f"did you mean {'.'.join([alike[0], *parts[1:]])!r}? " if alike else ""
         raise usage(f"{text!r} is no field of a message; {hint}a message has id, header and body")
-    return tuple(int(part) if part.isdecimal() else part for part in parts)
+    return tuple(part if (place := whole_number(part)) is None else place for part in parts)
 
 
 def dotted(path: Path) -> str:

@@ -16,6 +16,7 @@ from worker.dead_letters.letter import Status
 from worker.desk import jobs
 from worker.desk.audit import Action
 from worker.desk.errors import rejected, usage
+from worker.desk.numbers import whole_number
 from worker.desk.order import Line, queues_of
 from worker.desk.outcomes import refresh
 from worker.desk.plan import (
@@ -214,18 +215,18 @@ async def _look_up(desk: Desk, journal: ReplayOutcomes | None, action: Action) -
 
 def parse_ramp(text: str) -> tuple[int, ...]:
     """Return the steps of `1,10,100`. Raises `DeskError`."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    steps = tuple(whole_number(part.strip()) or 0 for part in text.split(","))
+    if not all(steps):
         raise usage(f"--ramp {text!r} is no list of numbers; write --ramp 1,10,100")
-    return tuple(map(int, parts))
+    return steps
 
 
 def parse_allowed(text: str) -> Allowed:
     """Return `5%` or `3` as a number of letters that may die again. Raises `DeskError`."""
-    number = text.strip().removesuffix("%")
-    if not number.isdecimal():
+    number = whole_number(text.strip().removesuffix("%"))
+    if number is None:
         raise usage(f"--max-failures {text!r} is no number; write --max-failures 3 or --max-failures 5%")
-    return Allowed(int(number), text.strip().endswith("%"))
+    return Allowed(number, text.strip().endswith("%"))
 
 
 def outgoing(letter: LetterRecord, job_id: str) -> Outgoing:

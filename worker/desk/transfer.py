@@ -37,7 +37,7 @@ async def export(desk: Desk, chosen: Filter, *, reveal: bool = False) -> AsyncIt
         for letter in page:
             if action is not None:
                 action.note(letter.id, "revealed")
-            yield json.dumps(_line(letter, reveal=reveal), ensure_ascii=False)
+            yield _text(letter, reveal=reveal)
     if action is not None:
         await action.end()
 
@@ -68,9 +68,17 @@ def _line(letter: LetterRecord, *, reveal: bool) -> dict[str, Any]:
     for name in _BYTES:
         if name in document:
             document[name] = base64.b64encode(document[name]).decode() if reveal else None
-    message = _json(letter.body)
-    document["message"] = message if reveal else masked(message)
     return document
+
+
+def _text(letter: LetterRecord, *, reveal: bool) -> str:
+    """Return a letter's line; what is nested too deeply to be shown is in its bytes alone."""
+    document = _line(letter, reveal=reveal)
+    message = _json(letter.body)
+    try:
+        return json.dumps({**document, "message": message if reveal else masked(message)}, ensure_ascii=False)
+    except RecursionError:
+        return json.dumps({**document, "message": None}, ensure_ascii=False)
 
 
 def _letter(line: str, number: int) -> LetterRecord:

@@ -12,7 +12,7 @@ import typer
 from worker.cli.dead_letters.opening import chosen_by, now_ms, open_desk
 from worker.cli.dead_letters.options import ActsAs, Json, LetterId, Reveal, filtered
 from worker.cli.errors import CommandError
-from worker.cli.output import counted, print_json, print_line, print_table
+from worker.cli.output import counted, print_json, print_json_text, print_line, print_table
 from worker.cli.services import command_settings, open_broker
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ async def _export(names: Sequence[str], words: Mapping[str, Any], acts_as: str, 
 
     async with open_desk(acts_as) as desk:
         async for line in lines(desk, await chosen_by(desk, names, words), reveal=reveal):
-            sys.stdout.write(line + "\n")
+            print_json_text(line)
         sys.stdout.flush()
 
 

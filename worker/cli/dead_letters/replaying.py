@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=JSON", help="As if it were fixed so before.")]
 _Unset = Annotated[list[str] | None, typer.Option("--unset", metavar="PATH", help="As if it were fixed so before.")]
 _Rename = Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="As if it were fixed so.")]
-_Limit = Annotated[int | None, typer.Option(help="At most so many letters.", min=1)]
+_Limit = Annotated[int | None, typer.Option(help="At most so many letters.", min=1, max=10**9)]
 _Force = Annotated[bool, typer.Option("--force", help="Also letters that were replayed CIM_MAX_REPLAYS times.")]
 _JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: `dead-letters jobs` lists them.")]
 _LINES_SHOWN: Final = 20

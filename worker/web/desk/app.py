@@ -52,6 +52,7 @@ _ASSETS: Final = {
 }
 _STATUS: Final = {Kind.USAGE: 400, Kind.NOT_FOUND: 404, Kind.REJECTED: 409}
 _UNAVAILABLE: Final = 503
+_SMALL_BYTES: Final = 16 * 1024
 
 
 class Handler(Protocol):
@@ -120,6 +121,8 @@ class _Entrance:
 
     def change(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
+            if self.door.is_meant(request) and self.door.caller(request) is None:
+                return self._unknown(request)  # before a byte of the form is read
             try:
                 form = await read_form(request)
             except DeskError as error:
@@ -134,7 +137,7 @@ class _Entrance:
         return self._answer(request, Page("login.html", "Come in", problem=""), None)
 
     async def login(self, request: Request) -> Response:
-        form = await read_form(request)
+        form = await _small_form(request)
         if not self.door.is_ours(request, form.get("form", "")):
             return self._forged()
         session = self.door.come_in(form.get("token", ""))
@@ -145,7 +148,7 @@ class _Entrance:
         return answer
 
     async def logout(self, request: Request) -> Response:
-        form = await read_form(request)
+        form = await _small_form(request)
         if not self.door.is_ours(request, form.get("form", "")):
             return self._forged()
         self.door.go_out(request)
@@ -199,6 +202,14 @@ class _Entrance:
         if is_new:
             set_cookie(answer, request, VISIT, visit)
         return answer
+
+
+async def _small_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form that strangers may send; none of one that is not like that."""
+    try:
+        return await read_form(request, max_bytes=_SMALL_BYTES)
+    except DeskError:
+        return {}
 
 
 async def _asset(request: Request) -> Response:

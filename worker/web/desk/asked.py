@@ -97,13 +97,13 @@ def split(q: str) -> list[str]:
         raise usage("a quote in the filter does not end") from None
 
 
-async def read_form(request: Request) -> dict[str, str]:
+async def read_form(request: Request, *, max_bytes: int = _MOST_BYTES) -> dict[str, str]:
     """Return the fields of a form. Raises `DeskError` for one that is too large."""
     size, parts = 0, []
     async for part in request.stream():
         size += len(part)
-        if size > _MOST_BYTES:
-            raise usage(f"a form holds at most {_MOST_BYTES} bytes")
+        if size > max_bytes:
+            raise usage(f"a form holds at most {max_bytes} bytes")
         parts.append(part)
     try:
         return dict(parse_qsl(b"".join(parts).decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))

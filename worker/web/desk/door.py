@@ -133,7 +133,7 @@ class Door:
         if site is None and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             return False
         visit = request.cookies.get(VISIT, "")
-        return bool(visit) and hmac.compare_digest(self.form_value(visit), value)
+        return bool(visit) and hmac.compare_digest(self.form_value(visit).encode(), value.encode("utf-8", "replace"))
 
     def _is_from_proxy(self, request: Request) -> bool:
         try:

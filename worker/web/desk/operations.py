@@ -10,6 +10,7 @@ from worker.desk.audit import Action
 from worker.desk.decide import discard, restorable, restore
 from worker.desk.edit import FixPreview, diff, fix, parse_rules, preview
 from worker.desk.errors import not_found, usage
+from worker.desk.numbers import whole_number
 from worker.desk.plan import Plan, plan
 from worker.desk.query import count
 from worker.desk.replay import Control, Options, parse_allowed, parse_ramp
@@ -171,11 +172,12 @@ async def _number(asked: Asked, chosen: Chosen) -> int:
 
 def _options(asked: Asked) -> Options:
     number = asked.text("number") or "1"
-    if number != _ALL and not number.isdecimal():
+    limit = whole_number(number)
+    if number != _ALL and not limit:
         raise usage(f"{number!r} is no number of letters")
     ramp = asked.text("ramp")
     return Options(
-        limit=None if number == _ALL else int(number),
+        limit=limit,
         rate=_rate(asked.text("rate")),
         ramp=parse_ramp(ramp) if ramp else (),
         max_failures=parse_allowed(asked.text("failures") or _FAILURES),
