@@ -207,6 +207,27 @@ class Journal:
         return {one: self.known[one] for one in letter_ids if one in self.known}
 
 
+async def test_large_letters_go_in_smaller_pages_and_none_stays_claimed(store: Store, database: str) -> None:
+    large = [died("l" * (number + 1), body=b"%02d" % number * 512 * 1024) for number in range(20)]
+    publisher = FakePublisher()
+    publisher.unbound.add("key")
+    async with opened(store, database) as (desk, connected):
+        letters = LetterCollection(connected)
+        await letters.insert(large)
+        assert [len(page) async for page in letters.stream({}, 500)] == [16, 4]
+        assert [len(page) async for page in letters.stream({}, 500, bodies=False)] == [20]
+
+        job = await replay(desk, publisher, None, everything(), "r", AT_ONCE)
+
+        assert (job.document["state"], job.counts["returned"]) == ("stopped", 16)
+        assert await letters.counts({}, "status") == {"open": 20}
+        assert await letters.counts({}, "replays") == {"": 20}
+
+        job = await replay(desk, FakePublisher(), None, everything(), "r", AT_ONCE)
+
+    assert (job.document["state"], job.counts["sent"]) == ("done", 20)
+
+
 async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent_again_with_the_same_id(
     store: Store, database: str
 ) -> None:

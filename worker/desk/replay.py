@@ -358,12 +358,18 @@ class _Job:
         """Claim letters and send them; return how many were sent. Raises `BrokerLost`."""
         await self._look_around()
         await self._pace(len(ids))
-        letters = await self._claim(ids)
-        sent = await self._publish(letters)
+        sent = 0
+        try:
+            async for letters in self._claim(ids):
+                sent += await self._publish(letters)
+        except _Stop:
+            await self._give_back(ids)
+            raise
         self._control.progress(self._action.counts)
         return sent
 
-    async def _claim(self, ids: Sequence[str]) -> list[LetterRecord]:
+    async def _claim(self, ids: Sequence[str]) -> AsyncIterator[list[LetterRecord]]:
+        """Claim letters, and yield those that are ours: all in one page unless their bodies are large."""
         claim = Change(
             {
                 "status": Status.SENDING.value,
@@ -377,12 +383,16 @@ class _Job:
         changed = await self._desk.letters.change(ids, {"status": Status.OPEN.value}, claim)
         if changed < len(ids):
             self._action.counts["taken by others"] += len(ids) - changed
-        return await self._claimed(ids)
-
-    async def _claimed(self, ids: Sequence[str]) -> list[LetterRecord]:
         mine = {"_id": {"$in": list(ids)}, "jobId": self._action.id, "status": Status.SENDING.value}
-        found = {one.id: one async for page in self._desk.letters.stream(mine, PAGE) for one in page}
-        return [found[one] for one in ids if one in found]
+        place = {letter_id: number for number, letter_id in enumerate(ids)}
+        async for page in self._desk.letters.stream(mine, PAGE):
+            yield sorted(page, key=lambda letter: place[letter.id])
+
+    async def _give_back(self, ids: Sequence[str]) -> None:
+        """Open those of *ids* again that were claimed and not published."""
+        mine = {"jobId": self._action.id, "status": Status.SENDING.value}
+        opened = {"status": Status.OPEN.value, "statusAt": self._desk.clock.now_ms(), "jobId": ""}
+        await self._desk.letters.change(ids, mine, Change(opened, add={"replays": -1}))
 
     async def _publish(self, letters: Sequence[LetterRecord]) -> int:
         """Publish claimed letters, mark what is confirmed and give back what is refused. Raises `BrokerLost`."""
@@ -399,8 +409,7 @@ class _Job:
         if sent:
             await self._desk.letters.change(sent, mine, Change({"status": Status.REPLAYED.value, "statusAt": now}))
         if back:
-            opened = Change({"status": Status.OPEN.value, "statusAt": now, "jobId": ""}, add={"replays": -1})
-            await self._desk.letters.change(back, mine, opened)
+            await self._give_back(back)
         await self._action.flush()
         unknown = len(results) - len(sent) - len(back)
         if unknown:

@@ -27,6 +27,8 @@ _NO_LARGE: Final = dict.fromkeys(_LARGE, 0)
 _NO_HEADERS: Final = {"headers": 0, "originalBody": 0}
 _BLANK: Final[Document] = {"body": b"", "headers": [], "properties": [], "problems": []}
 _WRITTEN_AT_ONCE: Final = 1000
+_MOST_BYTES: Final = 16 * 1024 * 1024
+"""Bodies in one page, but for a single one that is larger; a page more is fetched meanwhile."""
 _SENDERS_SHOWN: Final = 20
 
 
@@ -108,14 +110,15 @@ class LetterCollection:
             return [_letter(document) async for document in self._collection.find(query).limit(limit)]
 
     async def stream(self, query: Query, page: int, *, bodies: bool = True) -> AsyncIterator[list[LetterRecord]]:
-        """Yield letters in pages, without their headers; without *bodies* these are empty."""
+        """Yield letters in pages, by number and by bytes, without their headers; without *bodies* these are empty."""
         async with self._store.operation():
             cursor = self._collection.find(query, _NO_HEADERS if bodies else _NO_LARGE).batch_size(page)
-        coming = asyncio.create_task(self._page(cursor, page))
+        most_bytes = _MOST_BYTES if bodies else None
+        coming = asyncio.create_task(self._page(cursor, page, most_bytes))
         try:
             while documents := await coming:
                 # Fetched while the caller works on this one.
-                coming = asyncio.create_task(self._page(cursor, page))
+                coming = asyncio.create_task(self._page(cursor, page, most_bytes))
                 await asyncio.sleep(0)
                 yield [_letter(document) for document in documents]
         finally:
@@ -123,9 +126,16 @@ class LetterCollection:
             await asyncio.gather(coming, return_exceptions=True)
             await cursor.close()
 
-    async def _page(self, cursor: AsyncCursor[Document], page: int) -> list[Document]:
+    async def _page(self, cursor: AsyncCursor[Document], page: int, most_bytes: int | None) -> list[Document]:
         async with self._store.operation():
-            return await cursor.to_list(page)
+            if most_bytes is None:
+                return await cursor.to_list(page)
+            found: list[Document] = []
+            size = 0
+            while len(found) < page and size < most_bytes and (some := await cursor.to_list(1)):
+                found += some
+                size += len(some[0].get("body", b""))
+            return found
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
