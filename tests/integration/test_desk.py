@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ from worker.conversations.conversation import Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
+from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.plan import plan
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.desk import Desk
     from worker.desk.filter import Filter
-    from worker.desk.ports import Change, Query
+    from worker.desk.ports import Actions, Change, Query
     from worker.mongo.client import Store as OpenStore
     from worker.ports import Outgoing
 
@@ -205,6 +208,69 @@ class Journal:
     async def outcomes_of(self, letter_ids: Sequence[str], since: int) -> dict[str, tuple[str, str]]:
         assert since < T0 * 2
         return {one: self.known[one] for one in letter_ids if one in self.known}
+
+
+class _ReadTogether:
+    """Actions of which the first two readers see the same."""
+
+    def __init__(self, actions: Actions) -> None:
+        self._actions = actions
+        self._both = asyncio.Barrier(2)
+        self._readers = 0
+
+    async def get(self, action_id: str) -> dict[str, Any] | None:
+        found = await self._actions.get(action_id)
+        self._readers += 1
+        if self._readers <= self._both.parties:
+            await self._both.wait()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._actions, name)
+
+
+async def test_of_two_people_who_resume_a_job_one_does(store: Store, database: str) -> None:
+    lost = FakePublisher()
+    lost.lost = True
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1"), died("m-22")])
+        job = await replay(desk, lost, None, everything(), "r", AT_ONCE)
+        assert job.document["state"] == "interrupted"
+        publisher = FakePublisher()
+        together = replace(desk, actions=_ReadTogether(desk.actions))
+        both = [resume(together, publisher, None, job.id) for _ in range(2)]
+        ends = await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 30)
+
+    refused = [one for one in ends if isinstance(one, DeskError)]
+    assert [str(one) for one in refused] == [f"job {job.id} has just been resumed by somebody else"]
+    assert len(publisher.taken) == 2
+
+
+async def test_a_slow_replay_is_not_taken_for_one_that_was_killed(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1"), died("m-22")])
+        options = replace(AT_ONCE, rate=0.2)
+        replaying = asyncio.create_task(replay(desk, FakePublisher(), None, everything(), "r", options))
+        written: set[int] = set()
+        while not replaying.done():
+            written |= {one["updatedAt"] for one in await desk.actions.latest(1)}
+            await asyncio.sleep(0.1)
+        job = await replaying
+
+    times = sorted({*written, job.document["updatedAt"]})
+    assert max(later - at for at, later in pairwise(times)) < 3_500
+
+
+async def test_an_edit_of_what_somebody_else_has_edited_meanwhile_is_refused(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        letter = died("m-1")
+        await LetterCollection(connected).insert([letter])
+        await edit(desk, letter.id, letter.body.replace(b"hello", b"mine"), revision=0)
+        with pytest.raises(DeskError, match="was changed by somebody else meanwhile"):
+            await edit(desk, letter.id, letter.body.replace(b"hello", b"yours"), revision=0)
+
+        (kept,) = await desk.letters.some({}, 1)
+    assert b"mine" in kept.body
 
 
 async def test_large_letters_go_in_smaller_pages_and_none_stays_claimed(store: Store, database: str) -> None:

@@ -200,16 +200,20 @@ async def fix(
     return action
 
 
-async def edit(desk: Desk, letter_id: str, body: bytes, reason: str = "", *, force: bool = False) -> Forecast:
+async def edit(
+    desk: Desk, letter_id: str, body: bytes, reason: str = "", *, revision: int | None = None, force: bool = False
+) -> Forecast:
     """Save another message for one open letter, and return what a replay would do now. Raises `DeskError`.
 
     *body* must be JSON that today's code accepts, with the sender id and message id it had; *force* lifts that. Nothing
-    is saved when it is refused, or when somebody else was faster.
+    is saved when it is refused, or when somebody else was faster: *revision* is that of the letter that was looked at.
     """
     desk.check_may_change(reason, needs_reason=False)
     before = await get(desk, letter_id)
     if before.status != Status.OPEN:
         raise rejected(f"letter {letter_id} is {before.status}: only open letters can be edited")
+    if revision is not None and revision != before.revision:
+        raise rejected(f"letter {letter_id} was changed by somebody else meanwhile; look at it again")
     document = _parsed(body)
     if not force:
         _check_locks(before, document)

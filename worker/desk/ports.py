@@ -80,8 +80,8 @@ class Actions(Protocol):
     async def put(self, action: Document) -> None:
         """Write one action, in place of the one of its `_id`."""
 
-    async def update(self, action_id: str, values: Mapping[str, Any]) -> None:
-        """Set fields of one action."""
+    async def update(self, action_id: str, values: Mapping[str, Any], guard: Query | None = None) -> bool:
+        """Set fields of one action if *guard* holds for it; tell whether it does."""
 
     async def get(self, action_id: str) -> Document | None:
         """Return one action."""

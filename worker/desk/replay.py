@@ -197,8 +197,11 @@ async def resume(
         return await _look_up(desk, journal, action)
     if document["state"] == "running":
         raise rejected(f"job {job_id} is running: stop it first with `cim-worker dead-letters jobs cancel {job_id}`")
-    who, process = str(desk.who), desk.process
-    await action.flush(state="running", why="", endedAt=None, cancelledBy="", resumedBy=who, process=process)
+    facts = {"state": "running", "why": "", "endedAt": None, "cancelledBy": "", "resumedBy": str(desk.who)}
+    mine: Document = {**facts, "process": desk.process, "updatedAt": desk.clock.now_ms()}
+    if not await desk.actions.update(job_id, mine, {"updatedAt": document["updatedAt"]}):
+        raise rejected(f"job {job_id} has just been resumed by somebody else")
+    await action.flush(**mine)
     job = _Job(desk, publisher, journal, action, Options.of(document), control or Control())
     return await job.run(jobs.filter_of(document, desk.clock.now_ms()).of_status(Status.OPEN), again=True)
 
@@ -440,6 +443,7 @@ class _Job:
         document = await self._desk.actions.get(self._action.id)
         if document is not None and document.get("cancelledBy"):
             raise _Stop(jobs.CANCELLED, f"cancelled by {document['cancelledBy']}")
+        await self._action.flush()  # a job that writes nothing for a while counts as one that was killed
         if self._control.live is not None and (lagging := self._control.live.lagging()):
             raise _Stop(jobs.STOPPED, lagging)
         if self._options.ramp and not self._options.keep_order and self._sent:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
+    from worker.desk.ports import Query
     from worker.mongo.client import Document, Store
 
 COLLECTION: Final = "operator_actions"
@@ -28,10 +29,11 @@ class ActionCollection:
         async with self._store.operation(writes=True):
             await self._collection.replace_one({"_id": action["_id"]}, action, upsert=True)
 
-    async def update(self, action_id: str, values: Mapping[str, Any]) -> None:
-        """Set fields of one action."""
+    async def update(self, action_id: str, values: Mapping[str, Any], guard: Query | None = None) -> bool:
+        """Set fields of one action if *guard* holds for it; tell whether it does."""
         async with self._store.operation(writes=True):
-            await self._collection.update_one({"_id": action_id}, {"$set": dict(values)})
+            answer = await self._collection.update_one({**(guard or {}), "_id": action_id}, {"$set": dict(values)})
+            return answer.matched_count == 1
 
     async def get(self, action_id: str) -> Document | None:
         """Return one action."""

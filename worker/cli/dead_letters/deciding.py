@@ -228,7 +228,7 @@ async def _edit(
             for line in editing.diff(letter, editing.with_body(letter, body), reveal=True):
                 print_line(line)
             ask(f"Save the message of letter {letter.id}?", yes=yes)
-        forecast = await editing.edit(desk, letter.id, body, reason, force=force)
+        forecast = await editing.edit(desk, letter.id, body, reason, revision=letter.revision, force=force)
     if as_json:
         print_json({"id": letter.id, "replayedNow": forecast_document(forecast)})
         return

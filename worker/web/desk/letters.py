@@ -11,6 +11,7 @@ from worker.desk.audit import revealed
 from worker.desk.edit import edit, unpacked
 from worker.desk.errors import rejected
 from worker.desk.masking import unmasked_text
+from worker.desk.numbers import whole_number
 from worker.desk.plan import forecast_all
 from worker.desk.query import get, lineage, list_letters
 from worker.web.desk.payload import hints, payload, problems
@@ -65,7 +66,8 @@ async def save(asked: Asked) -> Page | Response:
     desk, letter_id = asked.desk, asked.path("letter_id")
     text, reason = asked.form.get("text", ""), asked.text("reason")
     desk.check_may_change(reason)
-    await edit(desk, letter_id, text.encode("utf-8", "surrogatepass"), reason)
+    revision = whole_number(asked.form.get("revision", ""))
+    await edit(desk, letter_id, text.encode("utf-8", "surrogatepass"), reason, revision=revision)
     asked.office.fresh.clear()
     return RedirectResponse(f"/letters/{letter_id}", 303)
 
