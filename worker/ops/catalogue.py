@@ -263,7 +263,7 @@ EVENTS: Final = (
     LogEvent(
         "dependency_down",
         "error",
-        "An outage of the broker or the store began; address is host and port.",
+        "An outage of the broker or the store began; address is host and port. Connected and without progress is one.",
         _OUTAGE,
     ),
     LogEvent(

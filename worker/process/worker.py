@@ -18,6 +18,7 @@ from worker.ops.checks import Check
 from worker.ops.process import process_report
 from worker.process.app import App
 from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
+from worker.process.progress import Progress, ProgressWatch
 from worker.process.reports import ProcessReport
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
@@ -198,6 +199,7 @@ class Worker:
             session = self._app.session(publishing, publisher, consumer, waiting_room, crash)
             jobs = [session.run(), session.run_consumer(), session.run_waiting_room()]
             jobs += [self._blocked_for_long(), self._app.replays.run()]
+            jobs.append(self._progress_watch(publishing, publisher).run())
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
@@ -245,11 +247,18 @@ class Worker:
     def _consuming(self, consumer: Consumer, connection: Connection) -> None:
         self._consumer = consumer
         self._consuming_since = self._app.clock.monotonic()
-        self._metrics.dependency_up["broker"] = True
+        if self._broker.failure is None:  # otherwise the progress watch says when the outage is over
+            self._metrics.dependency_up["broker"] = True
         self._metrics.sessions += 1
-        self._broker.ended()
         version = ".".join(map(str, connection.server_version))
         self._log.info("consuming", queue=contract.INGRESS, broker_version=version)
+
+    def _progress_watch(self, publishing: Connection, publisher: Publisher) -> ProgressWatch:
+        def look() -> Progress:
+            is_blocked = publishing.blocked_reason is not None
+            return Progress(publisher.is_waiting, publisher.settled, self._metrics.received, is_blocked)
+
+        return ProgressWatch(self._broker, look, self._app.clock)
 
     async def _connect(
         self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None

@@ -57,6 +57,10 @@ class ConfirmTimeout(BrokerError):
     """The broker did not confirm a publish in time; its effect is unknown."""
 
 
+class BrokerSilent(BrokerError):
+    """Connections stand and publishes are in hand, but the broker does nothing: it is frozen, or has no quorum."""
+
+
 class PublisherBlocked(BrokerError):
     """The broker has taken no publishes for so long that what is in hand goes back to it."""
 

@@ -68,6 +68,8 @@ class Publisher:
         self._returned: set[int] = set()
         self._progress = asyncio.Event()
         self._lost = False
+        self._lost_count = 0
+        self._calls = 0
         self._sizes = SizeLimit(connection)
         self._refused_at: float | None = None
         self._usable = asyncio.Event()
@@ -105,6 +107,16 @@ class Publisher:
         """Done, with the reason, once nothing can be published any more."""
         return self._closed
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a `publish` waits for the broker: for a confirm, for its turn, or to hear which sizes are taken."""
+        return self._calls > 0
+
+    @property
+    def settled(self) -> int:
+        """Publishes that were confirmed, returned or refused; begins again at 0 when the channel is renewed."""
+        return self._next_tag - 1 - len(self._pending) - self._lost_count
+
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
         """Publish *messages* and wait until the effect of each is known.
 
@@ -118,10 +130,14 @@ class Publisher:
         """
         if not messages:
             return []
-        await self._renew_if_refused()
-        window = _Window([Confirmation.UNKNOWN] * len(messages), len(messages))
-        await self._send(messages, window)
-        await self._wait(window.done, lambda: window.missing)
+        self._calls += 1
+        try:
+            await self._renew_if_refused()
+            window = _Window([Confirmation.UNKNOWN] * len(messages), len(messages))
+            await self._send(messages, window)
+            await self._wait(window.done, lambda: window.missing)
+        finally:
+            self._calls -= 1
         return window.confirmations
 
     async def close(self) -> None:
@@ -303,6 +319,7 @@ class Publisher:
     def _lose_all(self) -> None:
         self._lost = True
         pending, self._pending = self._pending, {}
+        self._lost_count += len(pending)
         self._tag_by_id.clear()
         for window, index, _ in pending.values():
             window.settle(index, Confirmation.UNKNOWN)
