@@ -40,8 +40,17 @@ def test_imported_definitions_are_the_topology_and_nothing_more(broker: Broker, 
     checked = cim_worker("topology", "check", **addresses)
     assert checked.returncode == ExitCode.OK, checked.stdout
     found = broker.management.request("GET", f"/definitions/{quote(vhost)}")
-    for kind in ("exchanges", "queues", "bindings"):
+    for kind in ("exchanges", "queues", "bindings", "policies"):
         assert names(found[kind]) == names(exported[kind])
+
+
+def test_from_4_3_on_a_policy_lets_queues_give_what_a_dead_node_had_to_others_at_once() -> None:
+    older, newer = (
+        printed_json(cim_worker("topology", "export", "--broker-version", version))["policies"]
+        for version in ("4.2", "4.3")
+    )
+    assert older == [], "it would be refused"
+    assert [policy["definition"] for policy in newer] == [{"consumer-disconnected-timeout": 2000}]
 
 
 def names(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:

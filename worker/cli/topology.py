@@ -151,7 +151,10 @@ def check(as_json: _Json = False) -> None:
 def export(
     broker_version: Annotated[
         str,
-        typer.Option(help="RabbitMQ that will import it, such as 3.13: from 4.0 on dead letters need a limit of -1."),
+        typer.Option(
+            help="RabbitMQ that will import it, such as 3.13: from 4.0 on dead letters need a limit of -1, "
+            "from 4.3 on there is a policy for nodes that die."
+        ),
     ] = "4.0",
     vhost: Annotated[str, typer.Option(help="Virtual host to put it into.")] = "cim",
 ) -> None:
@@ -162,7 +165,8 @@ def export(
     from worker.process.preflight import wanted_topology as wanted
     from worker.rabbit.definitions import definitions
 
-    print_json(definitions(wanted(command_settings(), _version(broker_version)), vhost))
+    version = _version(broker_version)
+    print_json(definitions(wanted(command_settings(), version), vhost, version))
 
 
 def _version(text: str) -> tuple[int, ...]:
