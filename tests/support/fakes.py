@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,12 @@ class FakePublisher:
         self.unbound: set[str] = set()
         self.full: set[str] = set()
         self.lost = False
+        self.answers = asyncio.Event()
+        """Cleared, it confirms nothing."""
+        self.answers.set()
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        await self.answers.wait()
         return [self._publish(message) for message in messages]
 
     def _publish(self, message: Outgoing) -> Confirmation:

@@ -100,6 +100,17 @@ async def test_a_message_of_a_live_conversation_is_published_and_settled() -> No
     harness.assert_settled(one)
 
 
+async def test_what_goes_to_the_store_does_not_wait_for_the_confirms_of_what_goes_to_the_hub() -> None:
+    harness = pipeline_harness()
+    await harness.process(live(1))  # and its conversation is known from now on
+    harness.publisher.answers.clear()
+    processing = asyncio.create_task(harness.process(live(2), customers(3)))
+    await eventually_async(lambda: harness.outcomes == {"published": 1, "stored": 1}, "stored without a confirm")
+    harness.publisher.answers.set()
+    await processing
+    assert harness.outcomes == {"published": 2, "stored": 1}
+
+
 async def test_the_message_id_correlates_when_the_publisher_gave_nothing() -> None:
     harness = pipeline_harness()
     await harness.process(live(7))
