@@ -287,6 +287,7 @@ def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: Wo
     careful = OnCall(world, CIM_READ_ONLY="true")
     for command in (("discard", letter), ("replay", letter)):
         assert "CIM_READ_ONLY is set" in careful.run(*command, *REASON, code=6).stderr
+    assert "CIM_READ_ONLY is set" in careful.run("fix", letter, "--set", "body.x=1", "--reveal", code=6).stderr
     assert on_call.statuses() == {"discarded": 1, "open": 2}
 
 

@@ -20,6 +20,7 @@ from worker.conversations.conversation import Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
+from worker.desk.audit import revealed
 from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
@@ -208,6 +209,13 @@ class Journal:
     async def outcomes_of(self, letter_ids: Sequence[str], since: int) -> dict[str, tuple[str, str]]:
         assert since < T0 * 2
         return {one: self.known[one] for one in letter_ids if one in self.known}
+
+
+async def test_who_only_reads_begins_nothing_that_is_written_down(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, _):
+        with pytest.raises(DeskError, match="CIM_READ_ONLY is set"):
+            await revealed(replace(desk, read_only=True), died("m-1").id)
+        assert await desk.actions.latest(1) == []
 
 
 class _ReadTogether:

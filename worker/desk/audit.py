@@ -35,7 +35,11 @@ class Action:
 
     @classmethod
     async def begin(cls, desk: Desk, kind: str, reason: str, **facts: Any) -> Self:
-        """Write down that an action begins: `kind`, why, and further *facts* (texts and integers, no payload)."""
+        """Write down that an action begins: `kind`, why, and further *facts* (texts and integers, no payload).
+
+        Raises `DeskError` when nothing may be changed: whatever is worth an entry is not for those who only read.
+        """
+        desk.check_may_change("", needs_reason=False)
         now = desk.clock.now_ms()
         document: Document = {
             "_id": secrets.token_hex(_ID_BYTES),
