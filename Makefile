@@ -43,7 +43,7 @@ native: .venv/.made-native ## compile what has a compiled form; without it every
 
 COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,amqp_bytes cases compiled_frames decode hostile hostile_headers identity \
   message pipeline plain scan storing translate) tests/fuzz/test_short.py \
-  $(patsubst %,tests/integration/test_%.py,connection consumer fast_path publisher)
+  $(patsubst %,tests/integration/test_%.py,fast_path publisher)
 .PHONY: check-native
 check-native: native ## the tests of what is compiled, and what uses it
 	@$(RUN)/pytest -q $(COMPILED_TESTS) $(ARGS)
