@@ -42,7 +42,7 @@ def outcome(judged: CimMessage | Rejected) -> tuple[Any, ...]:
     if isinstance(judged, Rejected):
         return (judged,)
     events = [translate(judged, known, now=1).event_bytes() for known in (None, CONVERSATION)]
-    return (judged._replace(parsed=judged.wire, json=None, sender_json=None), judged.sender, *events)
+    return (judged._replace(parsed=judged.wire, json=None, sender_json=None, customer_gap=None), judged.sender, *events)
 
 
 def is_plain(body: bytes) -> bool:
@@ -61,6 +61,15 @@ def test_a_normalised_example_is_plain_and_gives_the_same_bytes(plain: dict[str,
 @settings(max_examples=1500, deadline=None)
 def test_whatever_is_changed_in_it_both_ways_give_the_same(plain: dict[str, Any], spoilings: list[Any]) -> None:
     body = shapes.spoilt(orjson.dumps(plain), spoilings)
+    assert outcome(judge(body)) == outcome(judge_fully(body))
+
+
+@pytest.mark.parametrize("customer", [..., None, {}, {"_id": None}, {"_id": ""}, {"_id": "u"}, {"firstName": "A"}])
+def test_a_message_without_a_customer_gets_the_one_the_registry_knows_in_the_same_place(customer: Any) -> None:
+    header = {name: value for name, value in PLAIN[0]["header"].items() if name != "customer"}
+    header = {"conversationId": "c"} | ({} if customer is ... else {"customer": customer}) | header
+    body = orjson.dumps({**PLAIN[0], "header": header})
+    assert is_plain(body)
     assert outcome(judge(body)) == outcome(judge_fully(body))
 
 

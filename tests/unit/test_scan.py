@@ -66,7 +66,7 @@ def agree(body: bytes) -> None:
             continue
         read = decode(body)
         assert isinstance(read, Decoded), name
-        content, sender, body_type, _ = said
+        content, sender, body_type, *_ = said
         assert content == write_canonical(read.document) == read.content(), name
         assert orjson.dumps(read.document) == body, name
         assert (sender, body_type) == (part(read.document, "header", "sender"), part(read.document, "body", "type")), (

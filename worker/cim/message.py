@@ -53,6 +53,16 @@ class CimMessage(NamedTuple):
     """The JSON of `wire`, when the message was sent just so."""
     sender_json: bytes | None = None
     """The JSON of `sender`, with `json`."""
+    customer_gap: tuple[int, int] | None = None
+    """Where in `json` a customer can be put, if it has none and the place is known; see `scan.Scanned`."""
+
+    def json_with_customer(self, customer_id: str) -> bytes | None:
+        """Return `json` with the customer it lacks, known by *customer_id*; None where it has to be written anew."""
+        if self.json is None or self.customer_gap is None:
+            return None
+        start, end = self.customer_gap
+        name = b"" if start < end else b',"customer":'
+        return b'%b%b{"_id":%b}%b' % (self.json[:start], name, orjson.dumps(customer_id), self.json[end:])
 
     @property
     def wire(self) -> dict[str, Any]:

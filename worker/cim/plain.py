@@ -83,6 +83,7 @@ def read_plain(body: bytes, scanned: Scanned) -> CimMessage | None:
         scanned.document,
         body,
         scanned.sender,
+        scanned.customer_gap,
     )
 
 

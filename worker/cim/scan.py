@@ -27,6 +27,9 @@ class Scanned(NamedTuple):
     """The JSON of `body.type`, None where there is none."""
     document: dict[str, Any] | None
     """What it says, where that was parsed already."""
+    customer_gap: tuple[int, int] | None = None
+    """From where to where `header.customer` is null in the bytes; an empty span at the header's end where it is absent;
+    None when it is there, or was not looked for."""
 
 
 def scan(body: bytes, max_depth: int) -> Scanned | None:

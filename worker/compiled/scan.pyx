@@ -38,6 +38,7 @@ cdef struct Scan:
     bint not_ascii
     Span sender
     Span body_type
+    Span customer        # null, or empty where a member could be added to the header; start -1 when there is one
 
 
 cdef int compare(const unsigned char* text, Member* one, Member* other) noexcept nogil:
@@ -184,6 +185,8 @@ cdef Py_ssize_t object_end(Scan* scan, Py_ssize_t at, int depth, int place) noex
         member.end = at
         if place == 2 and member.key == 6 and follows(scan, member.start + 1, b"sender", 6):
             scan.sender = Span(key_end + 1, at)
+        elif place == 2 and member.key == 8 and follows(scan, member.start + 1, b"customer", 8):
+            scan.customer = Span(key_end + 1 if follows(scan, key_end + 1, b"null", 4) else -1, at)
         elif place == 3 and member.key == 4 and follows(scan, member.start + 1, b"type", 4):
             scan.body_type = Span(key_end + 1, at)
         if scan.text[at] == c'}':
@@ -194,6 +197,8 @@ cdef Py_ssize_t object_end(Scan* scan, Py_ssize_t at, int depth, int place) noex
     if not in_order and not put_in_order(scan, first, start):
         return -1
     scan.open_members = first
+    if place == 2 and scan.customer.start == 0:
+        scan.customer = Span(at, at)
     return at + 1
 
 
@@ -247,6 +252,7 @@ def scan(bytes body not None, int max_depth):
     work.not_ascii = False
     work.sender = Span(0, 0)
     work.body_type = Span(0, 0)
+    work.customer = Span(0, 0)
     end = value_end(&work, 0, 0, 1)
     free(work.spare)
     if end != size or not work.sender.end or not work.body_type.end:
@@ -256,4 +262,10 @@ def scan(bytes body not None, int max_depth):
             PyUnicode_DecodeUTF8(PyBytes_AS_STRING(body), size, NULL)
         except UnicodeDecodeError:
             return None
-    return content, body[work.sender.start : work.sender.end], body[work.body_type.start : work.body_type.end], None
+    return (
+        content,
+        body[work.sender.start : work.sender.end],
+        body[work.body_type.start : work.body_type.end],
+        None,
+        None if work.customer.start < 0 else (work.customer.start, work.customer.end),
+    )

@@ -106,7 +106,8 @@ class Activity(NamedTuple):
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
         session, room, message = self.channel_session, self.room, self.message
         sender: object = orjson.Fragment(message.sender_json) if message.sender_json else message.sender
-        data: object = orjson.Fragment(message.json) if message.json and not self._lacks_customer else self.data
+        known = self._data_bytes()
+        data: object = self.data if known is None else orjson.Fragment(known)
         return orjson.dumps(
             self._envelope(
                 sender,
@@ -115,6 +116,13 @@ class Activity(NamedTuple):
                 orjson.Fragment(room.json) if room else None,
             )
         )
+
+    def _data_bytes(self) -> bytes | None:
+        """Return `data` as JSON where the message's own bytes give it, else None."""
+        message = self.message
+        if message.customer_id is None and self.customer_id is not None:
+            return message.json_with_customer(self.customer_id)
+        return message.json
 
     def _envelope(self, sender: object, data: object, channel_session: object, room_info: object) -> dict[str, Any]:
         return {
