@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -96,16 +94,10 @@ async def _write(pools: Pools, name: str, reason: str | None) -> None:
     if reason is None:
         await pools.resume(name)
     else:
-        state = PauseState(is_paused=True, by=_operator(), reason=reason, at=time.time_ns() // 1_000_000)
+        from worker.desk.audit import system_user
+
+        state = PauseState(is_paused=True, by=system_user(), reason=reason, at=time.time_ns() // 1_000_000)
         await pools.pause(name, state)
-
-
-def _operator() -> str:
-    """Return who runs this; in a container a user may have a number only."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
 
 
 async def _followed(pools: Pools, name: str, wait: float) -> list[dict[str, Any]]:

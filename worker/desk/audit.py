@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -119,3 +121,11 @@ async def revealed(desk: Desk, letter_id: str) -> None:
     action = await Action.begin(desk, "reveal", "", filter=letter_id)
     action.note(letter_id, "revealed")
     await action.end()
+
+
+def system_user() -> str:
+    """Return who runs this; in a container a user may have a number only."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

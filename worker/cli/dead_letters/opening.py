@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import time
@@ -28,10 +27,12 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def open_desk(acts_as: str = "", settings: Settings | None = None) -> AsyncIterator[Desk]:
     """Yield the desk of whoever runs this command; closed at the end. Raises `CommandError` for every failure."""
+    from worker.desk.audit import system_user
+
     settings = settings or command_settings()
     with desk_errors():
         async with open_store(settings) as store:
-            yield desk_on(store, settings, getpass.getuser(), acts_as)
+            yield desk_on(store, settings, system_user(), acts_as)
 
 
 def desk_on(store: Store, settings: Settings, user: str, acts_as: str = "") -> Desk:

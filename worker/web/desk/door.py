@@ -7,7 +7,6 @@ user. Whatever changes something must come from a form of ours: the browser says
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import hmac
 import secrets
@@ -17,6 +16,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
+
+from worker.desk.audit import system_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ class Door:
             text = f"CIM_DESK_HOST {settings.desk_host} is reached by others: set CIM_DESK_TOKEN_FILE, or"
             raise DoorError(f"{text} CIM_DESK_USER_HEADER and CIM_DESK_TRUSTED_PROXIES")
         hosts = frozenset({*_LOOPBACK, settings.desk_host})
-        user = None if is_guarded else getpass.getuser()
+        user = None if is_guarded else system_user()
         return cls(user, tokens, settings.desk_user_header, settings.desk_trusted_proxies, hosts)
 
     @property
