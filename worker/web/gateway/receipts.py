@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import structlog
 
+from worker.outcome import Outcome
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import AccessRefused
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from worker.rabbit.connection import Connection
 
 QUEUE_PREFIX: Final = "cim.receipts.gateway."
+_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _PREFETCH: Final = 500
 _BYTES: Final = 4 * 1024 * 1024
 
@@ -58,8 +60,11 @@ class Receipts:
         try:
             receipt = orjson.loads(body)
             waiting = self._waiting.get(receipt["eventId"], ())
-        except (orjson.JSONDecodeError, TypeError, KeyError):
+            is_whole = receipt["outcome"] in _OUTCOMES and {"code", "problems"} <= receipt.keys()
+        except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
             return  # whoever may write to the default exchange may write here
+        if not is_whole:
+            return
         for outcome in waiting:
             if not outcome.done():
                 outcome.set_result(receipt)
