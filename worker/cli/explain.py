@@ -12,7 +12,7 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, counted, print_json, print_line, progress
-from worker.cli.services import command_settings
+from worker.cli.services import broker_connection, command_settings, store_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,40 +82,21 @@ async def _explain(settings: Settings, wanted: str, now: int, since: int | None)
 @asynccontextmanager
 async def _sources(settings: Settings) -> AsyncIterator[Sources]:
     from worker.desk.explain import Sources
-    from worker.mongo.client import connect
     from worker.mongo.registry import Registry
     from worker.mongo.searching import StoreSearch
 
-    store = connect(
-        settings.mongodb_uri.get_secret_value(),
-        settings.mongodb_database,
-        timeout_ms=settings.mongodb_timeout_ms,
-        ca_file=settings.mongodb_ca_file,
-        app_name="cim-worker explain",
-    )
-    try:
+    async with store_client(settings, "cim-worker explain") as store:
         search = StoreSearch(store)
         yield Sources(search, search, Registry(store), lambda: _journal(settings))
-    finally:
-        await store.close()
 
 
 @asynccontextmanager
 async def _journal(settings: Settings) -> AsyncIterator[JournalStream]:
     from worker.contract import OUTCOMES
-    from worker.rabbit.connection import Connection
     from worker.rabbit.stream import Stream
 
-    connection = await Connection.open(
-        settings.rabbitmq_url.get_secret_value(),
-        name="cim-worker explain",
-        heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
-        ca_file=settings.rabbitmq_ca_file,
-    )
-    try:
+    async with broker_connection(settings, "cim-worker explain") as connection:
         yield Stream(connection, OUTCOMES)
-    finally:
-        await connection.close()
 
 
 def _read_since(text: str | None, now: int) -> int | None:

@@ -42,19 +42,26 @@ def command_settings(**overrides: Any) -> Settings:
 @asynccontextmanager
 async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
+    with _broker_failures_reported(settings):
+        async with broker_connection(settings, "cim-worker command line") as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def broker_connection(settings: Settings, name: str) -> AsyncIterator[Connection]:
+    """Yield a connection that the broker lists as *name*, closed at the end. Raises `BrokerError`."""
     from worker.rabbit.connection import Connection
 
-    with _broker_failures_reported(settings):
-        connection = await Connection.open(
-            settings.rabbitmq_url.get_secret_value(),
-            name="cim-worker command line",
-            heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
-            ca_file=settings.rabbitmq_ca_file,
-        )
-        try:
-            yield connection
-        finally:
-            await connection.close()
+    connection = await Connection.open(
+        settings.rabbitmq_url.get_secret_value(),
+        name=name,
+        heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
+        ca_file=settings.rabbitmq_ca_file,
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
@@ -63,20 +70,30 @@ async def open_store(settings: Settings, *, timeout_ms: int | None = None) -> As
 
     Raises `CommandError` for every failure of the store.
     """
+    with _store_failures_reported(settings):
+        async with store_client(settings, "cim-worker command line", timeout_ms=timeout_ms) as store:
+            yield store
+
+
+@asynccontextmanager
+async def store_client(settings: Settings, name: str, *, timeout_ms: int | None = None) -> AsyncIterator[Store]:
+    """Yield the store, which knows this client as *name*, closed at the end; nothing is connected for it yet.
+
+    Raises `OperatorFault` for an address that cannot be used.
+    """
     from worker.mongo.client import connect
 
-    with _store_failures_reported(settings):
-        store = connect(
-            settings.mongodb_uri.get_secret_value(),
-            settings.mongodb_database,
-            timeout_ms=timeout_ms or settings.mongodb_timeout_ms,
-            ca_file=settings.mongodb_ca_file,
-            app_name="cim-worker command line",
-        )
-        try:
-            yield store
-        finally:
-            await store.close()
+    store = connect(
+        settings.mongodb_uri.get_secret_value(),
+        settings.mongodb_database,
+        timeout_ms=timeout_ms or settings.mongodb_timeout_ms,
+        ca_file=settings.mongodb_ca_file,
+        app_name=name,
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @contextmanager

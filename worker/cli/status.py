@@ -15,7 +15,7 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, counted, print_json, print_line, print_table
-from worker.cli.services import command_settings
+from worker.cli.services import broker_connection, command_settings, store_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -82,40 +82,21 @@ class _BrokerView:
 @asynccontextmanager
 async def _sources(settings: Settings) -> AsyncIterator[Sources]:
     from worker.desk.status import Sources
-    from worker.mongo.client import connect
     from worker.mongo.overview import Overview
 
-    store = connect(
-        settings.mongodb_uri.get_secret_value(),
-        settings.mongodb_database,
-        timeout_ms=settings.mongodb_timeout_ms,
-        ca_file=settings.mongodb_ca_file,
-        app_name="cim-worker status",
-    )
-    try:
+    async with store_client(settings, "cim-worker status") as store:
         yield Sources(lambda: _broker(settings), _management(settings), Overview(store), settings.retry_delays)
-    finally:
-        await store.close()
 
 
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[_BrokerView]:
     from worker.contract import OUTCOMES
-    from worker.rabbit.connection import Connection
     from worker.rabbit.depths import PassiveDepths
     from worker.rabbit.stream import Stream
 
-    connection = await Connection.open(
-        settings.rabbitmq_url.get_secret_value(),
-        name="cim-worker status",
-        heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
-        ca_file=settings.rabbitmq_ca_file,
-    )
-    try:
+    async with broker_connection(settings, "cim-worker status") as connection:
         version = ".".join(map(str, connection.server_version))
         yield _BrokerView(version, PassiveDepths(connection), Stream(connection, OUTCOMES))
-    finally:
-        await connection.close()
 
 
 def _management(settings: Settings) -> ManagementDepths | None:
