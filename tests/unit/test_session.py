@@ -125,6 +125,26 @@ async def test_what_waits_is_brought_back_with_a_window_that_grows() -> None:
     assert made.room.prefetches == sorted(set(made.room.prefetches))
 
 
+async def test_the_window_grows_by_what_comes_while_consuming_is_still_beginning() -> None:
+    """The broker delivers with its answer: the first delivery may be on its way to a store that is away before it."""
+    made = SessionHarness()
+    made.harness.store.away = True
+    made.ingress.ready.extend(waiting(number) for number in range(3))
+    for one in made.ingress.ready:
+        one.queue = contract.INGRESS
+    begin = made.ingress.start
+
+    async def begin_slowly(prefetch: int) -> None:
+        await begin(prefetch)
+        await eventually_async(lambda: made.ingress.held and not made.ingress.waiting, "the first one is taken")
+
+    made.ingress.start = begin_slowly  # type: ignore[method-assign]
+    async with made.running():
+        await eventually_async(lambda: not made.ingress.ready, "all are delivered")
+    assert made.ingress.prefetches[0] == 1
+    assert made.ingress.prefetches[-1] > 1
+
+
 async def test_after_an_outage_the_one_message_asked_for_does_not_set_the_pace() -> None:
     made = SessionHarness()
     made.room.ready.extend(waiting(number) for number in range(100))

@@ -88,8 +88,11 @@ class IngressSession:
         await self._pause.wait_known(_PAUSE_UNKNOWN_SECONDS)
         while True:
             await self._pause.wait_open()
-            await self._ingress.start(self._window.size)
+            size = self._window.size
+            await self._ingress.start(size)
             self._is_taking = True
+            if self._window.size != size:  # the first deliveries came, and were taken, while it began
+                await self._ingress.resize(self._window.size)
             await self._pause.wait_closed()
             self._is_taking = False
             await self._ingress.stop()
