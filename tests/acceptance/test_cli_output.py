@@ -149,8 +149,8 @@ def test_the_log_is_plain_where_colours_are_not_wanted(variables: dict[str, str]
     coloured = on_terminal("settings", columns=300, CIM_RABBIT_URL="x")
     plain = on_terminal("settings", columns=300, CIM_RABBIT_URL="x", **variables)
 
-    assert re.search("\x1b\\[[0-9;]*m.*variable_not_read", coloured)
-    assert not re.search("\x1b\\[[0-9;]*m.*variable_not_read", plain)
+    assert re.search("\x1b\\[[0-9;]*m.*variable not read", coloured)
+    assert not re.search("\x1b\\[[0-9;]*m.*variable not read", plain)
 
 
 def run(*arguments: str | bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
