@@ -164,6 +164,13 @@ def test_of_lines_alike_a_hundred_are_written_and_the_next_one_later_says_how_ma
     assert [line.get("suppressed") for line in written[-2:]] == [None, 150]
 
 
+def test_the_number_of_lost_lines_is_never_lost_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+    for _ in range(150):
+        structlog.get_logger().warning("log_lines_dropped", count=1)
+    assert len(lines(capsys)) == 150
+
+
 def test_a_reader_that_stops_reading_costs_lines_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, os.fdopen(reading) as reader:

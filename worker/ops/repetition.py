@@ -15,6 +15,8 @@ _WINDOW_SECONDS: Final = 10.0
 _MOST: Final = 100
 """Lines alike within that time."""
 _MAX_KINDS: Final = 1000
+_LOST: Final = "log_lines_dropped"
+"""Says how many lines were lost: dropped itself, the number would be too small."""
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ def limit_repetition() -> Processor:
     kinds: dict[tuple[object, ...], _Kind] = {}
 
     def limit(_logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-        if method == "debug":  # whoever asks for it wants all of it
+        if method == "debug" or event_dict.get("event") == _LOST:  # whoever asks for it wants all of it
             return event_dict
         now = monotonic()
         key = tuple(event_dict.get(name) for name in ("event", "code", "reason"))
