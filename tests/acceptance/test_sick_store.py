@@ -49,7 +49,8 @@ def message(message_id: str, text: str = "hello", **header: Any) -> bytes:
 def test_an_index_the_store_refuses_neither_delays_nor_stops_the_work(
     world: World, proxy: wire.WireProxy, number: int
 ) -> None:
-    proxy.on("createIndexes", answer=wire.error(number, "SomeConflict"))
+    refusing = proxy.on("createIndexes", answer=wire.error(number, "SomeConflict"))
+    expiring = {(index.collection, index.name) for index in indexes.ALL if index.expires}
     own = {(index.collection, index.name) for index in indexes.ALL if index.collection != "ConversationActivities"}
 
     def refused() -> list[tuple[str, str]]:
@@ -65,6 +66,9 @@ def test_an_index_the_store_refuses_neither_delays_nor_stops_the_work(
 
         assert json.loads(event)["roomInfo"]["id"] == "room-1"
         assert len(set(refused())) == len(refused()), "each is said once"
+        assert refusing.count == len(refused()) + len(expiring & set(refused())), (
+            "those are tried twice"
+        )
         assert pool.lines("dependency_down") == []
         assert pool.ready() == (True, [])
 

@@ -342,8 +342,8 @@ async def test_a_connection_that_is_lost_while_nothing_is_read_is_noticed(breaka
 
 async def test_at_the_bound_the_window_can_be_changed_and_the_consumer_stopped_without_waiting(vhost_url: str) -> None:
     async with holding_all_it_may(vhost_url) as (_, consumer):
-        await asyncio.wait_for(consumer.resize(1), 5)
-        await asyncio.wait_for(consumer.stop(), 5)
+        await asyncio.wait_for(consumer.resize(1), 1)
+        await asyncio.wait_for(consumer.stop(), 1)
         assert consumer.may_deliver, "what the broker had sent before"
         while consumer.may_deliver:
             await work_off(consumer, consumer.waiting)

@@ -134,9 +134,9 @@ class _Guard:
         wanted = self.limits.connections
         self.most = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft // 2)
 
-    def report_clients(self) -> None:
-        """Log how many clients were turned away or too slow since the last time."""
-        if (self.turned_away or self.too_slow) and self._is_due(""):
+    def report_clients(self, *, at_end: bool = False) -> None:
+        """Log how many clients were turned away or too slow since the last time; from time to time, and *at_end*."""
+        if (self.turned_away or self.too_slow) and (at_end or self._is_due("")):
             structlog.get_logger().warning(
                 "http_clients_cut_off", server=self.name, turned_away=self.turned_away, too_slow=self.too_slow
             )
@@ -202,7 +202,7 @@ class _Server(uvicorn.Server):
         sweeping = asyncio.create_task(self._keep_sweeping())
         await super().shutdown(sockets)
         sweeping.cancel()
-        self._guard.report_clients()
+        self._guard.report_clients(at_end=True)
 
     async def _keep_sweeping(self) -> None:
         while True:
