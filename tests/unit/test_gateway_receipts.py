@@ -20,7 +20,7 @@ WHOLE = {"eventId": "e", "outcome": "stored", "code": None, "problems": None}
     ],
 )
 async def test_what_is_no_receipt_answers_nobody(body: bytes) -> None:
-    receipts = Receipts("test")
+    receipts = Receipts()
     outcome = receipts.expect("e")
     receipts._received(body)
     assert not outcome.done()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ class _Process:
             blocking=Outage("broker", address=at, reporter=reporter, clock=clock),
             backoff=Backoff(*_RECONNECT_SECONDS, random=random.random),
         )
-        receipts = Receipts(secrets.token_hex(6))
+        receipts = Receipts()
         self._ingress.on_connected.append(receipts.attach)
         budget = Budget(settings.max_bytes_in_flight)
         activities = Activities(

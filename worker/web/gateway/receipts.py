@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,24 +26,24 @@ _BYTES: Final = 4 * 1024 * 1024
 class Receipts:
     """Reads receipts and hands each to the requests that wait for it."""
 
-    def __init__(self, name: str) -> None:
-        """*name* tells the queue from those of other gateways."""
-        self._queue = QUEUE_PREFIX + name
+    def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[dict[str, Any]]]] = {}
         self.reply_to: str | None = None
         """Where receipts are to be sent; None while none can be read."""
 
     async def attach(self, connection: Connection) -> None:
         """Read receipts on *connection*, until it ends. Without the right to a queue, nobody can wait."""
+        # Another name each time: the broker may take the connection before for alive, and then its queue is locked.
+        queue = QUEUE_PREFIX + secrets.token_hex(6)
         channel = await connection.channel()
         try:
-            await channel.call("queue_declare", self._queue, exclusive=True, auto_delete=True)
-            consumer = await Consumer.open(connection, self._queue, time.monotonic)
+            await channel.call("queue_declare", queue, exclusive=True, auto_delete=True)
+            consumer = await Consumer.open(connection, queue, time.monotonic)
             await consumer.start(_PREFETCH)
         except AccessRefused as error:
-            structlog.get_logger().warning("gateway_receipts_refused", queue=self._queue, reason=str(error))
+            structlog.get_logger().warning("gateway_receipts_refused", queue=queue, reason=str(error))
             return
-        self.reply_to = self._queue
+        self.reply_to = queue
         reading = asyncio.create_task(self._read(consumer), name="receipts")
         connection.closed.add_done_callback(lambda _: reading.cancel())
 
