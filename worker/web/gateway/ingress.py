@@ -145,11 +145,16 @@ class Ingress:
         task.add_done_callback(self._windows.discard)
 
     async def _publish(self, window: Sequence[_Waiting]) -> None:
+        if self._publisher is None:
+            self.in_flight -= len(window)
+            for _, confirmed in window:
+                if not confirmed.done():
+                    confirmed.set_exception(Unavailable(self.reason_against() or "The broker is away."))
+            return
         late = asyncio.get_running_loop().call_later(self._deadline, _settle_unknown, window)
         confirmations: Sequence[Confirmation] = [Confirmation.UNKNOWN] * len(window)
         try:
-            if self._publisher is not None:
-                confirmations = await self._publisher.publish([message for message, _ in window])
+            confirmations = await self._publisher.publish([message for message, _ in window])
         finally:
             late.cancel()
             self.in_flight -= len(window)
