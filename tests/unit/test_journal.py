@@ -192,6 +192,20 @@ async def test_at_the_end_of_a_session_what_is_proven_is_acknowledged_though_it_
     assert harness.reported.missed == 3, "and may be missing"
 
 
+async def test_what_was_released_at_the_end_of_a_session_is_counted_once_though_its_message_fails_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 0.05)
+    harness = Harness(SilentPublisher())
+    harness.note(2)
+    await asyncio.sleep(0)
+    harness.note(1)
+    harness.journal.release_all()
+    await eventually_async(lambda: not harness.journal._written, "both messages have failed")
+    assert harness.reported.missed == 3
+    assert (harness.journal._gap.take() or {})["count"] == 3
+
+
 class SlowPublisher(FakePublisher):
     """Confirms when it is told to."""
 

@@ -98,6 +98,8 @@ class Journal:
         self._noted: list[_Noted] = []
         self._written: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         """What is on its way to the stream, with the deliveries that wait for its confirm."""
+        self._counted: set[asyncio.Task[None]] = set()
+        """Of these, what was released before it arrived: counted as missing, whatever becomes of it."""
         self._is_scheduled = False
         self._try_again_at = 0.0
         self._is_doubtful = False
@@ -128,6 +130,7 @@ class Journal:
         """Acknowledge every delivery that still waits for its entry: its effect is proven, the entry may be missing."""
         self._flush()
         held = [delivery for deliveries in self._written.values() for delivery in deliveries]
+        self._counted.update(task for task, deliveries in self._written.items() if deliveries)
         self._written = dict.fromkeys(self._written, ())
         if held:
             now = self._clock.now_ms()
@@ -169,7 +172,7 @@ class Journal:
             self._flush()
 
     async def _publish(self, entries: list[Entry], now: int) -> None:
-        gap = self._gap.take()
+        gap = None if self._is_counted() else self._gap.take()  # it would be in it
         problem, is_silent = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -187,11 +190,15 @@ class Journal:
                 self._down(problem, is_sure=self._is_doubtful or not is_silent)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
-            self._miss(now, len(entries))
+            if not self._is_counted():
+                self._miss(now, len(entries))
         else:
             self._is_doubtful = False
             self._backoff.reset()
             self._outage.ended()
+
+    def _is_counted(self) -> bool:
+        return asyncio.current_task() in self._counted
 
     async def _publish_once(self, entries: list[Entry], now: int, gap: Entry | None) -> Confirmation:
         if self._publisher is None:
