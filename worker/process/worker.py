@@ -329,15 +329,17 @@ class Worker:
     def report(self) -> ProcessReport:
         """Return what the supervisor is told of this process: whether it makes progress, and its numbers."""
         return ProcessReport(
-            checks=[
-                Check("broker", self._broker_problem()),
-                Check("publishing", self._since("broker blocks publishers", self._publishing)),
-                Check("store", self._store_problem()),
-                Check("paused", self._paused()),
-            ],
-            pause=self._app.pause.state if self._app.pause.is_known else None,
+            checks=self._checks(),
             metrics={**self._metrics.report(), **self._window(), **process_report(str(self._index))},
         )
+
+    def _checks(self) -> list[Check]:
+        return [
+            Check("broker", self._broker_problem()),
+            Check("publishing", self._since("broker blocks publishers", self._publishing)),
+            Check("store", self._store_problem()),
+            Check("paused", self._paused()),
+        ]
 
     def _window(self) -> Report:
         """Return what is held of the ingress queue and the waiting room, and for how long."""
@@ -369,7 +371,7 @@ class Worker:
 
     def _facts(self) -> dict[str, Any]:
         """Return what the pool's document says of this process."""
-        reasons = [check.reason for check in self.report().checks if check.reason is not None]
+        reasons = [check.reason for check in self._checks() if check.reason is not None]
         outcomes = {name: count for name, count in self._metrics.outcomes().items() if count}
         return {
             "ready": not reasons,
