@@ -53,6 +53,8 @@ class CimMessage(NamedTuple):
     """The JSON of `wire`, when the message was sent just so."""
     sender_json: bytes | None = None
     """The JSON of `sender`, with `json`."""
+    intent: str | None = None
+    """What the message is about, for `CIM_EVENT_NAMES`."""
     customer_gap: tuple[int, int] | None = None
     """Where in `json` a customer can be put, if it has none and the place is known; see `scan.Scanned`."""
 

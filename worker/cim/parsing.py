@@ -92,6 +92,7 @@ def _accept(decoded: Decoded, size: int, received_at: int, key: str) -> CimMessa
         timestamp,
         size,
         document,
+        intent=header.get("intent"),
     )
 
 

@@ -80,9 +80,10 @@ def read_plain(body: bytes, scanned: Scanned) -> CimMessage | None:
         read.body.type,
         header.timestamp,
         len(body),
-        scanned.document,
+        None,  # parsed again by the few that need it: kept, it takes many times the memory of its bytes
         body,
         scanned.sender,
+        header.intent,
         scanned.customer_gap,
     )
 

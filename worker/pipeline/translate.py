@@ -146,7 +146,7 @@ def translate(
     `conversation` is what the registry knows (None: nothing); it fills the channel session, the room and the customer.
     `event_names` are event names by intent; any other intent means `EVENT_NAME`.
     """
-    name = event_names.get(message.wire["header"].get("intent"), EVENT_NAME) if event_names else EVENT_NAME
+    name = event_names.get(message.intent or "", EVENT_NAME) if event_names else EVENT_NAME
     if conversation is None:
         return Activity(now, message, message.conversation_id, message.customer_id, None, None, None, name)
     return Activity(
