@@ -66,9 +66,7 @@ def test_an_index_the_store_refuses_neither_delays_nor_stops_the_work(
 
         assert json.loads(event)["roomInfo"]["id"] == "room-1"
         assert len(set(refused())) == len(refused()), "each is said once"
-        assert refusing.count == len(refused()) + len(expiring & set(refused())), (
-            "those are tried twice"
-        )
+        assert refusing.count == len(refused()) + len(expiring & set(refused())), "those are tried twice"
         assert pool.lines("dependency_down") == []
         assert pool.ready() == (True, [])
 
