@@ -36,6 +36,8 @@ class Depth(NamedTuple):
     consumers: int | None = None
     arriving: float | None = None
     """Messages that arrive a second."""
+    head_at: float | None = None
+    """When the oldest message was published (epoch seconds), where its publisher and the broker say so."""
 
     @property
     def all(self) -> int:

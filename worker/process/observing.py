@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from worker import contract
 from worker.failure import AdapterError
-from worker.rabbit.errors import AccessRefused, BrokerError, ChannelClosed
+from worker.rabbit.depths import ManagementDepths, PassiveDepths
+from worker.rabbit.errors import BrokerError
 from worker.rabbit.management import Management
-from worker.rabbit.probing import fresh_channel
 from worker.settings import virtual_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from worker.desk.status import Depth, QueueDepths
     from worker.mongo.dead_letters import DeadLetterStore
     from worker.ops.metrics import Metrics, Report
     from worker.ports import Clock
@@ -48,11 +49,10 @@ class QueueObserver:
         self._queues = watched_queues(settings)
         self._metrics = metrics
         self._clock = clock
-        url = settings.rabbitmq_management_url
-        vhost = virtual_host(settings.rabbitmq_url)
-        self._management = (
-            None if url is None else Management(url.get_secret_value(), vhost, ca_file=settings.rabbitmq_ca_file)
-        )
+        self._sources: list[QueueDepths] = [PassiveDepths(connection)]
+        if settings.rabbitmq_management_url is not None:
+            url, vhost = settings.rabbitmq_management_url.get_secret_value(), virtual_host(settings.rabbitmq_url)
+            self._sources.insert(0, ManagementDepths(Management(url, vhost, ca_file=settings.rabbitmq_ca_file)))
 
     async def run(self) -> None:
         """Look until cancelled; no failure of it ends anything."""
@@ -67,34 +67,24 @@ class QueueObserver:
             _replace(self._metrics, _QUEUE_METRICS, {})
 
     async def _look(self) -> Report:
-        if self._management is not None:
+        *better, last = self._sources
+        for source in better:
             with contextlib.suppress(BrokerError):
-                return self._from_management([await self._management.queue(name) for name in self._queues])
-        return await self._over_amqp()
+                return self._report(await source.depths(self._queues))
+        return self._report(await last.depths(self._queues))
 
-    def _from_management(self, found: Iterable[dict[str, Any] | None]) -> Report:
+    def _report(self, depths: Mapping[str, Depth | None]) -> Report:
         messages, consumers, ages = [], [], []
-        for queue in found:
-            if queue is None:
+        for name, depth in depths.items():
+            if depth is None:
                 continue
-            name = queue["name"]
-            counts = {state: queue.get(f"messages_{state}") for state in ("ready", "unacknowledged")}
-            messages += [[[name, state], count] for state, count in counts.items() if count is not None]
-            if "consumers" in queue:
-                consumers.append([[name], queue["consumers"]])
-            if head := queue.get("head_message_timestamp"):
-                ages.append([[name], max(0.0, self._clock.now_ms() / 1000 - head)])
+            messages.append([[name, "ready"], depth.ready])
+            if depth.unacknowledged is not None:
+                messages.append([[name, "unacknowledged"], depth.unacknowledged])
+            consumers.append([[name], depth.consumers])
+            if depth.head_at is not None:
+                ages.append([[name], max(0.0, self._clock.now_ms() / 1000 - depth.head_at)])
         return dict(zip(_QUEUE_METRICS, (messages, consumers, ages), strict=True))
-
-    async def _over_amqp(self) -> Report:
-        messages, consumers = [], []
-        for name in self._queues:
-            with contextlib.suppress(ChannelClosed, AccessRefused):  # it is missing, or we may not look
-                async with fresh_channel(self._connection) as channel:
-                    queue = await channel.call("queue_declare", name, passive=True)
-                messages.append([[name, "ready"], queue.message_count])
-                consumers.append([[name], queue.consumer_count])
-        return {"cim_queue_messages": messages, "cim_queue_consumers": consumers}
 
 
 class LetterObserver:

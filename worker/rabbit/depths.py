@@ -64,4 +64,5 @@ def _depth(queue: Mapping[str, Any]) -> Depth:
         unacknowledged=int(queue.get("messages_unacknowledged") or 0),
         consumers=int(queue.get("consumers") or 0),
         arriving=rate if isinstance(rate, int | float) else None,
+        head_at=queue.get("head_message_timestamp") or None,
     )
