@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.uri_parser import parse_uri
 
+from worker.addresses import address, url_without_credentials, user_name, virtual_host
 from worker.mongo.client import redacted
-from worker.settings import (
-    ConfigurationError,
-    Settings,
-    address,
-    load_settings,
-    url_without_credentials,
-    user_name,
-    virtual_host,
-)
+from worker.settings import ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -98,8 +98,8 @@ async def store_client(settings: Settings, name: str, *, timeout_ms: int | None 
 
 @contextmanager
 def _broker_failures_reported(settings: Settings) -> Iterator[None]:
+    from worker.addresses import address
     from worker.rabbit.errors import BrokerError
-    from worker.settings import address
 
     try:
         yield
@@ -126,8 +126,8 @@ def _broker_failure(error: BrokerError, address: str) -> CommandError:
 
 @contextmanager
 def _store_failures_reported(settings: Settings) -> Iterator[None]:
+    from worker.addresses import address
     from worker.failure import AdapterError, OperatorFault, StoreUnavailable
-    from worker.settings import address
 
     at = address(settings.mongodb_uri)
     try:

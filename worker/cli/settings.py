@@ -72,7 +72,8 @@ def settings(
 
 def setting_rows(settings: Settings) -> list[SettingRow]:
     """Return every setting of *settings* in the order of their declaration."""
-    from worker.settings import ENV_PREFIX, virtual_host
+    from worker.addresses import virtual_host
+    from worker.settings import ENV_PREFIX
 
     rows = []
     for name, field in type(settings).model_fields.items():
@@ -126,7 +127,7 @@ def _unit(name: str) -> str:
 def _shown(value: Any) -> str:
     from pydantic import SecretStr
 
-    from worker.settings import url_without_credentials
+    from worker.addresses import url_without_credentials
 
     if isinstance(value, SecretStr):
         return url_without_credentials(value)

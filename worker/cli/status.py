@@ -100,9 +100,9 @@ async def _broker(settings: Settings) -> AsyncIterator[_BrokerView]:
 
 
 def _management(settings: Settings) -> ManagementDepths | None:
+    from worker.addresses import virtual_host
     from worker.rabbit.depths import ManagementDepths
     from worker.rabbit.management import Management
-    from worker.settings import virtual_host
 
     url = settings.rabbitmq_management_url
     if url is None:

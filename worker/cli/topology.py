@@ -223,8 +223,8 @@ async def _with_management(settings: Settings, wanted: Topology, findings: list[
 
 def _management(settings: Settings) -> Management:
     """Return a client of the management API that is configured."""
+    from worker.addresses import virtual_host
     from worker.rabbit.management import Management
-    from worker.settings import virtual_host
 
     assert settings.rabbitmq_management_url is not None  # noqa: S101 - the callers have asked
     return Management(

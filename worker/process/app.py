@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from worker import contract
+from worker.addresses import address, user_name
 from worker.conversations.cache import ConversationCache
 from worker.conversations.convergence import Convergence
 from worker.conversations.lifecycle_consumer import LifecycleConsumer
@@ -48,7 +49,7 @@ from worker.rabbit.consumer import Consumer
 from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.receipts import ReceiptPublisher
-from worker.settings import ConfigurationError, address, delay_seconds, refreshed, user_name
+from worker.settings import ConfigurationError, delay_seconds, refreshed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from worker.addresses import address
 from worker.flow.backoff import Backoff
 from worker.flow.outage import Outage
 from worker.flow.tasks import cancel_and_wait
@@ -22,7 +23,7 @@ from worker.ops.logging import configure_logging
 from worker.ops.reporter import LoggingReporter
 from worker.process.clock import SystemClock
 from worker.process.supervisor import open_http_port
-from worker.settings import ConfigurationError, address
+from worker.settings import ConfigurationError
 from worker.web.gateway.activities import Activities
 from worker.web.gateway.application import application
 from worker.web.gateway.callers import Door, Roles, StaticTokens, TokenFileError

@@ -10,11 +10,11 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
+from worker.addresses import virtual_host
 from worker.failure import AdapterError
 from worker.rabbit.depths import ManagementDepths, PassiveDepths
 from worker.rabbit.errors import BrokerError
 from worker.rabbit.management import Management
-from worker.settings import virtual_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from worker import contract
+from worker.addresses import user_name, virtual_host
 from worker.failure import OperatorFault
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
@@ -15,7 +16,7 @@ from worker.rabbit.hazards import hazards
 from worker.rabbit.management import Management, ManagementUnavailable
 from worker.rabbit.probing import try_bind, try_configure, try_consume, try_publish
 from worker.rabbit.topology import JournalBounds, check, problems, wanted
-from worker.settings import delay_seconds, user_name, virtual_host
+from worker.settings import delay_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable

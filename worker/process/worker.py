@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from worker import contract
+from worker.addresses import address
 from worker.codes import Code, FailureClass, Stage
 from worker.failure import Dependency, Failure, classify
 from worker.flow.tasks import Crash, cancel_and_wait
@@ -31,7 +32,6 @@ from worker.rabbit.errors import (
     PublisherBlocked,
 )
 from worker.rabbit.publisher import Publisher
-from worker.settings import address
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

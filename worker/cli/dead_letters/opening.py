@@ -37,6 +37,7 @@ async def open_desk(acts_as: str = "", settings: Settings | None = None) -> Asyn
 
 def desk_on(store: Store, settings: Settings, user: str, acts_as: str = "") -> Desk:
     """Return the desk on *store* for the person *user*; nothing is connected for it."""
+    from worker.addresses import user_name
     from worker.desk.desk import Desk, Who
     from worker.mongo.letters import LetterCollection
     from worker.mongo.operator_actions import ActionCollection
@@ -45,7 +46,7 @@ def desk_on(store: Store, settings: Settings, user: str, acts_as: str = "") -> D
     from worker.pipeline.reading import Reading
     from worker.pipeline.senders import Senders
     from worker.process.clock import SystemClock
-    from worker.settings import delay_seconds, user_name
+    from worker.settings import delay_seconds
 
     broker_user = user_name(settings.rabbitmq_url)
     senders = Senders(settings.sender_users, frozenset((*settings.trusted_users, broker_user)))
@@ -103,12 +104,12 @@ async def open_sending(settings: Settings) -> AsyncIterator[Sending]:
 
 async def sending_on(publishing: Connection, reading: Connection, settings: Settings) -> Sending:
     """Return what a replay needs, on two open connections."""
+    from worker.addresses import user_name
     from worker.contract import OUTCOMES
     from worker.desk.live import JournalOutcomes, LiveTraffic
     from worker.process.clock import SystemClock
     from worker.rabbit.publisher import Publisher
     from worker.rabbit.stream import Stream
-    from worker.settings import user_name
 
     user = user_name(settings.rabbitmq_url)
     publisher = await Publisher.open(publishing, confirm_timeout_ms=settings.confirm_timeout_ms, user_id=user)

@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from worker import contract
+from worker.addresses import address, user_name, virtual_host
 from worker.process.doctor.finding import Area, Finding
 from worker.process.preflight import missing_rights, wanted_topology
 from worker.rabbit import topology
@@ -13,7 +14,6 @@ from worker.rabbit.errors import AccessRefused, BrokerError, ChannelClosed
 from worker.rabbit.hazards import compare_unchecked, hazards, not_checked
 from worker.rabbit.management import Management, ManagementUnavailable
 from worker.rabbit.probing import SizeLimit, fresh_channel, try_configure, try_consume, try_publish
-from worker.settings import address, user_name, virtual_host
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from worker.addresses import address
 from worker.process.doctor.finding import Area, Finding
-from worker.settings import address, misspelt_variables
+from worker.settings import misspelt_variables
 from worker.web.listening import ListenError, listen
 
 if TYPE_CHECKING:

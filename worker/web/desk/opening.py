@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
+from worker.addresses import user_name, virtual_host
 from worker.desk import explain, status
 from worker.desk.desk import Desk, Who
 from worker.desk.live import JournalOutcomes, LiveTraffic
@@ -26,7 +27,7 @@ from worker.rabbit.depths import ManagementDepths, PassiveDepths
 from worker.rabbit.management import Management
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.stream import Stream
-from worker.settings import delay_seconds, user_name, virtual_host
+from worker.settings import delay_seconds
 from worker.web.desk.fresh import Fresh
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from worker import contract
+from worker.addresses import user_name
 from worker.codes import Code, FailureClass
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation
 from worker.rabbit.connection import Connection
 from worker.rabbit.errors import NOT_FOUND, BrokerError, ChannelClosed
 from worker.rabbit.publisher import Publisher
-from worker.settings import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
