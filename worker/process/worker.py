@@ -24,10 +24,8 @@ from worker.process.reports import ProcessReport
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import (
-    NOT_FOUND,
     BrokerError,
     BrokerUnreachable,
-    ChannelClosed,
     ConnectionLost,
     PublisherBlocked,
 )
@@ -165,7 +163,7 @@ class Worker:
         except BrokerError as error:
             if self._stopping.is_set():
                 return
-            self._broker.began(error.failure, _reason(error))
+            self._broker.began(error.failure, error.explained)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._pause_after(error))
 
@@ -397,9 +395,3 @@ class Worker:
 def _shown(at: int) -> str:
     """Return epoch milliseconds as people read them."""
     return f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _reason(error: BrokerError) -> str:
-    """Return what the broker said, and what to do when something is missing on it."""
-    missing = isinstance(error, ChannelClosed) and error.reply_code == NOT_FOUND
-    return f"{error}; run `cim-worker topology apply`" if missing else str(error)

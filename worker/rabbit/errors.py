@@ -24,6 +24,11 @@ class BrokerError(AdapterError):
         """Return what the broker said."""
         return self.text
 
+    @property
+    def explained(self) -> str:
+        """What the broker said and, where that is known, what to do."""
+        return self.text
+
 
 class BrokerUnreachable(BrokerError):
     """No connection could be opened: refused, timed out, name not found, TLS not accepted."""
@@ -51,6 +56,11 @@ class ChannelClosed(BrokerError):
         super().__init__(f"{reply_code} {reply_text}", code=_BY_REPLY_CODE.get(reply_code), number=reply_code)
         self.reply_code = reply_code
         self.reply_text = reply_text
+
+    @property
+    def explained(self) -> str:
+        """What the broker said; and how to create what is missing on it."""
+        return f"{self.text}; run `cim-worker topology apply`" if self.reply_code == NOT_FOUND else self.text
 
 
 class ConfirmTimeout(BrokerError):

@@ -12,7 +12,7 @@ from worker.codes import Code, FailureClass
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation
 from worker.rabbit.connection import Connection
-from worker.rabbit.errors import NOT_FOUND, BrokerError, ChannelClosed
+from worker.rabbit.errors import BrokerError
 from worker.rabbit.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Ingress:
             try:
                 await self._session(stopping)
             except BrokerError as error:
-                self._outage.began(error.failure, _reason(error))
+                self._outage.began(error.failure, error.explained)
                 pause = self._pause_after(error, asyncio.get_running_loop().time() - began)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), pause)
@@ -167,8 +167,3 @@ def _settle_unknown(window: Sequence[_Waiting]) -> None:
     for _, confirmed in window:
         if not confirmed.done():
             confirmed.set_result(Confirmation.UNKNOWN)
-
-
-def _reason(error: BrokerError) -> str:
-    missing = isinstance(error, ChannelClosed) and error.reply_code == NOT_FOUND
-    return f"{error}; run `cim-worker topology apply`" if missing else str(error)
