@@ -14,6 +14,7 @@ import yaml
 
 from tests.documentation import ROOT
 from worker.ops.catalogue import METRICS
+from worker.outcome import Outcome
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ CHART = DEPLOY / "helm" / "cim-worker"
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"]
 ALERTS = [rule for group in RULES for rule in group["rules"] if "alert" in rule]
 RECORDED = {rule["record"] for group in RULES for rule in group["rules"] if "record" in rule}
-ENTRIES = dict(re.findall(r"^## (\S+)\n((?:(?!## ).*\n)*)", (DEPLOY / "runbook.md").read_text(), re.MULTILINE))
+RUNBOOK = (DEPLOY / "runbook.md").read_text()
+ENTRIES = dict(re.findall(r"^## (\S+)\n((?:(?!## ).*\n)*)", RUNBOOK, re.MULTILINE))
 PANELS = json.loads((DEPLOY / "grafana" / "cim-worker.json").read_text())["panels"]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -45,6 +47,17 @@ def expressions() -> list[str]:
     return [rule["expr"] for group in RULES for rule in group["rules"]] + of_panels
 
 
+def expressions_of_runbook() -> list[str]:
+    """Return what stands as code in the runbook and names a metric."""
+    return [code for code in re.findall(r"`([^`\n]+)`", RUNBOOK) if re.search(r"\bcim_", code)]
+
+
+def outcomes_named(expression: str) -> set[str]:
+    """Return the values that *expression* compares the label `outcome` with; a pattern is a list of them."""
+    compared = re.findall(r'\boutcome(?:=~|!=|!~|=)"([^"]*)"', expression)
+    return {value for values in compared for value in values.split("|")}
+
+
 def manifests(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / "helm" / "manifests" / name).read_text()))
 
@@ -63,7 +76,7 @@ def test_every_file_is_yaml(file: Path) -> None:
     assert list(yaml.safe_load_all(file.read_text()))
 
 
-@pytest.mark.parametrize("expression", expressions())
+@pytest.mark.parametrize("expression", expressions() + expressions_of_runbook())
 def test_every_metric_that_is_asked_for_exists_with_its_labels(expression: str) -> None:
     used = re.findall(r"\b(cim_\w+)(?:\{([^}]*)\})?", expression)
     for name, selector in used:
@@ -72,6 +85,12 @@ def test_every_metric_that_is_asked_for_exists_with_its_labels(expression: str) 
         labels = set(re.findall(r"(\w+)(?:=~|!=|!~|=)", selector)) - {"job", "instance"}
         assert labels <= {*FAMILIES[family].labels, "le"}, expression
     assert set(re.findall(r"\bcim:\w+(?::\w+)?", expression)) <= RECORDED
+    assert outcomes_named(expression) <= set(Outcome)
+
+
+def test_outcomes_are_asked_for_by_dashboard_rules_and_runbook() -> None:
+    assert outcomes_named(" ".join(expressions())) >= {"published", "dead", "handed_back"}
+    assert outcomes_named(" ".join(expressions_of_runbook())) >= {"retry", "handed_back"}
 
 
 def test_rules_and_dashboard_use_all_that_workers_say() -> None:
