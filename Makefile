@@ -42,9 +42,10 @@ native: .venv/.made-native ## compile what has a compiled form; without it every
 	@touch $@
 
 COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,amqp_bytes compiled_frames identity message pipeline plain scan) \
-  tests/integration/test_publisher.py
+  tests/compiled tests/integration/test_publisher.py
 .PHONY: check-native
 check-native: native ## the tests of what is compiled, and what uses it
+	@$(RUN)/python -c 'from worker import compiled; assert compiled.frames and compiled.scan, "not built"'
 	@$(RUN)/pytest -q $(COMPILED_TESTS) $(ARGS)
 
 .PHONY: wheel-native

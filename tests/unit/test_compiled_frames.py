@@ -1,6 +1,6 @@
 """Where framing is compiled it says what the Python form says, and leaves to that what it does not do.
 
-Where it was not built, the Python form is compared with itself.
+Where it was not built, the Python form is compared with itself. What only the compiled form has is in `tests/compiled`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ from hypothesis import strategies as st
 from tests.fuzz import amqp
 from worker import compiled
 from worker.rabbit.fast_path import FramingConnection
-from worker.rabbit.frames import encode_publish
-from worker.rabbit.properties import decode_properties, decode_purely, encode_properties, encode_table
+from worker.rabbit.properties import decode_properties, decode_purely
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
-    ["é" * 127, "é" * 128, "x" * 255]
-)
-OPTIONAL = st.none() | TEXTS
 ENDS_FRAME = 0xCE
 
 
@@ -123,46 +118,3 @@ def test_a_frame_with_a_wrong_end_ends_the_stream() -> None:
 @settings(max_examples=800, deadline=None)
 def test_properties_are_read_alike(raw: bytes) -> None:
     assert repr(decode_properties(raw)) == repr(decode_purely(raw))  # a number that is none equals nothing, not itself
-
-
-@given(
-    st.fixed_dictionaries(
-        dict.fromkeys(("correlation_id", "content_type", "content_encoding", "type_", "app_id", "user_id"), OPTIONAL)
-        | {"message_id": TEXTS, "timestamp": st.none() | st.integers(0, 2**64 - 1)}
-    ),
-    *(
-        st.dictionaries(TEXTS, TEXTS | st.integers(-(2**63), 2**63 - 1), max_size=3),
-        TEXTS,
-        TEXTS,
-        st.binary(max_size=300),
-    ),
-)
-@settings(max_examples=500, deadline=None)
-def test_a_publish_is_written_alike(
-    properties: dict[str, Any], headers: dict[str, str | int], exchange: str, routing_key: str, body: bytes
-) -> None:
-    if compiled.frames is None:
-        return
-    table = encode_table(headers) if headers else None
-    written = compiled.frames.publish(3, exchange, routing_key, body, 4096, table=table, **properties)
-    if written is None:
-        longest = max(
-            len(text.encode()) for text in (*properties.values(), exchange, routing_key) if isinstance(text, str)
-        )
-        assert longest > 255 or len(encode_properties(headers=headers, **properties)) + 20 > 4096
-    else:
-        raw = encode_properties(headers=headers, **properties)
-        assert written == encode_publish(3, exchange, routing_key, raw, body, frame_max=4096)
-
-
-def test_half_a_surrogate_pair_is_left_to_the_python_form() -> None:
-    if compiled.frames is not None:
-        facts: dict[str, Any] = dict.fromkeys(
-            ("content_type", "content_encoding", "correlation_id", "type_", "user_id")
-        )
-        assert (
-            compiled.frames.publish(
-                1, "e", "k", b"", 4096, table=None, message_id="\ud800", timestamp=None, app_id=None, **facts
-            )
-            is None
-        )
