@@ -365,7 +365,7 @@ class Settings(BaseSettings):
     @classmethod
     def _has_its_extra(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic's
         if value and any(find_spec(name) is None for name in ("opentelemetry", "opentelemetry.sdk")):
-            msg = "needs the extra otel: pip install 'cim-worker[otel]'"
+            msg = "needs the extra otel: pip install '.[otel]' in the clone"
             raise ValueError(msg)
         return value
 

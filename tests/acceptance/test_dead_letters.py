@@ -196,7 +196,7 @@ def _job_that_sent(on_call: OnCall, number: int) -> str:
 def test_a_replay_comes_from_whoever_published_it_first_and_a_stranger_gains_nothing_by_saying_so(
     world: World, url_of: Any
 ) -> None:
-    publisher, worker, desk = url_of("publisher"), url_of("worker"), url_of("desk (`dead-letters`: replays as well)")
+    publisher, worker, desk = url_of("publisher"), url_of("worker"), url_of("desk (`dead-letters`, `desk`)")
     user, operator = (url.split("//")[1].split(":")[0] for url in (publisher, desk))
     settings = {"CIM_RABBITMQ_URL": worker, "CIM_SENDER_USERS": f"{user}=app-1", "CIM_TRUSTED_USERS": operator}
     on_call = OnCall(world, CIM_RABBITMQ_URL=desk)

@@ -64,6 +64,10 @@ def test_a_version_that_is_none_is_refused() -> None:
     assert "3.13" in finished.stderr
 
 
+def test_a_user_is_named_once() -> None:
+    assert len({user["name"] for user in USERS}) == len(USERS) == len({user["row"] for user in USERS})
+
+
 @pytest.mark.parametrize("user", USERS, ids=lambda user: str(user["name"]))
 def test_each_user_has_the_rights_of_the_operators_page(user: dict[str, str]) -> None:
     """The page's rights are tried with the commands and snippets they are meant for: test_permissions, test_readme."""

@@ -72,7 +72,7 @@ def is_understood(command: str) -> bool:
 def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: PLR0915 - one way from end to end
     world: World, tmp_path: Path, url_of: Callable[[str], str]
 ) -> None:
-    on_call = url_of("desk (`dead-letters`: replays as well)")
+    on_call = url_of("desk (`dead-letters`, `desk`)")
     recording = {"CIM_RECORD_DEAD_LETTERS": "true", "CIM_RECORD_INTERVAL_MS": "100"}
     trusting = {"CIM_TRUSTED_USERS": str(urlsplit(on_call).username)}
     desk = settings(world, CIM_RABBITMQ_URL=on_call)

@@ -134,7 +134,7 @@ def test_without_tracing_nothing_of_it_is_imported() -> None:
 
 def test_tracing_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.settings.find_spec", lambda name: None if name == "opentelemetry" else object())
-    with pytest.raises(ConfigurationError, match=r"CIM_TRACING.*pip install 'cim-worker\[otel\]'"):
+    with pytest.raises(ConfigurationError, match=r"CIM_TRACING.*pip install '\.\[otel\]' in the clone"):
         load_settings(tracing=True)
 
 

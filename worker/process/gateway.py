@@ -211,7 +211,7 @@ def _signed_tokens(settings: Settings, source: str, roles: Roles) -> SignedToken
         from worker.web.gateway import signed  # noqa: PLC0415 - it needs what an extra installs
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "CIM_GATEWAY_JWKS: signed tokens need a library that is not installed; run `pip install 'cim-worker[jwt]'`"
+            "CIM_GATEWAY_JWKS: signed tokens need a library that is missing; run `pip install '.[jwt]'` in the clone"
         ) from None
     issuer, audience = settings.gateway_jwt_issuer, settings.gateway_jwt_audience
     if not issuer or not audience:
