@@ -52,6 +52,8 @@ def test_the_page_for_whoever_is_called_shows_what_the_commands_print(
 
         handles = eventually(causes)
         page = PAGE.read_text()
+        commands = [line for block in _BLOCK.findall(page) for line in block.splitlines() if line.startswith("$ ")]
+        assert len(commands) == page.count("\n$ ") > 0, "every command of the page stands in a block that is run"
         written = _BLOCK.sub(lambda block: _run_again(block[1], handles, settings), page)
     if os.environ.get("UPDATE_PAGES"):
         PAGE.write_text(written)

@@ -113,7 +113,8 @@ def test_a_journal_that_is_deleted_while_running_is_said_once_and_nothing_else_f
         eventually(lambda: world.depth("cim.ingress") == 0)
         (line,) = pool.lines("dependency_down")
         assert (line["dependency"], "topology apply" in line["reason"]) == ("journal", True)
-        eventually(lambda: pool.ready()[0], "ready: processes report to the supervisor once a second")
+        pool.metrics_now()  # processes report to the supervisor once a second
+        assert pool.ready() == (True, [])
         eventually(lambda: pool.metrics()["cim_journal_missed_total"] == 300)
         world.apply_topology()
 
@@ -144,6 +145,9 @@ def test_a_journal_that_is_full_drops_its_oldest_and_nothing_else_feels_it(world
         eventually(lambda: stored() == 400, "all counted: processes report once a second")
         assert pool.metrics()["cim_journal_missed_total"] == 0
         assert not pool.lines("dependency_down")
+    left = set(outcomes(world.amqp_url))
+    assert len(left) < 400, "the oldest were dropped"
+    assert "399" in left, "the newest is there"
 
 
 def test_the_journal_can_be_switched_off(world: World) -> None:

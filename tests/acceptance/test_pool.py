@@ -47,7 +47,8 @@ def test_the_port_answers_for_all_processes_from_the_first_second_and_through_th
 
         victims = pool.workers()
         os.kill(victims[0], signal.SIGKILL)
-        eventually(lambda: pool.says("process 0 ended at ") or set(pool.workers()) - set(victims), "it is told")
+        (line,) = pool.wait_for("worker_process_died")
+        assert (line["process"], line["child_pid"], line["exit_code"]) == (0, victims[0], -signal.SIGKILL)
         eventually(lambda: set(pool.workers()) - set(victims), "another one")
         eventually(lambda: pool.ready()[0], "ready again")
         after = pool.metrics()

@@ -293,7 +293,7 @@ def assert_nothing_lost(world: World, numbers: list[str]) -> None:
 def test_sigterm_drains(world: World) -> None:
     numbers = [str(number) for number in range(3000)]
     world.publish(*map(customers, numbers))
-    with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100") as pool:
+    with world.pool(CIM_BATCH_SIZE="20", CIM_PREFETCH="100", CIM_LOG_LEVEL="debug") as pool:
         eventually(world.stored_ids)
         pool.signal(signal.SIGTERM)
         assert pool.wait() == 0
@@ -304,7 +304,22 @@ def test_sigterm_drains(world: World) -> None:
         assert stopped["handed_back"] == drained["handed_back"] == 0
         assert 0 < stopped["stored"] < 3000
         assert stopped["stored"] == len(world.stored_ids())
+        assert_each_batch_has_its_line(pool.lines("batch"), stopped)
     assert_nothing_lost(world, numbers)
+
+
+def assert_each_batch_has_its_line(batches: list[dict[str, Any]], stopped: dict[str, Any]) -> None:
+    """All were stored as messages without a conversation: nothing went to the hub, nothing was looked up."""
+    assert [line["batch"] for line in batches] == list(range(1, len(batches) + 1))
+    assert all(0 <= line["duration_ms"] < 60_000 for line in batches)
+    read = [line for line in batches if line["lane"] == "ingress"]
+    written = [line for line in batches if line["lane"] == "store"]
+    assert len(read) + len(written) == len(batches)
+    assert all(0 < line["size"] <= 20 and line["store"] == line["size"] for line in read)
+    assert all(line["stored"] == line["size"] for line in written)
+    assert sum(line["size"] for line in read) == stopped["received"]
+    assert sum(line["size"] for line in written) == stopped["stored"]
+    assert not any(line.keys() & {"hub", "lookup", "duplicate"} for line in batches), "counts that are 0 are left out"
 
 
 def unused_port() -> int:

@@ -8,12 +8,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.support.deliveries import NOW, FakeClock
+from tests.support.eventually import eventually_async
+from worker.desk import live as live_
 from worker.desk.journal import StreamEnds, StreamMessage
 from worker.desk.live import JournalOutcomes, LiveTraffic
 from worker.failure import StoreUnavailable, store_silent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    import pytest
 
 
 class FakeStream:
@@ -22,6 +26,8 @@ class FakeStream:
     def __init__(self) -> None:
         self.messages: list[StreamMessage] = []
         self.away = False
+        self.consumed = 0
+        """How many messages its reader has done with."""
 
     def add(self, at: int, *outcomes: dict[str, Any]) -> None:
         entries = [{"outcome": "published", "at": at, "receivedAt": at, **one} for one in outcomes]
@@ -42,7 +48,12 @@ class FakeStream:
     ) -> AsyncIterator[Sequence[StreamMessage]]:
         assert since_ms or offset
         assert last >= 0
-        yield self.messages[offset or 0 :]
+        found = self.messages[offset or 0 :]
+        yield found
+        self.consumed = (offset or 0) + len(found)
+
+    async def until_all_is_read(self) -> None:
+        await eventually_async(lambda: self.consumed == len(self.messages), "the whole stream is read")
 
 
 async def test_the_outcome_of_a_replay_is_the_last_one_of_its_letter() -> None:
@@ -76,15 +87,18 @@ async def watched(before: float | None, now: float, **more: Any) -> str | None:
     live = LiveTraffic(stream, clock)
     task = asyncio.create_task(live.run())
     try:
-        await asyncio.sleep(0.2)
+        await stream.until_all_is_read()
         stream.add(NOW, *slow(now, NOW, **more))
-        await asyncio.sleep(1.1)
+        await stream.until_all_is_read()
         return live.lagging()
     finally:
         task.cancel()
 
 
-async def test_live_traffic_lags_beyond_two_seconds_or_twice_what_it_took_before() -> None:
+async def test_live_traffic_lags_beyond_two_seconds_or_twice_what_it_took_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_, "_POLL_SECONDS", 0.01)
     usual, twice, long, unknown, replays = await asyncio.gather(
         watched(0.2, 0.39), watched(0.2, 0.6), watched(1.5, 2.1), watched(None, 1.9), watched(0.2, 9, replayOf="letter")
     )
