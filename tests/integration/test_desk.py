@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from worker.desk.filter import Filter
     from worker.desk.ports import Actions, Change, Query
     from worker.mongo.client import Store as OpenStore
-    from worker.ports import Outgoing
+    from worker.ports import Clock, Outgoing
 
 T0 = 1_760_000_000_000
 AT_ONCE = Options(wait_seconds=0)
@@ -174,6 +174,85 @@ async def test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again(store
     assert (job.document["state"], job.counts["sent"]) == ("stopped", 6)
     assert job.document["why"] == "5 of the last 5 letters died again, 3 are allowed"
     assert job.document["outcomes"] == {"died_again": 6}
+
+
+class _LateOutcomes:
+    """Actions that write the next outcomes of a job each time it looks whether it shall stop."""
+
+    def __init__(self, actions: Actions, letters: DeadLetterStore, *batches: dict[str, Status]) -> None:
+        self._actions = actions
+        self._letters = letters
+        self._batches = list(batches)
+
+    async def get(self, action_id: str) -> dict[str, Any] | None:
+        batch = self._batches.pop(0) if self._batches else {}
+        if batch:
+            known = [ReplayOutcome(one, action_id, status, "", "", T0) for one, status in batch.items()]
+            await self._letters.write_outcomes(known)
+        return await self._actions.get(action_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._actions, name)
+
+
+class _Hurried:
+    """A clock by which every look at it takes a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seconds = 100.0
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    def monotonic(self) -> float:
+        self._seconds += 1
+        return self._seconds
+
+
+async def test_letters_that_die_late_are_counted_against_their_whole_step(store: Store, database: str) -> None:
+    letters = [died(f"m-{number}", T0 + number) for number in range(40)]
+    first, second, *others = (one.id for one in letters)
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert(letters)
+        settled = dict.fromkeys(others, Status.SETTLED)
+        late: list[dict[str, Status]] = [{}, {first: Status.DIED_AGAIN}, {second: Status.DIED_AGAIN}, settled]
+        actions = _LateOutcomes(desk.actions, DeadLetterStore(connected), *late)
+        slow = replace(desk, actions=actions, clock=_Hurried(desk.clock))
+
+        job = await replay(slow, FakePublisher(), None, everything(), "r", Options(ramp=(40,)))
+
+    assert (job.document["state"], job.document["why"]) == ("done", "")
+    assert job.document["outcomes"] == {"settled": 38, "died_again": 2}
+
+
+async def test_deaths_of_a_step_add_up_however_late_each_is(store: Store, database: str) -> None:
+    letters = [died(f"m-{number}", T0 + number) for number in range(40)]
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert(letters)
+        late = [{}, *({one.id: Status.DIED_AGAIN} for one in letters[:10])]
+        actions = _LateOutcomes(desk.actions, DeadLetterStore(connected), *late)
+        slow = replace(desk, actions=actions, clock=_Hurried(desk.clock))
+        options = Options(ramp=(40,), max_failures=Allowed(3, is_percent=False))
+
+        job = await replay(slow, FakePublisher(), None, everything(), "r", options)
+
+    assert job.document["state"] == "stopped"
+    assert job.document["why"] == "4 of the last 40 letters died again, 3 are allowed"
+
+
+async def test_a_ramp_that_was_stopped_goes_on_once_what_was_wrong_is_mended(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(30)])
+        workers = Workers(DeadLetterStore(connected), **{f"m-{number}": "dead" for number in range(30)})
+        job = await replay(desk, workers, None, everything(), "r", Options(ramp=(1, 5, 10), max_failures=Allowed(90)))
+        assert (job.document["state"], job.counts["sent"]) == ("stopped", 1)
+        workers.outcomes.clear()
+
+        resumed = await resume(desk, workers, None, job.id)
+
+    assert (resumed.document["state"], resumed.document["why"]) == ("done", "")
+    assert resumed.document["outcomes"] == {"settled": 29, "died_again": 1}
 
 
 async def test_a_ramp_stops_when_nobody_settles(store: Store, database: str) -> None:

@@ -274,7 +274,10 @@ class _Job:
         self._options = options
         self._control = control
         self._looked_at = 0.0
-        self._failures_before = 0
+        self._sent_before = 0
+        """Letters that were sent before the step under way."""
+        self._died_before = 0
+        """Of those, how many died again."""
         self._started = desk.clock.monotonic()
         self._paced = 0
 
@@ -282,6 +285,7 @@ class _Job:
         try:
             if again:
                 await self._recover()
+            await self._begin_step()
             await (self._in_order(chosen) if self._options.keep_order else self._in_steps(chosen))
             await self._wait_for_outcomes()
         except _Stop as stop:
@@ -344,13 +348,17 @@ class _Job:
         """Wait for the outcomes of a step, and stop when too many of it died again."""
         await self._wait_for_outcomes(needed=True)
         await self._check_failures()
+        await self._begin_step()
+
+    async def _begin_step(self) -> None:
+        self._sent_before, self._died_before = self._sent, await self._died()
+
+    async def _died(self) -> int:
+        return (await self._statuses()).get(Status.DIED_AGAIN.value, 0)
 
     async def _check_failures(self) -> None:
-        outcomes = await self._statuses()
-        died = outcomes.get(Status.DIED_AGAIN.value, 0)
-        new, self._failures_before = died - self._failures_before, died
-        size = max(self._sent - self._action.document.get("sentBefore", 0), 1)
-        self._action.document["sentBefore"] = self._sent
+        """Stop when more letters of the step under way died again than are allowed."""
+        new, size = await self._died() - self._died_before, max(self._sent - self._sent_before, 1)
         if new > self._options.max_failures.of(size):
             text = f"{new} of the last {size} letters died again, {self._options.max_failures} are allowed"
             raise _Stop(jobs.STOPPED, text)
