@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.command import COMMAND, cim_worker, environment, printed_json
+from tests.support.command import COMMAND, cim_worker, environment, printed_json, running
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
 
@@ -109,6 +109,22 @@ def test_a_letter_is_found_understood_fixed_and_replayed(world: World) -> None:
     assert done["outcomes"] == {"settled": 1}
     assert world.stored("m-1") is not None
     assert on_call.statuses() == {"open": 1, "settled": 1}
+
+
+def test_who_watches_sees_the_letters_of_the_filter_and_no_others(world: World, tmp_path: Path) -> None:
+    on_call, log = OnCall(world), tmp_path / "watch.log"
+    watch = (COMMAND, "dead-letters", "watch", "--where", "id=wanted")
+    with recording(world) as pool, running(*watch, log=log, **on_call.variables) as watching:
+        pool.wait_for("consuming")
+        eventually(lambda: "watching: --where=id=wanted; Ctrl-C ends" in log.read_text())
+        world.publish(b"no json", *encoded(message("another", customer={"id": "u"})))
+        eventually(lambda: on_call.statuses().get("open") == 2)
+        world.publish(*encoded(message("wanted", customer={"id": "u"})))
+        eventually(lambda: "missing_anchor" in log.read_text())
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    _, *shown = log.read_text().splitlines()
+    assert [line.split()[-1] for line in shown] == ["wanted"]
 
 
 def test_an_outages_letters_and_true_poison_are_told_apart_and_every_message_is_accounted_for(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -70,7 +71,10 @@ def show(letter: LetterId, reveal: Reveal = False, as_json: Json = False, acts_a
 
 @filtered
 def watch(names: list[str], words: dict[str, Any], *, as_json: Json = False) -> None:
-    """Print letters as they are recorded, until Ctrl-C; with --json one object a line."""
+    """Print letters as they are recorded, until Ctrl-C; with --json one object a line.
+
+    With --since it begins with the letters that died since then, at most the last 200 of them.
+    """
     try:
         asyncio.run(_watch(names, words, as_json=as_json))
     except KeyboardInterrupt:
@@ -170,7 +174,7 @@ async def _show(name: str, acts_as: str, *, reveal: bool, as_json: bool) -> None
 async def _watch(names: Sequence[str], words: Mapping[str, Any], *, as_json: bool) -> None:
     async with open_desk() as desk:
         chosen = await chosen_by(desk, names, words)
-        since = now_ms()
+        since = now_ms() if chosen.since is None else chosen.since
         if not as_json:
             print_line(f"watching: {chosen}; Ctrl-C ends")
         seen: dict[str, int] = {}
@@ -186,9 +190,10 @@ async def _watch(names: Sequence[str], words: Mapping[str, Any], *, as_json: boo
 
 
 async def _since(desk: Desk, chosen: Filter, since: int) -> list[LetterRecord]:
-    """Return letters seen since then, the oldest first."""
-    found = await desk.letters.latest({**chosen.query(), "lastSeen": {"$gte": since}}, _WATCHED_AT_ONCE)
-    return found[::-1]
+    """Return the letters *chosen* that were seen since then, the oldest first."""
+    from worker.desk.query import list_letters
+
+    return (await list_letters(desk, replace(chosen, since=since), _WATCHED_AT_ONCE))[::-1]
 
 
 def _print_watched(letter: LetterRecord, *, as_json: bool) -> None:
