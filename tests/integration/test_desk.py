@@ -25,7 +25,7 @@ from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.plan import plan
-from worker.desk.query import count
+from worker.desk.query import count, groups, lineage
 from worker.desk.replay import Allowed, Control, Interrupted, Options, replay, resume
 from worker.failure import StoreUnavailable, store_silent
 from worker.mongo.client import connect
@@ -135,6 +135,30 @@ async def _stored(connected: OpenStore, one: LetterRecord) -> None:
     """Put the activity of a letter into the store."""
     event_id = parse(one.body, received_at=T0).identity.event_id
     await connected.collection("ConversationActivities").insert_one({"_id": ObjectId(event_id)})
+
+
+class _WithoutBodies(LetterCollection):
+    """Letters of which nobody may ask for whole ones."""
+
+    async def some(self, query: Query, limit: int) -> list[LetterRecord]:
+        raise AssertionError((query, limit))
+
+
+async def test_causes_and_lineages_are_told_without_fetching_a_body(store: Store, database: str) -> None:
+    older, newest = died("m-1", T0), died("m-22", T0 + 5, code="wrong_type")
+    first = died("first", T0 + 2, fingerprint="f" * 12, replays=1)
+    second = died("second", T0 + 5, fingerprint="e" * 12, replay_of=first.id)
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([older, newest, first, second, died("m-333", T0 + 2)])
+        light = replace(desk, letters=_WithoutBodies(connected))
+
+        causes = {one.fingerprint: one for one in await groups(light, everything())}
+        chains = [await lineage(light, one) for one in (first, second)]
+
+    assert causes[newest.fingerprint].sample == newest.id  # others died when the newest of another cause did
+    assert causes[newest.fingerprint].code == "wrong_type"
+    assert causes[first.fingerprint].sample == first.id
+    assert [[one.id for one in chain] for chain in chains] == [[first.id, second.id]] * 2
 
 
 async def test_letters_of_a_conversation_go_one_after_the_other_and_those_that_are_outdated_stay(

@@ -168,7 +168,10 @@ async def one(desk: Desk, name: str) -> LetterRecord:
 
 
 async def lineage(desk: Desk, letter: LetterRecord) -> list[LetterRecord]:
-    """Return the letters that *letter* comes from and those it became, itself among them, the first one first."""
+    """Return the letters that *letter* comes from and those it became, itself among them, the first one first.
+
+    But for *letter* itself they are without what is large: body and headers.
+    """
     chain = [letter]
     while chain[0].replay_of and len(chain) < _LINEAGE and (found := await _letter(desk, chain[0].replay_of)):
         chain.insert(0, found)
@@ -210,14 +213,14 @@ def _one_cause(name: str, known: Collection[str]) -> str:
 
 
 async def _letter(desk: Desk, letter_id: str) -> LetterRecord | None:
-    found = await desk.letters.some({"_id": letter_id}, 1)
+    found = await desk.letters.latest({"_id": letter_id}, 1)
     return found[0] if found else None
 
 
 async def _successor(desk: Desk, letter: LetterRecord) -> LetterRecord | None:
     if letter.successor and (named := await _letter(desk, letter.successor)):
         return named
-    found = await desk.letters.some({"replayOf": letter.id}, 1) if letter.replays else []
+    found = await desk.letters.latest({"replayOf": letter.id}, 1) if letter.replays else []
     return found[0] if found else None
 
 
@@ -277,9 +280,10 @@ async def _samples(desk: Desk, chosen: Filter, counted: Sequence[GroupCount]) ->
     """Return the newest letter of each cause; asked for in one go, and alone where many have the same time."""
     causes, times = [one.fingerprint for one in counted], [one.last_seen for one in counted]
     query = {**replace(chosen, since=None, until=None).query(), "lastSeen": {"$in": times}}
-    found = {one.fingerprint: one for one in await desk.letters.some(query, PAGE)} if counted else {}
+    newest_first = await desk.letters.latest(query, PAGE) if counted else []
+    found = {one.fingerprint: one for one in reversed(newest_first)}
     for cause in causes:
-        if cause not in found and (alone := await desk.letters.some({"fingerprint": cause}, 1)):
+        if cause not in found and (alone := await desk.letters.latest({"fingerprint": cause}, 1)):
             found[cause] = alone[0]
     return found
 
