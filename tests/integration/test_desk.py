@@ -187,6 +187,37 @@ async def test_letters_of_a_conversation_go_one_after_the_other_and_those_that_a
     }
 
 
+async def test_what_follows_a_letter_that_did_not_arrive_is_held(store: Store, database: str) -> None:
+    letters = [died(f"{name}-{at}", T0 + at, header={"conversationId": name}) for name in "cde" for at in range(3)]
+    ids = {one.message_id: one.id for one in letters}
+
+    class Some(Workers):
+        """Return what is for nobody; somebody else takes a letter while they work."""
+
+        async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+            there = [one for one in messages if json.loads(one.body)["id"] != "c-0"]
+            await super().publish(there)
+            taken = {"jobId": "theirs", "status": "sending"}
+            await connected.collection("dead_letters").update_one({"_id": ids["d-1"]}, {"$set": taken})
+            return [Confirmation.CONFIRMED if one in there else Confirmation.RETURNED for one in messages]
+
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert(letters)
+        workers = Some(DeadLetterStore(connected))
+
+        job = await replay(desk, workers, None, everything(), "in order", Options(keep_order=True))
+
+    assert sorted(workers.published) == ["d-0", "e-0", "e-1", "e-2"]
+    assert job.document["state"] == "done"
+    assert job.counts == {
+        "sent": 4,
+        "returned": 1,
+        "taken by others": 1,
+        "held: the one before it came back returned": 2,
+        "held: the one before it was taken or changed by others": 1,
+    }
+
+
 async def test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again(store: Store, database: str) -> None:
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(30)])

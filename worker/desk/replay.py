@@ -33,7 +33,7 @@ from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.desk import Desk
@@ -278,6 +278,8 @@ class _Job:
         """Letters that were sent before the step under way."""
         self._died_before = 0
         """Of those, how many died again."""
+        self._came_back: dict[str, str] = {}
+        """Letters of the round under way that the broker did not take, and why; only where order is kept."""
         self._started = desk.clock.monotonic()
         self._paced = 0
 
@@ -417,6 +419,8 @@ class _Job:
         mine = {"jobId": self._action.id, "status": Status.SENDING.value}
         sent = [one for one, confirmation in results.items() if confirmation is Confirmation.CONFIRMED]
         back = [one for one, confirmation in results.items() if confirmation in _NOT_SENT]
+        if self._options.keep_order:
+            self._came_back |= {one: _line_of(results[one]) for one in back}
         if sent:
             await self._desk.letters.change(sent, mine, Change({"status": Status.REPLAYED.value, "statusAt": now}))
         if back:
@@ -520,18 +524,31 @@ class _Job:
                 return
 
     async def _round(self, lines: Sequence[Line]) -> None:
+        self._came_back.clear()
         heads = {line.ids.popleft(): line for line in lines}
         ids = list(heads)
         for start in range(0, len(ids), self._page_size()):
             await self._send(ids[start : start + self._page_size()])
-        if any(line.ids for line in lines):
-            await self._wait_for_outcomes(needed=True)
-        dead = {"jobId": self._action.id, "status": Status.DIED_AGAIN.value, "_id": {"$in": ids}}
-        async for page in self._desk.letters.stream(dead, PAGE, bodies=False):
-            for letter in page:
-                line = heads[letter.id]
-                while line.ids:
-                    self._action.note(line.ids.popleft(), "held: the one before it died again")
+        if not any(line.ids for line in lines):
+            return
+        await self._wait_for_outcomes(needed=True)
+        for letter_id, why in (await self._not_settled(ids)).items():
+            while heads[letter_id].ids:
+                self._action.note(heads[letter_id].ids.popleft(), f"held: the one before it {why}")
+
+    async def _not_settled(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return those of *ids* that did not arrive, each with what became of it."""
+        query = {"jobId": self._action.id, "_id": {"$in": list(ids)}}
+        pages = [page async for page in self._desk.letters.stream(query, PAGE, bodies=False)]
+        statuses = {letter.id: letter.status for page in pages for letter in page}
+        return {one: self._fate(one, statuses) for one in ids if statuses.get(one) != Status.SETTLED}
+
+    def _fate(self, letter_id: str, statuses: Mapping[str, str]) -> str:
+        if statuses.get(letter_id) == Status.DIED_AGAIN:
+            return "died again"
+        if letter_id in self._came_back:
+            return f"came back {self._came_back[letter_id]}"
+        return "was taken or changed by others"
 
 
 def _line_of(confirmation: Confirmation) -> str:
