@@ -21,12 +21,14 @@ from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.audit import revealed
+from worker.desk.decide import restore
 from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.plan import plan
 from worker.desk.query import count, groups, lineage
 from worker.desk.replay import Allowed, Control, Interrupted, Options, replay, resume
+from worker.desk.transfer import export, import_
 from worker.failure import StoreUnavailable, store_silent
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import DeadLetterStore
@@ -343,6 +345,26 @@ class Journal:
     async def outcomes_of(self, letter_ids: Sequence[str], since: int) -> dict[str, tuple[str, str]]:
         assert since < T0 * 2
         return {one: self.known[one] for one in letter_ids if one in self.known}
+
+
+async def test_letters_are_opened_again_in_one_way_whoever_does_it(store: Store, database: str) -> None:
+    decided: dict[str, Any] = {"job_id": "job", "outcome": "dead", "successor": "s", "reason": "r", "status_at": T0}
+    restored, imported = died("m-1", status="died_again", **decided), died("m-22", status="died_again", **decided)
+    async with opened(store, database) as (desk, connected):
+        began = desk.clock.now_ms()
+        await LetterCollection(connected).insert([restored, imported])
+        lines = [line async for line in export(desk, everything(message="m-22", status="any"), reveal=True)]
+        await desk.letters.delete([imported.id])
+
+        await restore(desk, everything(message="m-1", status="died_again"), "r")
+        await import_(desk, lines, "r")
+
+        found = await desk.letters.some({}, 2)
+    assert len(found) == 2
+    for one in found:
+        assert (one.status, one.job_id, one.outcome, one.successor, one.reason) == ("open", "", "", "", "")
+        assert one.status_at is not None
+        assert one.status_at >= began
 
 
 async def test_who_only_reads_begins_nothing_that_is_written_down(store: Store, database: str) -> None:

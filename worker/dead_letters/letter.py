@@ -40,6 +40,11 @@ DECIDED: Final = frozenset({Status.REPLAYED, Status.SETTLED, Status.DIED_AGAIN, 
 Document = dict[str, Any]
 
 
+def reopened(now: int) -> Document:
+    """Return the fields of a letter that waits for a decision again, since *now* (epoch ms). It expires no more."""
+    return {"status": OPEN.value, "statusAt": now, "jobId": "", "outcome": "", "successor": "", "reason": ""}
+
+
 class RecordResult(StrEnum):
     """What became of one letter handed to the recorder."""
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from worker.dead_letters.letter import DECIDED, Status
+from worker.dead_letters.letter import DECIDED, Status, reopened
 from worker.desk.audit import Action
 from worker.desk.errors import usage
 from worker.desk.ports import Change
@@ -50,8 +50,7 @@ async def restore(desk: Desk, chosen: Filter, reason: str, progress: Callable[[i
     """Open the letters *chosen* again (see `restorable`). Returns the audited action."""
     desk.check_may_change(reason)
     chosen = restorable(chosen)
-    values = {"status": Status.OPEN.value, "statusAt": desk.clock.now_ms(), "reason": "", "jobId": "", "outcome": ""}
-    change = Change(values, remove=("expiresAt",))
+    change = Change(reopened(desk.clock.now_ms()), remove=("expiresAt",))
     action = await Action.begin(desk, "restore", reason, filter=str(chosen), words=chosen.words())
     return await _change_all(desk, action, chosen, change, "restored", progress)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from worker import contract
-from worker.dead_letters.letter import Status
+from worker.dead_letters.letter import Status, reopened
 from worker.desk import jobs
 from worker.desk.audit import Action
 from worker.desk.errors import rejected, usage
@@ -404,8 +404,7 @@ class _Job:
     async def _give_back(self, ids: Sequence[str]) -> None:
         """Open those of *ids* again that were claimed and not published."""
         mine = {"jobId": self._action.id, "status": Status.SENDING.value}
-        opened = {"status": Status.OPEN.value, "statusAt": self._desk.clock.now_ms(), "jobId": ""}
-        await self._desk.letters.change(ids, mine, Change(opened, add={"replays": -1}))
+        await self._desk.letters.change(ids, mine, Change(reopened(self._desk.clock.now_ms()), add={"replays": -1}))
 
     async def _publish(self, letters: Sequence[LetterRecord]) -> int:
         """Publish claimed letters, mark what is confirmed and give back what is refused. Raises `BrokerLost`."""

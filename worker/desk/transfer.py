@@ -7,7 +7,7 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.dead_letters.letter import LetterRecord, RecordResult, Status
+from worker.dead_letters.letter import LetterRecord, RecordResult, reopened
 from worker.desk.audit import Action
 from worker.desk.errors import usage
 from worker.desk.masking import masked
@@ -48,7 +48,8 @@ async def import_(desk: Desk, lines: Iterable[str], reason: str) -> Action:
     All lines are read before the first letter is written. Raises `DeskError` naming the line that is no letter.
     """
     desk.check_may_change(reason)
-    letters = [_letter(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+    now = desk.clock.now_ms()
+    letters = [_letter(line, number, now) for number, line in enumerate(lines, 1) if line.strip()]
     action = await Action.begin(desk, "import", reason, filter="")
     for start in range(0, len(letters), _AT_ONCE):
         some = letters[start : start + _AT_ONCE]
@@ -81,7 +82,7 @@ def _text(letter: LetterRecord, *, reveal: bool) -> str:
         return json.dumps({**document, "message": None}, ensure_ascii=False)
 
 
-def _letter(line: str, number: int) -> LetterRecord:
+def _letter(line: str, number: int, now: int) -> LetterRecord:
     try:
         document = json.loads(line)
         if document["redacted"]:
@@ -89,8 +90,7 @@ def _letter(line: str, number: int) -> LetterRecord:
         for name in _BYTES:
             if name in document:
                 document[name] = base64.b64decode(document[name], validate=True)
-        fresh = {"_id": document["id"], "headers": [], "status": Status.OPEN.value, "jobId": ""}
-        return LetterRecord.from_document({**document, **fresh})
+        return LetterRecord.from_document({**document, "_id": document["id"], "headers": [], **reopened(now)})
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         raise usage(f"line {number} is no letter that `dead-letters export` wrote; nothing was imported") from None
 

@@ -9,7 +9,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
 from worker.codes import Code
-from worker.dead_letters.letter import DECIDED, OPEN, LetterRecord, RecordResult, Status
+from worker.dead_letters.letter import DECIDED, OPEN, LetterRecord, RecordResult, Status, reopened
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
 from worker.mongo.evidence import Inserted, InsertResult, is_own
 
@@ -191,7 +191,7 @@ def _counted(group: Sequence[LetterRecord], known: Document, left: int) -> Updat
         "$max": {"lastSeen": last},
     }
     if known.get("status") in DECIDED:
-        update["$set"] = {"status": str(OPEN), "jobId": "", "outcome": "", "successor": "", "reason": ""}
+        update["$set"] = reopened(max(letter.recorded_at for letter in group))
         update["$unset"] = {"expiresAt": ""}
     return UpdateOne({"_id": group[0].id}, update)
 

@@ -101,6 +101,21 @@ async def test_what_somebody_has_decided_about_stays_so_until_another_such_lette
         }
 
 
+async def test_a_letter_that_is_opened_again_says_since_when_and_nothing_of_what_was_decided(
+    open_store: OpenStore,
+) -> None:
+    decided = letter(1, status="died_again", status_at=NOW, job_id="job", outcome="dead", successor="s", reason="r")
+    async with open_store() as store:
+        letters = DeadLetterStore(store)
+        await letters.record([decided], {})
+        await letters.record([letter(1, recorded_at=NOW + 60_000)], {})
+        kept = await letters.get(decided.id)
+
+    assert kept is not None
+    assert (kept.status, kept.status_at) == ("open", NOW + 60_000)
+    assert (kept.job_id, kept.outcome, kept.successor, kept.reason) == ("", "", "", "")
+
+
 async def test_a_letter_no_document_can_hold_is_told_apart(open_store: OpenStore) -> None:
     async with open_store(timeout_ms=60_000) as store:
         huge = letter(2, b"x" * 16 * 1024 * 1024)
