@@ -19,6 +19,8 @@ from tests.support.desk_page import Browser, desk_page
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
 from worker.cli.application import app
+from worker.desk.edit import parse_rules
+from worker.desk.errors import DeskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +57,12 @@ def settings(world: World, **variables: str) -> dict[str, str]:
 
 
 def is_understood(command: str) -> bool:
-    """Tell whether the command line takes *command*, without running it."""
-    program, *words = shlex.split(command)
+    """Tell whether the command line takes *command* and all that it needs is there, without running it."""
+    try:
+        program, *words = shlex.split(command)
+    except ValueError as error:
+        print(command, error)
+        return False
     found: Any = typer.main.get_command(app)
     try:
         context = found.make_context(program, words, resilient_parsing=False)
@@ -66,7 +72,24 @@ def is_understood(command: str) -> bool:
     except typer.exceptions.TyperException as error:
         print(command, error)
         return False
-    return program == "cim-worker"
+    return program == "cim-worker" and _is_complete(command, context.params)
+
+
+def _is_complete(command: str, given: dict[str, Any]) -> bool:
+    """Tell whether a command that changes letters says why, and whether its rules can be read."""
+    verb = command.split()[2:3]
+    changes = verb in (["discard"], ["restore"]) or given.get("apply") or (verb == ["replay"] and not given["resume"])
+    if changes and not given["reason"].strip():
+        print(command, "does not say why")
+        return False
+    set_, unset, rename = (given.get(name) or [] for name in ("set_", "unset", "rename"))
+    if (set_ or unset or rename) and set_ != ["PATH=JSON"]:
+        try:
+            parse_rules(set_=set_, unset=unset, rename=rename)
+        except DeskError as error:
+            print(command, error)
+            return False
+    return True
 
 
 def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: PLR0915 - one way from end to end
@@ -101,7 +124,8 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert "Of 12 letters, 0 would not die again, 12 would" in plan.words
 
         fix = browser.get(f"/fix?name={handle}&rename=header.customer.id%3Dheader.customer._id")
-        fields = {**fix.form("/fix/preview"), "rename": "header.customer.id=header.customer._id"}
+        rules = {"rename": "header.customer.id=header.customer._id", "set": 'body.markdownText="it\'s  mended"'}
+        fields = {**fix.form("/fix/preview"), **rules}
         preview = browser.ended(browser.send("/fix/preview", fields))
         assert "these rules change 12; 12 of them would not die again" in preview.words
         fixed = browser.ended(browser.send("/fix", {**preview.form("/fix"), "reason": "renamed"}))
@@ -123,15 +147,26 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
 
         discard = browser.get("/discard?q=--code+malformed_json")
         assert "Discard 1 letter" in discard.words
-        assert (
-            "discarded 1"
-            in browser.ended(browser.send("/discard", {**discard.form("/discard"), "reason": "rubbish"})).words
-        )
+        discarded = browser.ended(browser.send("/discard", {**discard.form("/discard"), "reason": "it's rubbish"}))
+        assert "discarded 1" in discarded.words
         assert "No open letters" in browser.get("/list?again").words
         assert len(world.stored_ids()) == 12
 
         jobs = browser.get("/jobs")
-        seen += [cause, plan, preview, fixed, discard, jobs, browser.get(job), browser.get("/letters?q=--status+any")]
+        restored = browser.ended(browser.send("/restore", {**discard.form("/discard"), "reason": "it's needed"}))
+        assert "restored 1" in restored.words
+        seen += [
+            discarded,
+            restored,
+            cause,
+            plan,
+            preview,
+            fixed,
+            discard,
+            jobs,
+            browser.get(job),
+            browser.get("/letters?q=--status+any"),
+        ]
         seen += [browser.get(f"/letters/{letter}"), browser.get("/explain?id=call-3")]
         commands = set().union(*(page.commands for page in seen))
         assert len(commands) > 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -19,6 +20,13 @@ from worker.desk.times import utc
 
 DEEP = "[" * 900 + "]" * 900
 DIGITS = "9" * 5000
+
+
+def test_rules_are_words_that_a_shell_and_the_command_take_back() -> None:
+    text, old_and_new = 'body.text="it\'s $HOME"', "header.customer.id=header.customer._id"
+    rules = parse_rules(set_=[text, "body.x=1"], unset=["body.y"], rename=[old_and_new])
+    words = ["--rename", old_and_new, "--unset", "body.y", "--set", text, "--set", "body.x=1"]
+    assert shlex.split(str(rules)) == rules.words() == words
 
 
 def query(**words: str | list[str]) -> dict[str, object]:

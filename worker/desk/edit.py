@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -59,14 +60,12 @@ class Rule(NamedTuple):
             return False
         return set_at(document, self.value, found)
 
-    def __str__(self) -> str:
+    def words(self) -> list[str]:
+        """Return it as the words of a command line."""
+        path = dotted(self.path)
         if self.verb == "set":
-            return f"--set {dotted(self.path)}={json.dumps(self.value, ensure_ascii=False)}"
-        return (
-            f"--unset {dotted(self.path)}"
-            if self.verb == "unset"
-            else f"--rename {dotted(self.path)}={dotted(self.value)}"
-        )
+            return ["--set", f"{path}={json.dumps(self.value, ensure_ascii=False)}"]
+        return ["--unset", path] if self.verb == "unset" else ["--rename", f"{path}={dotted(self.value)}"]
 
 
 _NOTHING: Final = object()
@@ -94,8 +93,12 @@ class Rules:
             return letter
         return letter if after == before else with_body(letter, after)
 
+    def words(self) -> list[str]:
+        """Return them as the words of a command line."""
+        return [word for rule in self.rules for word in rule.words()]
+
     def __str__(self) -> str:
-        return " ".join(map(str, self.rules))
+        return shlex.join(self.words())
 
 
 def parse_rules(

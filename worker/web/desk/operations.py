@@ -72,7 +72,7 @@ async def preview_fix(asked: Asked) -> Response:
     """Begin to work out what rules would do."""
     chosen, desk, rules = await asked.chosen(), asked.desk, _rules(asked)
     written = {name: asked.text(name) for name in ("set", "unset", "rename")}
-    command = f"{chosen.command('fix')} {rules}"
+    command = chosen.command("fix", *rules.words())
     task = Task("fix preview", _title("Fix", chosen), command, {"chosen": chosen, "rules": rules, "written": written})
     task.total = await count(desk, chosen.filter)
 
@@ -86,7 +86,7 @@ async def apply_fix(asked: Asked) -> Response:
     """Begin to save what rules make of letters."""
     chosen, desk, rules, reason = await asked.chosen(), asked.desk, _rules(asked), asked.text("reason")
     desk.check_may_change(reason)
-    command = f"{chosen.command('fix')} {rules} --apply"
+    command = chosen.command("fix", *rules.words(), "--apply", "--reason", reason)
     task = Task("fix", _title("Fix", chosen), command, {"chosen": chosen})
     task.total = await count(desk, chosen.filter)
 
@@ -107,7 +107,7 @@ async def discard_letters(asked: Asked) -> Response:
     """Begin to discard letters."""
     chosen, desk, reason = await asked.chosen(), asked.desk, asked.text("reason")
     desk.check_may_change(reason)
-    task = Task("discard", _title("Discard", chosen), chosen.command("discard"), {"chosen": chosen})
+    task = Task("discard", _title("Discard", chosen), chosen.command("discard", "--reason", reason), {"chosen": chosen})
     task.total = await count(desk, chosen.filter)
 
     async def work(task: Task) -> Action:
@@ -120,7 +120,7 @@ async def restore_letters(asked: Asked) -> Response:
     """Begin to open letters again."""
     chosen, desk, reason = await asked.chosen(), asked.desk, asked.text("reason")
     desk.check_may_change(reason)
-    task = Task("restore", _title("Restore", chosen), chosen.command("restore"), {"chosen": chosen})
+    task = Task("restore", _title("Restore", chosen), chosen.command("restore", "--reason", reason), {"chosen": chosen})
     task.total = await count(desk, restorable(chosen.filter))
 
     async def work(task: Task) -> Action:
