@@ -28,7 +28,9 @@ def test_a_pause_says_who_and_why_and_what_ends_it() -> None:
     document = {"_id": "*", "paused": True, "pausedBy": "anna", "reason": "store maintenance", "pausedAt": NOW}
     pool = read_pool(document, NOW)
     assert pool.in_words() == "all pools: paused by anna (store maintenance)"
-    assert pool.attention() == ["all pools paused by anna (store maintenance); go on with `cim-worker resume`"]
+    assert pool.attention() == ["all pools paused by anna (store maintenance); go on with `cim-worker resume --all`"]
+    one = read_pool({**document, "_id": "eu west"}, NOW)
+    assert one.attention()[0].endswith("; go on with `cim-worker resume --pool 'eu west'`")
 
 
 def test_strange_documents_are_no_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -61,11 +62,16 @@ class Pool(NamedTuple):
     def attention(self) -> list[str]:
         """Return what somebody should look after."""
         if self.is_paused:
-            return [f"{self.title} {self.pause_in_words()}; go on with `cim-worker resume`"]
+            return [f"{self.title} {self.pause_in_words()}; go on with `{resume_command(self.name)}`"]
         found = [f"{self.title}: not ready: {reason}" for reason in self.not_ready]
         if self.silent:
             found.append(f"{self.title}: {self.silent} silent for more than half a minute")
         return found
+
+
+def resume_command(name: str) -> str:
+    """Return the command that ends the pause of the pool *name*; without a name it is that of CIM_POOL alone."""
+    return f"cim-worker resume {'--all' if name == _ALL else f'--pool {shlex.quote(name)}'}"
 
 
 def read_pool(document: Mapping[str, Any], now: int) -> Pool:

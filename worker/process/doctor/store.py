@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from worker.conversations.conversation import UnreadableRecord
+from worker.desk.pools import resume_command
 from worker.failure import AdapterError
 from worker.mongo import indexes
 from worker.mongo.pools import Pools
@@ -106,4 +107,4 @@ async def _paused(pools: Pools) -> list[Finding]:
     except AdapterError as error:
         return [_STORE.unchecked("pools", str(error), "give the user the right to read the collection pools")]
     said = {str(one["_id"]): f"paused by {one.get('pausedBy')}: {one.get('reason')}" for one in paused}
-    return [_STORE.risk(f"pool {name}", text, "cim-worker resume") for name, text in said.items()]
+    return [_STORE.risk(f"pool {name}", text, resume_command(name)) for name, text in said.items()]
