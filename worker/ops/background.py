@@ -41,8 +41,10 @@ class BackgroundHandler(logging.Handler):
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
-            _count_dropped()
-            self._report_lost |= threading.current_thread() is self._writer
+            if threading.current_thread() is self._writer:
+                self._report_lost = True  # it reports lost lines, will be made again, and is none of them
+            else:
+                _count_dropped()
         except Exception:  # noqa: BLE001 - as every handler of the standard library: a line never harms its caller
             self.handleError(record)
 
