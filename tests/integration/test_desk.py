@@ -21,7 +21,7 @@ from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.audit import revealed
-from worker.desk.decide import restore
+from worker.desk.decide import purge, restore
 from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
@@ -531,6 +531,17 @@ async def test_a_store_that_goes_away_in_the_middle_leaves_a_job_that_says_what_
     names = [json.loads(one.body)["id"] for one in publisher.taken]
     assert (done.document["state"], len(set(names))) == ("done", 6)
     assert len(names) == 8  # the two whose marking failed went again, with the same id
+
+
+async def test_an_erasure_that_names_more_than_a_customer_deletes_nothing(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1", customer_id="u-1")])
+        chosen = everything(customer="u-1", code="malformed_json")
+        with pytest.raises(DeskError, match="name the customer and nothing else"):
+            await purge(desk, chosen, "request 17", activities=True)
+
+        assert await desk.letters.counts({}, "status") == {"open": 1}
+        assert await desk.actions.latest(1) == []
 
 
 async def test_live_traffic_that_lags_and_a_colleague_end_a_replay(store: Store, database: str) -> None:

@@ -88,6 +88,7 @@ async def purge(
     The only function that deletes anything. The audit keeps ids of letters and, of a customer, only a digest.
     """
     desk.check_may_change(reason)
+    customer = _customer(chosen) if activities else ""
     action = await Action.begin(desk, "purge", reason, filter=_without_customer(chosen))
     async for page in matching(desk, chosen, bodies=False):
         await desk.letters.delete([letter.id for letter in page])
@@ -96,7 +97,7 @@ async def purge(
         await action.flush()
         progress(len(page))
     if activities:
-        action.counts["activities"] += await desk.activities.delete_of_customer(_customer(chosen))
+        action.counts["activities"] += await desk.activities.delete_of_customer(customer)
     await action.end()
     return action
 
