@@ -533,6 +533,33 @@ async def test_a_store_that_goes_away_in_the_middle_leaves_a_job_that_says_what_
     assert len(names) == 8  # the two whose marking failed went again, with the same id
 
 
+class _Forgetful(LetterCollection):
+    """Letters in a store that goes away once the letters of a job were counted so often."""
+
+    def __init__(self, store: OpenStore, counts: int) -> None:
+        super().__init__(store)
+        self.left = counts
+
+    async def counts(self, query: Query, field: str) -> dict[str, int]:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreUnavailable(store_silent())
+        return await super().counts(query, field)
+
+
+async def test_a_store_that_is_away_when_a_job_stops_interrupts_it_too(store: Store, database: str) -> None:
+    lost, stopping = FakePublisher(), Control()
+    lost.lost = True
+    stopping.stop.set()
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1")])
+        for publisher, control in ((FakePublisher(), stopping), (lost, Control())):
+            forgetful = replace(desk, letters=_Forgetful(connected, 1))  # when the job begins
+            with pytest.raises(Interrupted) as raised:
+                await replay(forgetful, publisher, None, everything(), "r", AT_ONCE, control=control)
+            assert raised.value.action.document["state"] == "interrupted"
+
+
 async def test_an_erasure_that_names_more_than_a_customer_deletes_nothing(store: Store, database: str) -> None:
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([died("m-1", customer_id="u-1")])

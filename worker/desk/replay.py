@@ -285,21 +285,25 @@ class _Job:
 
     async def run(self, chosen: Filter, *, again: bool = False) -> Action:
         try:
+            await self._end(*await self._send_all(chosen, again=again))
+        except AdapterError as error:
+            self._action.document |= {"state": jobs.INTERRUPTED, "why": error.failure.detail}
+            raise Interrupted(self._action, error.failure) from error
+        return self._action
+
+    async def _send_all(self, chosen: Filter, *, again: bool) -> tuple[str, str]:
+        """Return the state the job ends in, and why. Raises `AdapterError`."""
+        try:
             if again:
                 await self._recover()
             await self._begin_step()
             await (self._in_order(chosen) if self._options.keep_order else self._in_steps(chosen))
             await self._wait_for_outcomes()
         except _Stop as stop:
-            await self._end(stop.state, str(stop))
+            return stop.state, str(stop)
         except BrokerLost as lost:
-            await self._end(jobs.INTERRUPTED, str(lost))
-        except AdapterError as error:
-            self._action.document |= {"state": jobs.INTERRUPTED, "why": error.failure.detail}
-            raise Interrupted(self._action, error.failure) from error
-        else:
-            await self._end("done", "")
-        return self._action
+            return jobs.INTERRUPTED, str(lost)
+        return "done", ""
 
     @property
     def _sent(self) -> int:
