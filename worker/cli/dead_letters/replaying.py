@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worker.desk.plan import Plan
     from worker.desk.ports import Document
     from worker.desk.replay import Control, Options
+    from worker.failure import Failure
     from worker.settings import Settings
 
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=JSON", help="As if it were fixed so before.")]
@@ -174,7 +175,7 @@ async def _replay(
             raise CommandError(ExitCode.NOT_FOUND, f"no letters: {chosen}")
         ask(f"Replay {counted(made.letters, 'letter')}?", yes=yes or (made.letters == 1 and made.good == 1))
         with _following(made.letters) as control:
-            action = await _sent(
+            action, lost = await _sent(
                 settings,
                 control,
                 lambda sending: send(
@@ -188,7 +189,7 @@ async def _replay(
                     control=control,
                 ),
             )
-    _print_end(action, as_json=as_json)
+    _print_end(action, lost, as_json=as_json)
 
 
 async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
@@ -197,16 +198,16 @@ async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
     settings = command_settings()
     async with open_desk(acts_as, settings) as desk:
         with _following(None) as control:
-            action = await _sent(
+            action, lost = await _sent(
                 settings,
                 control,
                 lambda sending: go_on(desk, sending.publisher, sending.journal, job_id, control=control),
             )
-    _print_end(action, as_json=as_json)
+    _print_end(action, lost, as_json=as_json)
 
 
-async def _sent(settings: Settings, control: Control, send: Any) -> Action:
-    """Send with the broker's connections open and live traffic watched."""
+async def _sent(settings: Settings, control: Control, send: Any) -> tuple[Action, Failure | None]:
+    """Send with the broker's connections open and live traffic watched; return also the failure that interrupted it."""
     from worker.desk.replay import Interrupted
 
     async with open_sending(settings) as sending:
@@ -215,10 +216,10 @@ async def _sent(settings: Settings, control: Control, send: Any) -> Action:
         try:
             action: Action = await send(sending)
         except Interrupted as interrupted:
-            return interrupted.action
+            return interrupted.action, interrupted.failure
         finally:
             watching.cancel()
-    return action
+    return action, None
 
 
 @contextmanager
@@ -298,7 +299,7 @@ def _plan_document(made: Plan, chosen: Filter) -> dict[str, Any]:
     }
 
 
-def _print_end(action: Action, *, as_json: bool) -> None:
+def _print_end(action: Action, lost: Failure | None, *, as_json: bool) -> None:
     document = action.document
     if as_json:
         print_json({"id": action.id, **{name: value for name, value in document.items() if name != "_id"}})
@@ -310,16 +311,19 @@ def _print_end(action: Action, *, as_json: bool) -> None:
             names = {"replayed": "without outcome yet", "sending": "sent or not: unknown"}
             text = ", ".join(f"{number} {names.get(one, one)}" for one, number in sorted(outcomes.items()))
             print_line(f"  outcomes: {text}")
-    _fail_unless_done(action)
+    if document["state"] != "done":
+        text = f"{document.get('why', '')}; go on with: cim-worker dead-letters replay --resume {action.id}"
+        raise CommandError(exit_code(document["state"], lost), text)
 
 
-def _fail_unless_done(action: Action) -> None:
-    state, why = action.document["state"], action.document.get("why", "")
-    if state == "done":
-        return
-    lost = ExitCode.BROKER_UNREACHABLE if "broker" in why else ExitCode.STORE_UNREACHABLE
-    code = {"stopped": ExitCode.REJECTED, "interrupted": lost}.get(state, ExitCode.OK)
-    raise CommandError(code, f"{why}; go on with: cim-worker dead-letters replay --resume {action.id}")
+def exit_code(state: str, lost: Failure | None) -> ExitCode:
+    """Return the exit code of a replay that ended in *state*; *lost*: what interrupted it, None for the publisher."""
+    from worker.failure import Dependency
+
+    if state == "interrupted":
+        of_broker = lost is None or lost.dependency is Dependency.BROKER
+        return ExitCode.BROKER_UNREACHABLE if of_broker else ExitCode.STORE_UNREACHABLE
+    return ExitCode.REJECTED if state == "stopped" else ExitCode.OK
 
 
 async def _jobs(limit: int, *, as_json: bool) -> None:
