@@ -61,8 +61,6 @@ class Erasure:
 
     letters: int
     activities: int = 0
-    journal_note: str = ""
-    """What is not deleted, in one sentence."""
 
 
 async def purge_preview(desk: Desk, chosen: Filter, *, activities: bool = False) -> Erasure:
@@ -71,13 +69,14 @@ async def purge_preview(desk: Desk, chosen: Filter, *, activities: bool = False)
     if not activities:
         return Erasure(letters)
     customer = _customer(chosen)
-    return Erasure(letters, await desk.activities.count_of_customer(customer), JOURNAL_NOTE)
+    return Erasure(letters, await desk.activities.count_of_customer(customer))
 
 
 JOURNAL_NOTE: Final = (
     "The journal cim.outcomes holds ids only (message, sender, conversation) and drops them with its age, "
     "CIM_JOURNAL_MAX_DAYS; letters that are no JSON name no customer, and parked ones are in their queue."
 )
+"""What an erasure does not delete."""
 
 
 async def purge(

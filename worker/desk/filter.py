@@ -94,11 +94,6 @@ class Filter:
         """Return the same filter for letters of other statuses."""
         return replace(self, status=tuple(one.value for one in status))
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether it names nothing but a status."""
-        return not (self.equal or self.letters or self.where) and self.since is None and self.until is None
-
     def words(self) -> list[str]:
         """Return it as the words of a command line, with times resolved."""
         words = [*self.letters]

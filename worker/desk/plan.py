@@ -95,8 +95,6 @@ class Plan:
     """Letters that the rules for editing would change."""
     samples: dict[str, list[str]] = field(default_factory=dict)
     """A few ids of letters for each prediction."""
-    seen_until: int = 0
-    """Epoch ms: when the newest of its letters was seen last."""
     _digest: Any = field(default_factory=hashlib.sha256, repr=False)
 
     def add(self, forecast: Forecast) -> None:
@@ -111,7 +109,6 @@ class Plan:
         samples = self.samples.setdefault(forecast.prediction, [])
         if len(samples) < _SAMPLES:
             samples.append(forecast.letter.id)
-        self.seen_until = max(self.seen_until, forecast.letter.last_seen)
         self._digest.update(f"{forecast.letter.id} {forecast.prediction} {forecast.reason}\n".encode())
 
     @property
