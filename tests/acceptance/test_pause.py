@@ -94,6 +94,7 @@ def test_all_pools_are_paused_those_that_begin_later_too_and_a_misspelt_name_pau
     assert operate(world, "pause", "--all", "--reason", "upgrade").returncode == 0
     with world.pool(CIM_POOL="night") as pool:
         eventually(lambda: pool.says("paused by"), "paused")
+        assert "cim-worker resume --all" in operate(world, "doctor").stdout
         unknown = operate(world, "pause", "--pool", "nihgt", "--reason", "typo")
         assert unknown.returncode == 5
         assert unknown.stderr.strip().endswith("there is no pool nihgt; known pools: *, night")
