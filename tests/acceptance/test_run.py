@@ -570,7 +570,9 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
         world.tell("live", "ACTIVE", 1_760_000_000_000)
         desk = world.subscribe("live")
         numbers = [str(number) for number in range(400)]
-        world.publish(*(message(one, conversationId="live") for one in numbers[:200]))
+        world.publish(*(message(one, conversationId="live") for one in numbers[:100]))
+        pool.wait_for("dependency_up")  # an event is confirmed; before that an open session proves nothing
+        world.publish(*(message(one, conversationId="live") for one in numbers[100:200]))
         breakable_broker.restart()
         world.publish(*(message(one, conversationId="live") for one in numbers[200:]))
         found: set[str] = set()
@@ -580,6 +582,7 @@ def test_a_broker_that_is_not_there_is_named_and_waited_for_and_a_restart_surviv
             return expected(*numbers) <= found | world.stored_ids()
 
         eventually(all_there, seconds=40)
+        pool.wait_for("dependency_up", 2)
         eventually(lambda: pool.ready()[0])
         assert world.depth("cim.dead-letters") == 0
         down, up = pool.lines("dependency_down"), pool.lines("dependency_up")

@@ -23,10 +23,10 @@ from tests.chaos.evidence import has_letter
 from tests.chaos.ledger import Ledger
 from tests.chaos.messages import KILL_MARK, TRAP, UNSTORABLE_MARK, VHOST, Mix, Places, Traffic
 from tests.chaos.pool import Pool, snapshot
-from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publisher
 from tests.chaos.subscribing import Subscriber
 from tests.services.management import ManagementError
+from tests.services.proxy import Proxy
 from tests.services.services import private_broker
 from tests.services.store import embedded_store
 from tests.support.wire_proxy import WireProxy, wire_proxy, write_error

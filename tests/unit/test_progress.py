@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 from tests.support.deliveries import FakeClock, RecordingReporter
 from worker.codes import Code
 from worker.failure import Failure
 from worker.flow.outage import Outage
+from worker.flow.tasks import cancel_and_wait
 from worker.process.progress import Progress, ProgressWatch
 
 DOWN = "broker broker_unavailable"
@@ -106,6 +108,19 @@ def test_a_lost_session_is_over_with_the_first_confirm_of_the_next_or_once_that_
             assert not watched.reported.up
             watched.passes(0.5)
         assert watched.reported.up == ["broker"]
+
+
+async def test_what_was_confirmed_right_before_a_session_was_lost_ended_the_outage_before_it() -> None:
+    watched = Watched()
+    watched.outage.began(GONE)
+    watched.next_session()
+    watching = asyncio.create_task(watched.watch.run())
+    await asyncio.sleep(0)
+    watched.changes(settled=1)
+    await cancel_and_wait([watching])
+    assert watched.reported.up == ["broker"]
+    watched.outage.began(GONE)
+    assert watched.reported.down == [DOWN, DOWN], "the next one is another outage"
 
 
 def test_a_cluster_without_quorum_is_one_outage_through_all_sessions_that_it_lets_us_open() -> None:

@@ -54,9 +54,12 @@ class ProgressWatch:
         self._silent = self._idle = 0.0
 
     async def run(self) -> None:
-        """Look twice a second until cancelled."""
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
+        """Look twice a second until cancelled, and then once more: what was confirmed until then ended an outage."""
+        try:
+            while True:
+                await asyncio.sleep(_CHECK_SECONDS)
+                self.check()
+        finally:
             self.check()
 
     def check(self) -> None:
