@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from worker.flow.pause import PauseState
 from worker.ops.checks import Check, of_pool
 from worker.ops.metrics import Metrics
 from worker.ops.pool_metrics import PoolMetrics
@@ -23,7 +24,7 @@ def process(received: int, stored: int, *, store_up: bool = True) -> Report:
     metrics.dependency_up["store"] = store_up
     for _ in range(stored):
         metrics.count_outcome(Outcome.STORED, 0.02, None, "stand_alone")
-    line = ProcessReport([], metrics.report()).to_line()
+    line = ProcessReport([], metrics.report(), None).to_line()
     return ProcessReport.from_line(line).metrics
 
 
@@ -70,7 +71,8 @@ def test_a_dependency_is_up_when_every_process_can_use_it(states: tuple[bool, bo
 
 
 def test_a_report_arrives_as_it_was_sent() -> None:
-    sent = ProcessReport([Check("broker", "away"), Check("store")], Metrics().report())
+    pause = PauseState(is_paused=True, by="alice", reason="maintenance", at=1)
+    sent = ProcessReport([Check("broker", "away"), Check("store")], Metrics().report(), pause)
     assert ProcessReport.from_line(sent.to_line()) == sent
 
 

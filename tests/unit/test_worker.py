@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.deliveries import FakeClock
 from worker.flow.backoff import Backoff
+from worker.flow.pause import PauseState
+from worker.process.reports import ProcessReport
 from worker.process.worker import Worker
 from worker.rabbit.errors import AccessRefused, ConnectionLost
 from worker.settings import load_settings
@@ -43,4 +45,12 @@ async def test_readiness_says_since_when_and_why_a_dependency_is_away(monkeypatc
     clock.ms += 90_000
     after = {check.name: check.reason for check in worker.report().checks}
     assert after["broker"] == "broker unavailable since 2025-11-24T16:00:00Z: the connection was cut"
+    await worker._app.store.close()
+
+
+async def test_a_report_carries_the_pause_to_the_process_that_comes_next_and_nothing_while_it_is_unknown() -> None:
+    worker, paused = Worker(load_settings()), PauseState(is_paused=True, by="alice", reason="maintenance", at=1)
+    assert worker.report().pause is None
+    worker._app.pause.set(paused)
+    assert ProcessReport.from_line(worker.report().to_line()).pause == paused
     await worker._app.store.close()

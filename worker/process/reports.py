@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -28,11 +28,11 @@ _READ_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ProcessReport:
-    """One process as it is now."""
+    """One process as it is now. Nothing has a default: what is left out would be forgotten at a restart."""
 
-    checks: Sequence[Check] = ()
-    metrics: Report = field(default_factory=dict)
-    pause: PauseState | None = None
+    checks: Sequence[Check]
+    metrics: Report
+    pause: PauseState | None
     """Whether the pool is paused, as the process knows it; None while it does not."""
 
     def to_line(self) -> bytes:

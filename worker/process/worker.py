@@ -328,6 +328,7 @@ class Worker:
         """Return what the supervisor is told of this process: whether it makes progress, and its numbers."""
         return ProcessReport(
             checks=self._checks(),
+            pause=self._app.pause.state if self._app.pause.is_known else None,
             metrics={**self._metrics.report(), **self._window(), **process_report(str(self._index))},
         )
 
