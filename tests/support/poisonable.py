@@ -1,7 +1,8 @@
 """`cim-worker` whose processes die of a body that contains `POISON`, as of a message that crashes the interpreter.
 
 A script: `python tests/support/poisonable.py run …`, with the text in the environment variable `POISON`. With
-`SILENT_SECONDS` in the environment, a process that says nothing for so long is replaced.
+`SILENT_SECONDS` in the environment, a process that says nothing for so long is replaced; with `LOOK_SECONDS`, queues
+are looked at so often.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from worker.cli import main
-from worker.process import supervisor
+from worker.process import observing, supervisor
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _run_child = supervisor.run_child
 def poisonable_child(*arguments: Any) -> None:
     """Do what the supervisor's child does, in a spawned process of its own."""
     die_of_poison(os.environ["POISON"].encode())
+    observing._QUEUES_SECONDS = float(os.environ.get("LOOK_SECONDS", observing._QUEUES_SECONDS))  # type: ignore[misc]
     _run_child(*arguments)
 
 
