@@ -16,6 +16,7 @@ _NOT_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|[\[\]@]|[^\x21-\x7e]")
 """In user and password: what URL readers take for something else, each in its own way."""
 _MAX_PORT = 65_535
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 
 
 def address(url: SecretStr | str) -> str:
@@ -42,6 +43,16 @@ def url_without_credentials(url: SecretStr) -> str:
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{_address(url)}{parts.path or '/'}"
+
+
+def hosts(url: SecretStr) -> list[str]:
+    """Return each host of a URL or of several, with its port where one is given or known by the scheme."""
+    return address(url).replace(" ", "").split(",")
+
+
+def is_local(url: SecretStr) -> bool:
+    """Tell whether every host is this machine's loopback: what goes there, nobody else can read."""
+    return all(map(_LOOPBACK.fullmatch, hosts(url)))
 
 
 def virtual_host(url: SecretStr) -> str:

@@ -14,6 +14,7 @@ import pytest
 from tests.services.processes import free_ports
 from tests.support.amqp import connected, plain
 from tests.support.command import cim_worker
+from tests.support.eventually import eventually
 from tests.support.worker_pool import World
 from worker.mongo.client import connect
 from worker.process.doctor import canary
@@ -22,6 +23,7 @@ from worker.settings import load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.services.broker import LocalBroker
     from tests.services.services import Broker, Store
 
 
@@ -82,6 +84,25 @@ def test_the_management_api_shows_alternate_exchanges_dropping_policies_and_subs
     (refusing,) = found["subscribers' queues that refuse"]
     assert (refusing["state"], "crm.full" in refusing["detail"]) == ("warning", True)
     assert states(found, "alarms") == states(found, "consumer timeout") == {"ok"}
+
+
+def test_a_broker_with_a_memory_alarm_is_named_and_does_not_stop_the_examination(
+    breakable_broker: LocalBroker, store: Store, database: str, tmp_path: Path
+) -> None:
+    world = World(breakable_broker.create_vhost(f"alarm-{uuid.uuid4().hex}"), store.uri, database, tmp_path)
+    world.apply_topology()
+    breakable_broker.set_memory_alarm(True)
+    try:
+        nodes = breakable_broker.management
+        eventually(lambda: nodes.request("GET", "/nodes")[0].get("mem_alarm"), "the management API knows of it")
+        found = examine(world, code=2, CIM_RABBITMQ_MANAGEMENT_URL=breakable_broker.management.url)
+    finally:
+        breakable_broker.set_memory_alarm(False)
+    (alarm,), (publishing,) = found["alarms"], found["publishing"]
+    assert (alarm["state"], publishing["state"]) == ("problem", "problem")
+    assert "memory of" in alarm["detail"]
+    assert states(found, "message size") == {"not checked"}
+    assert states(found, "queue cim.ingress") == states(found, "registry records") == {"ok"}
 
 
 def test_missing_rights_and_a_missing_queue_are_problems(world: World, broker: Broker) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from worker.desk.status import Depth, Report, Sources
-    from worker.rabbit.depths import ManagementDepths, PassiveDepths
+    from worker.rabbit.depths import PassiveDepths
     from worker.rabbit.stream import Stream
     from worker.settings import Settings
 
@@ -83,9 +83,11 @@ class _BrokerView:
 async def _sources(settings: Settings) -> AsyncIterator[Sources]:
     from worker.desk.status import Sources
     from worker.mongo.overview import Overview
+    from worker.rabbit.depths import ManagementDepths
 
     async with store_client(settings, "cim-worker status") as store:
-        yield Sources(lambda: _broker(settings), _management(settings), Overview(store), settings.retry_delays)
+        depths = ManagementDepths.of(settings)
+        yield Sources(lambda: _broker(settings), depths, Overview(store), settings.retry_delays)
 
 
 @asynccontextmanager
@@ -97,18 +99,6 @@ async def _broker(settings: Settings) -> AsyncIterator[_BrokerView]:
     async with broker_connection(settings, "cim-worker status") as connection:
         version = ".".join(map(str, connection.server_version))
         yield _BrokerView(version, PassiveDepths(connection), Stream(connection, OUTCOMES))
-
-
-def _management(settings: Settings) -> ManagementDepths | None:
-    from worker.addresses import virtual_host
-    from worker.rabbit.depths import ManagementDepths
-    from worker.rabbit.management import Management
-
-    url = settings.rabbitmq_management_url
-    if url is None:
-        return None
-    vhost = virtual_host(settings.rabbitmq_url)
-    return ManagementDepths(Management(url.get_secret_value(), vhost, ca_file=settings.rabbitmq_ca_file))
 
 
 def _window(text: str) -> int:

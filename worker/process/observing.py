@@ -10,11 +10,9 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
-from worker.addresses import virtual_host
 from worker.failure import AdapterError
 from worker.rabbit.depths import ManagementDepths, PassiveDepths
 from worker.rabbit.errors import BrokerError
-from worker.rabbit.management import Management
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,10 +47,8 @@ class QueueObserver:
         self._queues = watched_queues(settings)
         self._metrics = metrics
         self._clock = clock
-        self._sources: list[QueueDepths] = [PassiveDepths(connection)]
-        if settings.rabbitmq_management_url is not None:
-            url, vhost = settings.rabbitmq_management_url.get_secret_value(), virtual_host(settings.rabbitmq_url)
-            self._sources.insert(0, ManagementDepths(Management(url, vhost, ca_file=settings.rabbitmq_ca_file)))
+        better = ManagementDepths.of(settings)
+        self._sources: list[QueueDepths] = [*([better] if better else []), PassiveDepths(connection)]
 
     async def run(self) -> None:
         """Look until cancelled; no failure of it ends anything."""

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from worker import contract
-from worker.addresses import user_name, virtual_host
+from worker.addresses import user_name
 from worker.failure import OperatorFault
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
@@ -52,13 +52,9 @@ async def check_topology(connection: Connection, settings: Settings, reporter: R
 
 async def warn_of_hazards(settings: Settings, reporter: Reporter) -> None:
     """Report bindings that are missing and policies that lose messages, if the management API may be asked."""
-    if settings.rabbitmq_management_url is None:
+    api = Management.of(settings)
+    if api is None:
         return
-    api = Management(
-        settings.rabbitmq_management_url.get_secret_value(),
-        virtual_host(settings.rabbitmq_url),
-        ca_file=settings.rabbitmq_ca_file,
-    )
     try:
         async with asyncio.timeout(_HAZARDS_SECONDS):
             _warn(problems(await hazards(api, wanted_topology(settings))), reporter)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from worker.desk.status import Depth
 from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed
+from worker.rabbit.management import Management
 from worker.rabbit.probing import fresh_channel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from worker.rabbit.connection import Connection
-    from worker.rabbit.management import Management
+    from worker.rabbit.management import ManagementSettings
 
 
 class PassiveDepths:
@@ -49,6 +50,12 @@ class ManagementDepths:
     def __init__(self, management: Management) -> None:
         """Ask *management*."""
         self._management = management
+
+    @classmethod
+    def of(cls, settings: ManagementSettings) -> ManagementDepths | None:
+        """Return one for the management API in *settings*, None where they name none."""
+        management = Management.of(settings)
+        return None if management is None else cls(management)
 
     async def depths(self, names: Sequence[str]) -> Mapping[str, Depth | None]:
         """Return what is in each queue, None for one that does not exist. Raises `ManagementUnavailable`."""

@@ -9,13 +9,16 @@ import ssl
 import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
+from worker.addresses import virtual_host
 from worker.rabbit.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pydantic import SecretStr
 
 _DEFAULT_PORT = 15672
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -25,6 +28,17 @@ _HIGHEST_PRIORITY = 1_000_000
 
 class ManagementUnavailable(BrokerError):  # noqa: N818 - as the other errors of the broker
     """The management API did not answer in time, or not with what was asked for."""
+
+
+class ManagementSettings(Protocol):
+    """What of the settings says where the management API is, and of what it is asked."""
+
+    @property
+    def rabbitmq_management_url(self) -> SecretStr | None: ...  # noqa: D102
+    @property
+    def rabbitmq_url(self) -> SecretStr: ...  # noqa: D102
+    @property
+    def rabbitmq_ca_file(self) -> str | None: ...  # noqa: D102
 
 
 class Management:
@@ -46,6 +60,14 @@ class Management:
         self._vhost = quote(vhost, safe="")
         self._ca_file = ca_file
         self._timeout = timeout_seconds
+
+    @classmethod
+    def of(cls, settings: ManagementSettings) -> Management | None:
+        """Return a client for the virtual host of the broker in *settings*, None where they name no management API."""
+        url = settings.rabbitmq_management_url
+        if url is None:
+            return None
+        return cls(url.get_secret_value(), virtual_host(settings.rabbitmq_url), ca_file=settings.rabbitmq_ca_file)
 
     async def queue(self, name: str) -> dict[str, Any] | None:
         """Return what is known of a queue, or None when it does not exist. Raises `ManagementUnavailable`."""

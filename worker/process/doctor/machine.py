@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from worker.addresses import address
+from worker.addresses import address, hosts, is_local
 from worker.process.doctor.finding import Area, Finding
 from worker.settings import misspelt_variables
 from worker.web.listening import ListenError, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydantic import SecretStr
 
     from worker.settings import Settings
 
@@ -29,7 +31,6 @@ _SUPERVISOR_MIB: Final = 60
 _SOON_DAYS: Final = 21
 _DAY: Final = 86_400
 _TIMEOUT_SECONDS: Final = 5.0
-_LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 
 
 async def examine_machine(settings: Settings) -> list[Finding]:
@@ -76,25 +77,38 @@ def memory_limit() -> int:
 
 
 def _plaintext(settings: Settings) -> Iterator[Finding]:
-    broker, store = urlsplit(settings.rabbitmq_url.get_secret_value()), settings.mongodb_uri.get_secret_value()
-    if broker.scheme == "amqp" and not _LOOPBACK.fullmatch(address(settings.rabbitmq_url)):
-        text = f"password and messages travel readable to {address(settings.rabbitmq_url)}"
+    broker, store = settings.rabbitmq_url, settings.mongodb_uri
+    readable = [at for at, url in _nodes(broker).items() if url.startswith("amqp:")]
+    if readable and not is_local(broker):
+        text = f"password and messages travel readable to {', '.join(readable)}"
         yield _MACHINE.risk("TLS of the broker", text, "use amqps:// (deploy/README.md)")
-    if not _is_tls(store) and not all(map(_LOOPBACK.fullmatch, address(settings.mongodb_uri).split(","))):
-        text = f"password and documents travel readable to {address(settings.mongodb_uri)}"
+    if not _is_tls(store.get_secret_value()) and not is_local(store):
+        text = f"password and documents travel readable to {address(store)}"
         yield _MACHINE.risk("TLS of the store", text, "add tls=true to CIM_MONGODB_URI (deploy/README.md)")
+    management = settings.rabbitmq_management_url
+    if management is not None and management.get_secret_value().startswith("http:") and not is_local(management):
+        text = f"its password travels readable to {address(management)}"
+        yield _MACHINE.risk("TLS of the management API", text, "use https:// for CIM_RABBITMQ_MANAGEMENT_URL")
 
 
 async def _certificates(settings: Settings) -> list[Finding]:
-    findings = []
-    if settings.rabbitmq_url.get_secret_value().startswith("amqps:"):
-        at = address(settings.rabbitmq_url)
-        findings.append(await _certificate("the broker", at, 5671, settings.rabbitmq_ca_file))
+    """Look at the certificate of every node that is spoken to with TLS."""
+    broker = {at: url for at, url in _nodes(settings.rabbitmq_url).items() if url.startswith("amqps:")}
+    findings = [await _certificate("the broker", at, 5671, settings.rabbitmq_ca_file) for at in broker]
+    management = settings.rabbitmq_management_url
+    if management is not None and management.get_secret_value().startswith("https:"):
+        at = address(management)
+        findings.append(await _certificate("the management API", at, 15672, settings.rabbitmq_ca_file))
     uri = settings.mongodb_uri.get_secret_value()
     if _is_tls(uri) and not uri.startswith("mongodb+srv:"):
-        hosts = address(settings.mongodb_uri).split(",")
-        findings += [await _certificate("the store", host, 27017, settings.mongodb_ca_file) for host in hosts]
+        nodes = hosts(settings.mongodb_uri)
+        findings += [await _certificate("the store", at, 27017, settings.mongodb_ca_file) for at in nodes]
     return findings
+
+
+def _nodes(broker: SecretStr) -> dict[str, str]:
+    """Return the URL of each node of the broker by its address."""
+    return dict(zip(hosts(broker), broker.get_secret_value().split(","), strict=True))
 
 
 def _is_tls(uri: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
-from worker.addresses import user_name, virtual_host
+from worker.addresses import user_name
 from worker.desk import explain, status
 from worker.desk.desk import Desk, Who
 from worker.desk.live import JournalOutcomes, LiveTraffic
@@ -24,7 +24,6 @@ from worker.pipeline.reading import Reading
 from worker.pipeline.senders import Senders
 from worker.rabbit.connection import Connection
 from worker.rabbit.depths import ManagementDepths, PassiveDepths
-from worker.rabbit.management import Management
 from worker.rabbit.publisher import Publisher
 from worker.rabbit.stream import Stream
 from worker.settings import delay_seconds
@@ -73,7 +72,7 @@ class Office:
         self.sources = explain.Sources(search, search, Registry(self._store), self.journal)
         """For `explain`."""
         self.status_sources = status.Sources(
-            self._broker_view, self._management(), Overview(self._store), settings.retry_delays
+            self._broker_view, ManagementDepths.of(self.settings), Overview(self._store), settings.retry_delays
         )
         self._observer = status.Observer(self.status_sources, _WINDOW_MS)
 
@@ -142,13 +141,6 @@ class Office:
         async with self._connection() as connection:
             version = ".".join(map(str, connection.server_version))
             yield _BrokerView(version, PassiveDepths(connection), Stream(connection, contract.OUTCOMES))
-
-    def _management(self) -> ManagementDepths | None:
-        settings = self.settings
-        if settings.rabbitmq_management_url is None:
-            return None
-        url, vhost = settings.rabbitmq_management_url.get_secret_value(), virtual_host(settings.rabbitmq_url)
-        return ManagementDepths(Management(url, vhost, ca_file=settings.rabbitmq_ca_file))
 
     def _made(self) -> Desk:
         settings, store = self.settings, self._store
