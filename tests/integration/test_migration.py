@@ -14,10 +14,13 @@ import pytest
 
 from tests.support.amqp import connected, depth, drained, plain
 from tests.support.steady_load import SteadyLoad
+from worker.rabbit import stream_migration
 from worker.rabbit.errors import TopologyMismatch
 from worker.rabbit.management import Management
-from worker.rabbit.migration import Migration
-from worker.rabbit.topology import Topology, apply, check, problems, wanted
+from worker.rabbit.migration import Migration, spare_name
+from worker.rabbit.stream import Stream
+from worker.rabbit.stream_migration import StreamMigration
+from worker.rabbit.topology import JournalBounds, Topology, apply, check, problems, ready, wanted
 
 if TYPE_CHECKING:
     from tests.services.services import Broker
@@ -113,3 +116,63 @@ def test_while_somebody_takes_from_it_nothing_is_done(broker: Broker, vhost_url:
         channel.basic_publish("cim.ingress", "c-1", b'{"id": "m-2"}', mandatory=True)
     asyncio.run(migrate(broker, vhost_url, 30))
     assert sorted(bodies(vhost_url)) == ["m-1", "m-2"]
+
+
+JOURNAL = "cim.outcomes"
+LONGER = JournalBounds(max_bytes=2 * 1024**3, max_days=30)
+
+
+async def journal_taken_through(url: str) -> tuple[list[tuple[bytes, str, int | None]], int]:
+    """Give the journal other bounds; return what it holds then, and how many messages were copied."""
+    copied: list[int] = []
+    async with connected(url) as connection:
+        everything = wanted((("1s", 1),), 3, connection.server_version, LONGER)
+        journal = next(queue for queue in everything.queues if queue.name == JOURNAL)
+        await StreamMigration(connection, on_moved=copied.append).take_through(journal)
+        assert {one.name: one.problem for one in await check(connection, everything)}[JOURNAL] is None
+        assert await ready(connection, spare_name(JOURNAL)) is None
+        stream = Stream(connection, JOURNAL)
+        ends = await stream.ends()
+        assert ends is not None
+        pieces = [piece async for piece in stream.read(last=ends.last.offset)]
+    return [(one.body, one.encoding, one.timestamp) for piece in pieces for one in piece], sum(copied)
+
+
+def written(url: str, name: str = JOURNAL) -> list[tuple[bytes, str, int | None]]:
+    """Write to a stream what a worker would, and return it."""
+    entries = [(f"outcome {number}".encode(), "gzip" if number % 2 else "", 1_764_000_000) for number in range(700)]
+    with plain(url) as channel:
+        for body, encoding, at in entries:
+            channel.basic_publish("", name, body, pika.BasicProperties(content_encoding=encoding, timestamp=at))
+    return entries  # type: ignore[return-value]
+
+
+def test_the_journal_gets_other_bounds_and_keeps_its_history_also_after_an_interruption(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(applied(vhost_url, 3))
+    entries = written(vhost_url)
+    monkeypatch.setattr(stream_migration, "_ROUNDS", 1)  # it seems to grow: one look finds new messages
+    with pytest.raises(TopologyMismatch, match="outcomes are written to"):
+        asyncio.run(journal_taken_through(vhost_url))
+    monkeypatch.undo()
+    with plain(vhost_url) as channel:
+        channel.basic_consume(Q, lambda *_: None)
+        with pytest.raises(TopologyMismatch, match="1 consumers take from"):
+            asyncio.run(journal_taken_through(vhost_url))
+
+    found, copied = asyncio.run(journal_taken_through(vhost_url))
+
+    assert found == entries, "in the same order"
+    assert copied == 2 * len(entries)
+
+
+def test_a_journal_that_was_already_deleted_when_it_was_interrupted_comes_back_from_the_copy(vhost_url: str) -> None:
+    with plain(vhost_url) as channel:
+        channel.queue_declare(spare_name(JOURNAL), durable=True, arguments={"x-queue-type": "stream"})
+    entries = written(vhost_url, spare_name(JOURNAL))
+    asyncio.run(applied(vhost_url, 3))
+    with plain(vhost_url) as channel:
+        channel.queue_delete(JOURNAL)
+
+    assert asyncio.run(journal_taken_through(vhost_url)) == (entries, len(entries))

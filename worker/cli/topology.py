@@ -14,10 +14,10 @@ from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, print_json, print_table, progress
 from worker.cli.services import command_settings, open_broker
+from worker.contract import OUTCOMES
 
 if TYPE_CHECKING:
     from worker.rabbit.connection import Connection
-    from worker.rabbit.management import Management
     from worker.rabbit.topology import Finding, Topology
     from worker.settings import Settings
 
@@ -70,7 +70,8 @@ def apply(
 
     With --migrate a queue whose arguments cannot be changed is made again as wanted, with its messages: what is
     published meanwhile waits in a second queue. Needs CIM_RABBITMQ_MANAGEMENT_URL with the tag policymaker, and that
-    nobody takes from the queue: stop the workers first. Interrupted, it is taken up again by the next run.
+    nobody takes from the queue: stop the workers first. The journal, a stream, is copied away and back. Interrupted, it
+    is taken up again by the next run.
     """
     settings = command_settings()
     findings = asyncio.run(_examine(settings, create=True))
@@ -84,7 +85,7 @@ def _migrated(settings: Settings, findings: list[Finding], *, yes: bool, as_json
     movable = asyncio.run(_movable(settings, findings))
     if not movable:
         return findings
-    if settings.rabbitmq_management_url is None:
+    if settings.rabbitmq_management_url is None and set(movable) != {OUTCOMES}:  # a stream needs no policy
         raise CommandError(
             ExitCode.CONFIGURATION, "--migrate needs CIM_RABBITMQ_MANAGEMENT_URL, its user a policymaker"
         )
@@ -108,7 +109,7 @@ async def _movable(settings: Settings, findings: list[Finding]) -> dict[str, tup
 
     A queue that an interrupted run left behind counts as one that differs.
     """
-    from worker.rabbit.migration import is_movable, spare_name
+    from worker.rabbit.migration import spare_name
     from worker.rabbit.topology import ready
 
     problems = {one.name: one.problem for one in findings if one.kind == "queue"}
@@ -117,24 +118,30 @@ async def _movable(settings: Settings, findings: list[Finding]) -> dict[str, tup
         for queue in wanted_topology(settings, connection).queues:
             spare = await ready(connection, spare_name(queue.name))
             problem = problems.get(queue.name) or (None if spare is None else "an interrupted migration")
-            if problem is not None and is_movable(queue):
+            if problem is not None:
                 found[queue.name] = problem, (await ready(connection, queue.name) or 0) + (spare or 0)
     return found
 
 
 async def _take_through(settings: Settings, movable: dict[str, tuple[str, int]]) -> None:
     from worker.rabbit.errors import TopologyMismatch
-    from worker.rabbit.management import ManagementUnavailable
+    from worker.rabbit.management import Management, ManagementUnavailable
     from worker.rabbit.migration import Migration
+    from worker.rabbit.stream_migration import StreamMigration, is_stream
 
+    management = Management.of(settings)
     async with open_broker(settings) as connection:
         queues = {queue.name: queue for queue in wanted_topology(settings, connection).queues}
         with progress() as display:
             for name, (_, count) in movable.items():
-                task = display.add_task(name, total=2 * count)
-                migration = Migration(connection, _management(settings), on_moved=partial(display.advance, task))
+                queue, moved = queues[name], partial(display.advance, display.add_task(name, total=2 * count))
+                migration = (
+                    StreamMigration(connection, on_moved=moved)
+                    if management is None or is_stream(queue)
+                    else Migration(connection, management, on_moved=moved)
+                )
                 try:
-                    await migration.take_through(queues[name])
+                    await migration.take_through(queue)
                 except (ManagementUnavailable, TopologyMismatch) as error:
                     raise CommandError(ExitCode.CONFIGURATION, str(error)) from error
 
@@ -208,30 +215,17 @@ async def _ask_to_reconcile(connection: Connection) -> None:
 async def _with_management(settings: Settings, wanted: Topology, findings: list[Finding]) -> list[Finding]:
     """Return *findings* and what the management API adds; why it does not, in their place."""
     from worker.rabbit.hazards import compare_unchecked, hazards, not_checked
-    from worker.rabbit.management import ManagementUnavailable
+    from worker.rabbit.management import Management, ManagementUnavailable
     from worker.rabbit.topology import Finding
 
-    if settings.rabbitmq_management_url is None:
+    api = Management.of(settings)
+    if api is None:
         return [*findings, *not_checked(wanted)]
-    api = _management(settings)
     try:
         return [*await compare_unchecked(api, wanted, findings), *await hazards(api, wanted)]
     except ManagementUnavailable as error:
         fix = "correct CIM_RABBITMQ_MANAGEMENT_URL"
         return [*findings, Finding("management", "CIM_RABBITMQ_MANAGEMENT_URL", str(error), fix)]
-
-
-def _management(settings: Settings) -> Management:
-    """Return a client of the management API that is configured."""
-    from worker.addresses import virtual_host
-    from worker.rabbit.management import Management
-
-    assert settings.rabbitmq_management_url is not None  # noqa: S101 - the callers have asked
-    return Management(
-        settings.rabbitmq_management_url.get_secret_value(),
-        virtual_host(settings.rabbitmq_url),
-        ca_file=settings.rabbitmq_ca_file,
-    )
 
 
 def _report(findings: list[Finding], *, as_json: bool) -> None:

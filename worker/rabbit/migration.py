@@ -1,4 +1,4 @@
-"""Taking a queue whose arguments cannot be changed through to the wanted ones, without losing a message.
+"""Taking a quorum queue whose arguments cannot be changed through to the wanted ones, without losing a message.
 
     1. [cim.ingress.migration] is made and bound to the exchanges of [cim.ingress], which is then unbound: what is
        published to an exchange waits there.
@@ -46,7 +46,6 @@ _WAY = "cim.migration"
 _MARK = "cim-migration"
 """Message id of what keeps a queue from being empty; never moved."""
 _POLICY = "cim-migration"
-_STREAM = "stream"
 _AT_ONCE = 500
 _POLL_SECONDS = 0.1
 _SETTLE_SECONDS = 1.0
@@ -56,14 +55,21 @@ _CONFIRM_SECONDS = 30.0
 _ROUNDS = 30
 
 
-def is_movable(queue: Queue) -> bool:
-    """Tell whether *queue* can be taken through: a stream cannot, its messages have no one place to go to."""
-    return queue.arguments.get("x-queue-type") != _STREAM
-
-
 def spare_name(queue: str) -> str:
     """Return the name of the queue that stands in meanwhile."""
     return f"{queue}.migration"
+
+
+async def is_as_wanted(connection: Connection, queue: Queue) -> bool:
+    """Tell whether *queue* has the wanted arguments; it is made if it does not exist. Raises `BrokerError`."""
+    try:
+        async with fresh_channel(connection) as channel:
+            await channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments)
+    except ChannelClosed as error:
+        if error.reply_code != PRECONDITION_FAILED:
+            raise
+        return False
+    return True
 
 
 class PublishRefused(BrokerError):  # noqa: N818 - as the other errors of the broker
@@ -100,7 +106,7 @@ class Migration:
         spare = spare_name(queue.name)
         async with fresh_channel(self._connection) as channel:
             await self._make_spare(channel, queue, spare)
-            if await self._state(queue.name) is not None and not await self._is_as_wanted(queue):
+            if await self._state(queue.name) is not None and not await is_as_wanted(self._connection, queue):
                 await self._unbind(channel, queue)
                 await self._wait_for_no_consumer(queue.name)
                 await self._point_way(channel, spare, away_from=queue.name)
@@ -124,16 +130,6 @@ class Migration:
         await channel.call("queue_declare", spare, durable=True, arguments=arguments)
         for exchange in queue.bound_to:
             await channel.call("queue_bind", spare, exchange, routing_key="#")
-
-    async def _is_as_wanted(self, queue: Queue) -> bool:
-        try:
-            async with fresh_channel(self._connection) as channel:
-                await channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments)
-        except ChannelClosed as error:
-            if error.reply_code != PRECONDITION_FAILED:
-                raise
-            return False
-        return True
 
     async def _unbind(self, channel: Channel, queue: Queue) -> None:
         for exchange in queue.bound_to:

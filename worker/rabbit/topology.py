@@ -301,10 +301,6 @@ def _value(text: str) -> str | None:
 
 def _fix(kind: str, name: str) -> str:
     if kind == "queue":
-        if name == OUTCOMES:
-            return (
-                f"set the setting to what it has, or delete {name} with its history and run `cim-worker topology apply`"
-            )
         through = "stop the workers and run `cim-worker topology apply --migrate`"
         return f"set the setting to what it has, or take {name} through: {through}"
     return f"delete {name} while nobody publishes, and run `cim-worker topology apply`"
