@@ -37,3 +37,21 @@ def test_nothing_is_said_when_nothing_was_wrong() -> None:
     reported = RecordingReporter()
     Outage("broker", address="here", reporter=reported, clock=FakeClock()).ended()
     assert not reported.up
+
+
+def test_each_kind_of_work_has_its_part_and_the_dependency_is_up_when_all_of_them_work() -> None:
+    reported, clock = RecordingReporter(), FakeClock()
+    outage = Outage("broker", address="here", reporter=reported, clock=clock)
+    blocked = outage.part("publish")
+
+    outage.began(GONE)
+    assert (blocked.failure, blocked.reason, blocked.seconds) == (None, "", 0.0)
+    clock.ms += 3000
+    blocked.began(REFUSED, "in the broker's words")
+    clock.ms += 1000
+    blocked.began(REFUSED, "in other words")
+    assert (blocked.failure, blocked.reason, blocked.seconds) == (REFUSED, "in other words", 1.0)
+    outage.ended()
+    assert (outage.failure, outage.seconds, reported.up) == (REFUSED, 4.0, [])
+    blocked.ended()
+    assert (outage.failure, reported.up) == (None, ["broker"])

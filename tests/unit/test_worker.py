@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.deliveries import FakeClock
-from worker.flow.backoff import Backoff
 from worker.flow.pause import PauseState
+from worker.flow.reconnecting import Reconnecting
 from worker.process.reports import ProcessReport
 from worker.process.worker import Worker
 from worker.rabbit.errors import AccessRefused, ConnectionLost
@@ -20,7 +20,7 @@ async def test_pauses_grow_with_every_attempt_and_are_short_again_after_a_sessio
 ) -> None:
     worker, clock = Worker(load_settings()), FakeClock()
     monkeypatch.setattr(worker._app, "clock", clock)
-    monkeypatch.setattr(worker, "_backoff", Backoff(0.2, 3, random=lambda: 1.0))
+    monkeypatch.setattr(worker, "_reconnecting", Reconnecting(random=lambda: 1.0))
     assert [worker._pause_after(LOST) for _ in range(5)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3])
     worker._consuming_since = clock.monotonic()
     clock.ms += 1000

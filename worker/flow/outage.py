@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.codes import FailureClass
 
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from worker.ports import Clock, Reporter
 
 _REMINDER_SECONDS = 60.0
+
+
+class Cause(NamedTuple):
+    """Why one kind of work fails."""
+
+    failure: Failure
+    reason: str
+    since: float
 
 
 class Outage:
@@ -22,7 +30,7 @@ class Outage:
         self._address = address
         self._reporter = reporter
         self._clock = clock
-        self._failing: dict[str, Failure] = {}
+        self._failing: dict[str, Cause] = {}
         self._since = self._said_at = 0.0
         self._said_operator = False
         self.reason = ""
@@ -31,12 +39,16 @@ class Outage:
     @property
     def failure(self) -> Failure | None:
         """Why the dependency cannot be used; None while it can."""
-        return next(iter(self._failing.values()), None)
+        return next((cause.failure for cause in self._failing.values()), None)
 
     @property
     def seconds(self) -> float:
         """How long it has lasted; 0 when there is none."""
         return self._clock.monotonic() - self._since if self._failing else 0.0
+
+    def part(self, work: str) -> Part:
+        """Return what there is to say and to know of one kind of work alone."""
+        return Part(self, work)
 
     def began(self, failure: Failure, reason: str = "", *, work: str = "") -> None:
         """Note that *work* of some kind failed; *reason* (no secrets) says it better than the failure's own sentence.
@@ -46,8 +58,9 @@ class Outage:
         now = self._clock.monotonic()
         begins = not self._failing
         needs_operator = failure.failure_class is FailureClass.OPERATOR
-        self._failing[work] = failure
         self.reason = reason or failure.detail
+        since = self._failing[work].since if work in self._failing else now
+        self._failing[work] = Cause(failure, self.reason, since)
         if begins:
             self._since, self._said_operator = now, False
         elif now - self._said_at < _REMINDER_SECONDS and self._said_operator >= needs_operator:
@@ -67,3 +80,45 @@ class Outage:
         seconds = self.seconds
         if self._failing.pop(work, None) is not None and not self._failing:
             self._reporter.dependency_up(self._dependency, seconds)
+
+    def cause(self, work: str) -> Cause | None:
+        """Return why *work* of this kind fails; None while it does not."""
+        return self._failing.get(work)
+
+    def age(self, cause: Cause) -> float:
+        """Return for how many seconds *cause* has lasted."""
+        return self._clock.monotonic() - cause.since
+
+
+class Part:
+    """One kind of work in an outage that others have a part in: the dependency is up again when all of them work."""
+
+    def __init__(self, outage: Outage, work: str) -> None:
+        self._outage = outage
+        self._work = work
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why this work cannot be done; None while it can."""
+        cause = self._outage.cause(self._work)
+        return cause and cause.failure
+
+    @property
+    def reason(self) -> str:
+        """Why, in words, as last heard."""
+        cause = self._outage.cause(self._work)
+        return cause.reason if cause else ""
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted; 0 when there is none."""
+        cause = self._outage.cause(self._work)
+        return self._outage.age(cause) if cause else 0.0
+
+    def began(self, failure: Failure, reason: str = "") -> None:
+        """As `Outage.began`."""
+        self._outage.began(failure, reason, work=self._work)
+
+    def ended(self) -> None:
+        """As `Outage.ended`."""
+        self._outage.ended(work=self._work)

@@ -23,7 +23,7 @@ _IDLE_AFTER_SILENCE_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 0.5
 _LONGEST_STEP_SECONDS: Final = 1.0
 """No check counts for more: a process that was itself held up has not read what the broker said meanwhile."""
-_SILENCE = "silence"
+SILENCE = "silence"
 """Names the outage for lack of progress beside that of a lost session; both are one outage of the broker."""
 
 
@@ -78,7 +78,7 @@ class ProgressWatch:
             self._idles(step)
 
     def _works(self) -> None:
-        self._outage.ended(work=_SILENCE)
+        self._outage.ended(work=SILENCE)
         self._outage.ended()
 
     def _waits(self, step: float, *, is_moving: bool) -> None:
@@ -86,7 +86,7 @@ class ProgressWatch:
         self._silent = 0.0 if is_moving else self._silent + step
         if self._silent >= _SILENT_SECONDS:
             silent = BrokerSilent(f"connected, but nothing was confirmed or delivered for {_SILENT_SECONDS:g} s")
-            self._outage.began(silent.failure, str(silent), work=_SILENCE)
+            self._outage.began(silent.failure, str(silent), work=SILENCE)
 
     def _idles(self, step: float) -> None:
         self._silent = 0.0
@@ -94,4 +94,4 @@ class ProgressWatch:
         if self._idle >= _IDLE_SECONDS:
             self._outage.ended()
         if self._idle >= _IDLE_AFTER_SILENCE_SECONDS:
-            self._outage.ended(work=_SILENCE)
+            self._outage.ended(work=SILENCE)

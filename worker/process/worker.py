@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,12 +15,13 @@ from worker import contract
 from worker.addresses import address
 from worker.codes import Code, FailureClass, Stage
 from worker.failure import Dependency, Failure, classify
+from worker.flow.reconnecting import Reconnecting
 from worker.flow.tasks import Crash, cancel_and_wait
 from worker.ops.checks import Check
 from worker.ops.process import process_report
 from worker.process.app import App
 from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
-from worker.process.progress import Progress, ProgressWatch
+from worker.process.progress import SILENCE, Progress, ProgressWatch
 from worker.process.reports import ProcessReport
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
@@ -34,7 +36,7 @@ from worker.rabbit.publisher import Publisher
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from worker.flow.outage import Outage
+    from worker.flow.outage import Outage, Part
     from worker.flow.pause import PauseState
     from worker.ops.metrics import Report
     from worker.process.session import IngressSession
@@ -42,10 +44,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RECONNECT_SECONDS = (0.2, 3.0)
-"""First and longest pause between two attempts to reach the broker, before jitter."""
-_STEADY_SECONDS = 5.0
-"""A session that lived this long was a success: the next pause is the shortest again."""
 _SUMMARY_SECONDS = 10
 _SECRETS_SECONDS = 3.0
 """How often files of secrets are read again."""
@@ -54,8 +52,6 @@ _INDEX_PAUSE_SECONDS = 30.0
 _LONGEST_BLOCKED_SECONDS = 300.0
 """Nothing stays in hand longer behind a broker that blocks publishers; the next session takes nothing before."""
 _BLOCKED_CHECK_SECONDS = 1.0
-_OPERATOR_PAUSE_SECONDS = 10.0
-"""Pause after the broker refused us: only an operator can help, and hammering does not."""
 
 
 class Worker:
@@ -76,8 +72,9 @@ class Worker:
         self._consumers: list[Consumer] = []
         self._consuming_since: float | None = None
         self._broker = self._app.broker_outage()
-        self._publishing = self._app.broker_outage()
-        self._backoff = self._app.backoff(*_RECONNECT_SECONDS)
+        self._publishing = self._broker.part("publish")
+        self._connected = self._broker.part(""), self._broker.part(SILENCE)
+        self._reconnecting = Reconnecting(random=random.random)
         self._started_at = self._connecting_since = self._app.clock.now_ms()
 
     async def run(self) -> None:
@@ -170,11 +167,8 @@ class Worker:
     def _pause_after(self, error: BrokerError) -> float:
         """Return the seconds until the next attempt; after a session that worked they are the fewest again."""
         since, self._consuming_since = self._consuming_since, None
-        if since is not None and self._app.clock.monotonic() - since > _STEADY_SECONDS:
-            self._backoff.reset()
-        if error.failure.failure_class is FailureClass.OPERATOR:
-            return _OPERATOR_PAUSE_SECONDS
-        return self._backoff.next()
+        lasted = 0.0 if since is None else self._app.clock.monotonic() - since
+        return self._reconnecting.pause_after(error.failure, lasted)
 
     async def _session(self) -> None:
         """Connect, work until a connection ends or we are told to stop, and leave everything settled or given back."""
@@ -353,7 +347,8 @@ class Worker:
 
     def _broker_problem(self) -> str | None:
         """Say why nothing is consumed; an open socket alone is not readiness."""
-        problem = self._since("broker unavailable", self._broker)
+        lost = next((part for part in self._connected if part.failure is not None), self._connected[0])
+        problem = self._since("broker unavailable", lost)
         if problem is not None or (self._consumer is not None and self._takes_what_it_may(self._consumer)):
             return problem
         if self._consumer is None:
@@ -385,7 +380,7 @@ class Worker:
             return problem
         return f"store unavailable since {_shown(self._started_at)}: {self._app.store.address} has not answered yet"
 
-    def _since(self, what: str, outage: Outage) -> str | None:
+    def _since(self, what: str, outage: Outage | Part) -> str | None:
         """Return *what*, since when and why, while *outage* lasts."""
         if outage.failure is None:
             return None
