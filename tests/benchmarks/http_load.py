@@ -1,4 +1,4 @@
-"""Load for an HTTP port: connections with one request after the other, as cheap as Python can send them.
+"""Load for an HTTP port from wrk, which takes little of the processor: one request after the other per connection.
 
 `python -m tests.benchmarks.http_load PORT --connections 64 --seconds 5` prints one JSON object.
 """
@@ -6,79 +6,49 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.benchmarks.messages import SIZE_BYTES
+from tests.services.debian import can_install, install
+from tests.support.gateway import ACTIVITIES
 
-PATH = "/conversation-manager/activities"
-_ID = b"%024x"
+_SCRIPT = Path(__file__).with_name("activities.lua")
+_ID = "IDENTIFIER"
+"""Where `activities.lua` puts an id of this length."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Load:
-    """What all connections share."""
+    """What came of it."""
 
-    message: bytes
-    """The body, with `_ID` where the id is."""
-    until: float
-    latencies: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
-    sent: int = 0
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    refused: int
+    """Answers other than 2xx."""
+    failed: int
+    """Connections that broke, and requests without an answer."""
+    cpu_seconds: float
+    """What the load itself took."""
 
-    def next_request(self) -> bytes:
-        self.sent += 1
-        body = self.message % self.sent
-        head = b"POST %b HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        return head % (PATH.encode(), len(body)) + body
-
-
-class Client(asyncio.Protocol):
-    """One connection: sends, waits for the whole answer, sends again."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._buffer = b""
-        self._sent_at = 0.0
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._send()
-
-    def _send(self) -> None:
-        self._sent_at = time.perf_counter()
-        self._transport.write(self._load.next_request())
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, end, rest = self._buffer.partition(b"\r\n\r\n")
-        if not end:
-            return
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if len(rest) < int(length):
-            return
-        self._buffer = b""
-        self._load.latencies.append(time.perf_counter() - self._sent_at)
-        self._load.statuses[int(head[9:12])] += 1
-        if time.perf_counter() < self._load.until:
-            self._send()
-        else:
-            self._transport.close()
-
-    def connection_lost(self, _: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.seconds
 
 
 def message(size: int = SIZE_BYTES) -> bytes:
-    """Return a stand-alone activity of exactly *size* bytes, once `%` has put a number in."""
+    """Return a stand-alone activity of exactly *size* bytes, with a place for its id."""
     document = {
-        "id": "IDENTIFIER",
+        "id": _ID,
         "header": {
             "channelData": {"channelCustomerIdentifier": "441122", "additionalAttributes": []},
             "timestamp": 1764000001234,
@@ -89,18 +59,36 @@ def message(size: int = SIZE_BYTES) -> bytes:
         },
         "body": {"type": "PLAIN", "markdownText": ""},
     }
-    empty = json.dumps(document, separators=(",", ":")).encode().replace(b"IDENTIFIER", _ID)
-    padding = b"x" * (size - len(empty % 0))
+    empty = json.dumps(document, separators=(",", ":")).encode()
+    padding = b"x" * (size - len(empty))
     return empty.replace(b'"markdownText":""', b'"markdownText":"%b"' % padding)
 
 
-async def run(port: int, connections: int, seconds: float) -> Load:
-    """Return what *connections* brought about in *seconds*."""
-    load = Load(message(), time.perf_counter() + seconds)
-    loop = asyncio.get_running_loop()
-    clients = [(await loop.create_connection(lambda: Client(load), "127.0.0.1", port))[1] for _ in range(connections)]
-    await asyncio.wait([client.ended for client in clients])
-    return load
+def install_wrk() -> None:
+    """Install wrk where that is possible and it is missing."""
+    if shutil.which("wrk") is None:
+        if not can_install():
+            raise SystemExit("wrk makes the load; on Debian or Ubuntu: sudo apt-get install wrk")
+        install("wrk")
+
+
+def run(port: int, connections: int, seconds: float) -> Load:
+    """Return what *connections* brought about in *seconds*, one of which at least."""
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(message())
+        address = f"http://127.0.0.1:{port}{ACTIVITIES}"
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(_SCRIPT), address]
+        first = str(int(time.time() * 1000) & 0x7FFFFFFF)
+        before = _cpu_of_children()
+        finished = subprocess.run(
+            [*command, "--", file.name, first], check=True, capture_output=True, timeout=60 + seconds
+        )
+    return Load(**json.loads(finished.stdout.splitlines()[-1]), cpu_seconds=_cpu_of_children() - before)
+
+
+def _cpu_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> None:
@@ -110,16 +98,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
-    began = time.perf_counter()
-    load = asyncio.run(run(options.port, options.connections, options.seconds))
-    took = time.perf_counter() - began
-    ordered = sorted(load.latencies)
-    figures = {
-        "per_second": round(len(ordered) / took, 1),
-        **{f"p{share}_ms": round(ordered[int(len(ordered) * share / 100)] * 1000, 2) for share in (50, 95, 99)},
-        "statuses": dict(load.statuses),
-    }
-    print(json.dumps(figures))
+    install_wrk()
+    load = run(options.port, options.connections, options.seconds)
+    print(json.dumps({"per_second": round(load.per_second), **dataclasses.asdict(load)}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -122,6 +123,58 @@ async def test_a_confirm_that_does_not_come_in_time_ends_the_connection(breakabl
         assert confirmations == [Confirmation.UNKNOWN] * 2
         assert isinstance(connection.closed.result(), ConfirmTimeout)
         breakable_broker.thaw()
+
+
+@dataclass
+class Told:
+    """What became of messages that were published at once."""
+
+    confirmations: dict[int, Confirmation] = field(default_factory=dict)
+
+    def settle(self, index: int, confirmation: Confirmation) -> None:
+        assert index not in self.confirmations
+        self.confirmations[index] = confirmation
+
+    def is_confirmed(self) -> bool:
+        return set(self.confirmations.values()) == {Confirmation.CONFIRMED}
+
+
+async def test_what_can_be_published_at_once_is_and_each_message_is_told_of(vhost_url: str) -> None:
+    fill(vhost_url, "q", arguments=CLASSIC)
+    async with publishing(vhost_url, max_outstanding=3) as (_, publisher):
+        assert not publisher.publish_now([to("q", "how large may it be?")], Told())
+        await publisher.publish([to("q", "first")])
+        bad, told = Told(), Told()
+        with pytest.raises(ValueError, match="255 bytes"):
+            publisher.publish_now([to("q", "before"), to("k" * 300, "bad")], bad)
+        assert publisher.publish_now([to("q", "a"), to("nowhere", "b")], told)
+        assert not publisher.publish_now([to("q", "no room")], Told())
+        await eventually_async(lambda: told.confirmations == {0: Confirmation.CONFIRMED, 1: Confirmation.RETURNED})
+        assert bad.confirmations == {0: Confirmation.CONFIRMED}
+        assert not publisher.publish_now([to("q", "large", bytes(publisher._sizes.proven + 1))], Told())
+    assert [properties.message_id for _, properties, _ in drained(vhost_url, "q")] == ["first", "before", "a"]
+
+
+async def test_what_was_published_at_once_ends_the_connection_too_when_no_confirm_comes(
+    breakable_broker: LocalBroker,
+) -> None:
+    url = breakable_broker.create_vhost("confirms-at-once")
+    fill(url, "q", arguments=CLASSIC)
+    async with publishing(url, confirm_timeout_ms=500) as (connection, publisher):
+        await publisher.publish([to("q", "first")])
+        for number in range(2):  # the watch ends with the first, and begins again with the second
+            told = Told()
+            assert publisher.publish_now([to("q", f"m-{number}")], told)
+            await eventually_async(told.is_confirmed)
+            await eventually_async(lambda: publisher._watch is None)
+        breakable_broker.freeze()
+        try:
+            lost = Told()
+            publisher.publish_now([to("q", "m")], lost)
+            assert isinstance(await asyncio.wait_for(asyncio.shield(connection.closed), 5), ConfirmTimeout)
+        finally:
+            breakable_broker.thaw()
+        assert lost.confirmations == {0: Confirmation.UNKNOWN}
 
 
 async def test_a_blocked_publisher_waits_as_long_as_the_alarm_lasts(breakable_broker: LocalBroker) -> None:

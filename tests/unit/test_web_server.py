@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -20,12 +21,14 @@ from worker.web.listening import ListenError, listen
 from worker.web.server import Limits, WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 LIMITS = Limits(connections=8, head_seconds=0.2, request_seconds=0.5, keep_alive_seconds=1, drain_seconds=2)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
 @dataclass
@@ -78,10 +81,12 @@ class Client:
 
 
 @asynccontextmanager
-async def served(app: App | None = None, limits: Limits = LIMITS) -> AsyncIterator[WebServer]:
+async def served(app: App | ASGIApp | None = None, limits: Limits = LIMITS) -> AsyncIterator[WebServer]:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    server = WebServer((app or App()).starlette(), listen("127.0.0.1", 0), name="test", limits=limits)
+    if app is None or isinstance(app, App):
+        app = (app or App()).starlette()
+    server = WebServer(app, listen("127.0.0.1", 0), name="test", limits=limits)
     await server.start()
     try:
         yield server
@@ -148,11 +153,94 @@ async def test_what_is_no_http_ends_the_connection_quietly_and_harms_nobody(
     request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with served() as server, connected(server, 2) as (client, other):
+    async with served() as server, connected(server) as (client,):
         client.writer.write(request_)
         assert b" 200 " not in await client.ending()
-        assert b" 200 " in await other.ask(GET)
+        async with connected(server) as (other,):
+            assert b" 200 " in await other.ask(GET)
     assert [record for record in caplog.records if record.name.startswith(("uvicorn", "starlette", "asyncio"))] == []
+
+
+HEADS = (
+    ([b"GET / HTTP/1.1\r\nX: " + b"x" * 16_000 + b"\r\n\r\n"], 200),
+    ([b"GET / HTTP/1.1\r\nX: " + b"x" * 117_000 + b"\r\n\r\n"], 431),
+    ([b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 3_000 + b"\r\n"], 431),
+    ([b"GET /" + b"x" * 17_000 + b" HTTP/1.1\r\n\r\n"], 431),
+    ([b"GET / HTTP/1.1\r\nX: " + b"x" * 9_000, b"x" * 9_000], 431),
+    ([b"x" * 17_000], 400),
+    ([POST + b"Content-Length: 60000\r\n\r\n" + b"x" * 30_000, b"x" * 30_000], 200),
+    ([POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: x\r\n\r\n"], 200),
+    ([POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 400),
+    ([b"GET / HTTP/1.1\r\nX: a\x01b\r\n\r\n"], 400),
+    ([b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
+)
+CHUNK = POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+ENDLESS_TRAILERS = [CHUNK, b"0\r\nX: " + b"x" * 17_000], [CHUNK, b"0\r\n" + b"X: x\r\n" * 3_000]
+
+
+async def send_apart(client: Client, parts: Sequence[bytes]) -> None:
+    """Send each part so that it is read alone."""
+    for part in parts:
+        client.writer.write(part)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_head_is_bounded_however_it_comes_and_so_are_trailers_but_a_body_is_none() -> None:
+    async with served() as server:
+        for parts, status in HEADS:
+            async with connected(server) as (client,):
+                await send_apart(client, parts)
+                answer = await client.ask(b"")
+                assert answer.startswith(b"HTTP/1.1 %d " % status), parts[0][:60]
+                if status != 200:
+                    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
+                    assert await client.ending() == b""
+        for parts in ENDLESS_TRAILERS:
+            async with connected(server) as (client,):
+                await send_apart(client, parts)
+                assert await client.ending() == b""
+
+
+async def test_what_is_no_http_behind_a_request_in_progress_does_not_cost_its_answer() -> None:
+    app = App()
+    async with served(app) as server, connected(server) as (client,):
+        client.writer.write(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
+        await app.entered.wait()
+        client.writer.write(b"no http\r\n\r\n")
+        (connection,) = server._server.server_state.connections
+        await eventually_async(lambda: cast("Any", connection)._is_refused)
+        app.go_on.set()
+        answer = await client.ending()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"late")
+
+
+async def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order() -> None:
+    async with served() as server, connected(server) as (client,):
+        client.writer.write(b"".join(POST + b"Content-Length: 1\r\n\r\n%d" % number for number in range(9)))
+        assert [(await client.ask(b""))[-1:] for _ in range(9)] == [b"%d" % number for number in range(9)]
+
+
+async def test_a_client_that_offers_another_protocol_is_answered_in_this_one() -> None:
+    """As Java's own client does with every request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    async with served() as server, connected(server) as (client,):
+        for _ in range(2):
+            assert (await client.ask(POST + offer + b"Content-Length: 6\r\n\r\nwhole!")).endswith(b"whole!")
+        assert (await client.ask(GET[:-2] + offer + b"\r\n")).endswith(b"hello")
+        client.writer.write(POST + offer + b"Content-Length: 6\r\n\r\nin ")
+        assert (await client.ask(b"two")).endswith(b"in two")
+
+
+async def test_whoever_reads_a_body_that_does_not_come_can_look_at_the_time() -> None:
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        parts = [await receive(), await receive()]
+        assert [part["body"] for part in parts] == [b"half", b""]
+        await send({"type": "http.response.start", "status": 408, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with served(app) as server, connected(server) as (client,):
+        assert b" 408 " in await client.ask(POST + b"Content-Length: 9\r\n\r\nhalf")
 
 
 async def test_a_bug_is_a_500_and_one_line_without_the_text_of_its_exception(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+import uvloop
 
 from worker.addresses import address
-from worker.flow.backoff import Backoff
 from worker.flow.outage import Outage
+from worker.flow.reconnecting import Reconnecting
 from worker.flow.tasks import cancel_and_wait
 from worker.ops.checks import Check
 from worker.ops.gateway_metrics import GatewayMetrics
@@ -28,7 +29,7 @@ from worker.web.gateway.activities import Activities
 from worker.web.gateway.application import application
 from worker.web.gateway.callers import Door, Roles, StaticTokens, TokenFileError
 from worker.web.gateway.ingress import Ingress
-from worker.web.gateway.reading import BODY_SECONDS, MAX_WAIT_SECONDS, Budget
+from worker.web.gateway.reading import BODY_SECONDS, MAX_HEAD_BYTES, MAX_WAIT_SECONDS, Budget
 from worker.web.gateway.receipts import Receipts
 from worker.web.health import health_server
 from worker.web.listening import ListenError, listen
@@ -40,14 +41,12 @@ if TYPE_CHECKING:
     from worker.web.gateway.callers import Authentication
     from worker.web.gateway.signed import SignedTokens
 
-_RECONNECT_SECONDS = (0.2, 3.0)
-"""First and longest pause between two attempts to reach the broker, before jitter."""
-
 
 def run_gateway(settings: Settings, signals: StopSignals) -> None:
     """Run the gateway until a signal. Blocking. Raises `ConfigurationError`."""
     configure_logging(settings.log_format, settings.log_level, in_background=True)
-    asyncio.run(_run(settings, signals))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, signals))
 
 
 async def _run(settings: Settings, signals: StopSignals) -> None:
@@ -104,12 +103,10 @@ class _Process:
         self._log = structlog.get_logger()
         metrics = self._metrics = GatewayMetrics()
         reporter, clock = LoggingReporter(metrics.broker), SystemClock()
-        at = address(settings.rabbitmq_url)
         self._ingress = Ingress(
             settings,
-            outage=Outage("broker", address=at, reporter=reporter, clock=clock),
-            blocking=Outage("broker", address=at, reporter=reporter, clock=clock),
-            backoff=Backoff(*_RECONNECT_SECONDS, random=random.random),
+            outage=Outage("broker", address=address(settings.rabbitmq_url), reporter=reporter, clock=clock),
+            reconnecting=Reconnecting(random=random.random),
         )
         receipts = Receipts()
         self._ingress.on_connected.append(receipts.attach)
@@ -180,7 +177,7 @@ def _limits(settings: Settings) -> Limits:
     confirm_seconds = settings.gateway_confirm_timeout_ms / 1000
     return Limits(
         connections=settings.gateway_max_connections,
-        head_bytes=32 * 1024,  # tokens that name hundreds of roles take kilobytes
+        head_bytes=MAX_HEAD_BYTES,
         request_seconds=BODY_SECONDS + confirm_seconds + MAX_WAIT_SECONDS + 1,
         keep_alive_seconds=30,
         drain_seconds=max(1, settings.drain_grace_ms // 1000),

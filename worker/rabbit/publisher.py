@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import pika.exceptions
 
@@ -27,6 +27,13 @@ _RUN_BYTES = 64 * 1024
 _REFUSED_SECONDS = 5.0
 """How long after a refusal the AMQP channel is renewed: RabbitMQ keeps telling an old one that a quorum queue is full,
 for ever, when the limit that made it full was taken away."""
+
+
+class Settling(Protocol):
+    """Is told what became of messages that were published together."""
+
+    def settle(self, index: int, confirmation: Confirmation) -> None:
+        """Take what became of the message at *index*. Does not raise or block."""
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class Publisher:
         self._max_unsent_bytes = max_unsent_bytes
         self._user_id: str | None = None
         self._next_tag = 1
-        self._pending: dict[int, tuple[_Window, int, str]] = {}
+        self._pending: dict[int, tuple[Settling, int, str]] = {}
         self._tag_by_id: dict[str, int] = {}
         self._returned: set[int] = set()
         self._progress = asyncio.Event()
@@ -74,6 +81,7 @@ class Publisher:
         self._refused_at: float | None = None
         self._usable = asyncio.Event()
         self._usable.set()
+        self._watch: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
         self._adopt(channel)
         connection.closed.add_done_callback(lambda _: self._end(connection.closed))
@@ -139,6 +147,48 @@ class Publisher:
         finally:
             self._calls -= 1
         return window.confirmations
+
+    def publish_now(self, messages: Sequence[Outgoing], window: Settling) -> bool:
+        """Publish *messages* if nothing has to be waited for first, and tell *window* about each once it is known.
+
+        Returns False, with nothing sent, when `publish` has to do it. What is promised there holds here as well.
+        """
+        if not self._can_send_at_once(messages):
+            return False
+        run: list[bytes] = []
+        try:
+            for index, message in enumerate(messages):
+                run.append(self._encode_and_track(message, window, index))
+        finally:
+            self._flush(run)
+        if self._watch is None:
+            self._watch_progress()
+        return True
+
+    def _can_send_at_once(self, messages: Sequence[Outgoing]) -> bool:
+        return (
+            not self._lost
+            and self._refused_at is None
+            and self._usable.is_set()
+            and len(self._pending) + len(messages) <= self._max_outstanding
+            and self._connection.raw.unsent_bytes <= self._max_unsent_bytes
+            and max(len(message.body) for message in messages) <= self._sizes.proven
+        )
+
+    def _watch_progress(self, settled_before: int | None = None) -> None:
+        """While anything is outstanding, see to it that something is settled within each confirm timeout."""
+        self._watch = None
+        if not self._pending:
+            return
+        settled = None if self._connection.blocked_reason is not None else self.settled
+        if settled is not None and settled == settled_before:
+            self._give_up()
+            return
+        self._watch = asyncio.get_running_loop().call_later(self._confirm_timeout, self._watch_progress, settled)
+
+    def _give_up(self) -> None:
+        self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
+        self._lose_all()
 
     async def close(self) -> None:
         """Close the channel; outstanding publishes become `UNKNOWN`."""
@@ -217,7 +267,7 @@ class Publisher:
         finally:
             self._usable.set()
 
-    def _encode_and_track(self, message: Outgoing, window: _Window, index: int) -> bytes:
+    def _encode_and_track(self, message: Outgoing, window: Settling, index: int) -> bytes:
         tag = self._next_tag
         message_id = cut(message.message_id)
         shares_id = message_id in self._tag_by_id
@@ -311,8 +361,7 @@ class Publisher:
                     await event.wait()
             except TimeoutError:
                 if before == (state(), None) and self._connection.blocked_reason is None:
-                    self._connection.abort(ConfirmTimeout(f"no confirm within {self._confirm_timeout:g} s"))
-                    self._lose_all()
+                    self._give_up()
             else:
                 return
 

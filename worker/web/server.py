@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import resource
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import h11
+import httptools
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from worker.codes import Stage
 from worker.failure import classify
@@ -35,10 +38,6 @@ _ACCEPTED_AT_ONCE: Final = 16
 """Most connections taken in one turn of the loop: each holds a descriptor before it can be turned away."""
 _SWEEP_SECONDS: Final = 1.0
 """Longest time between two looks at the deadlines of all connections."""
-_TURNED_AWAY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Limits:
     connections: int = 64
     """At once; those beyond are answered 503 and closed."""
     head_bytes: int = 16 * 1024
-    """Request line and headers."""
+    """Request line and headers, and trailers; beyond: 431."""
     head_seconds: float = 5.0
     """From connecting, or from the first byte of a further request, until its head is complete."""
     request_seconds: float = 30.0
@@ -103,9 +102,7 @@ def _config(app: ASGIApp, guard: _Guard) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_keep_alive=guard.limits.keep_alive_seconds,
         timeout_graceful_shutdown=guard.limits.drain_seconds,
-        h11_max_incomplete_event_size=guard.limits.head_bytes,
     )
 
 
@@ -215,50 +212,167 @@ class _Server(uvicorn.Server):
     def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in cast("set[_Protocol]", self.server_state.connections.copy()):
-            if connection.is_overdue(now):
+            if connection.cut_off_if_overdue(now):
                 self._guard.too_slow += 1
-                connection.transport.abort()
         self._guard.report_clients()
 
 
-class _Protocol(H11Protocol):
-    """One connection, with deadlines: uvicorn has one for idle connections only."""
+class _HeadTooLargeError(Exception):
+    """Breaks off the reading of a request; never leaves this module."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """One connection, with what uvicorn leaves unbounded: how long a client takes, and how large a head is."""
 
     def __init__(self, guard: _Guard, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._guard = guard
         self._since = 0.0
         """When it connected, was answered, or began to send again."""
+        self._is_idle = False
+        """Whether its last request was answered, and nothing came since."""
+        self._is_refused = False
+        """Whether no further request is taken."""
+        self._is_between = True
+        """Whether the last message is complete, and the next one has not begun."""
+        self._head_bytes = 0
+        self._read_bytes = 0
+        """How much this read brought."""
+        self._earlier_bytes = 0
+        """How much of it may belong to the message before."""
+        self._fruitless_bytes = 0
+        """What came since a message or a part of its body began: heads and trailers are kept until they end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         if len(self.connections) >= self._guard.most:
             self._guard.turned_away += 1
             self.transport = transport
-            transport.write(_TURNED_AWAY)
+            self._is_refused = True
+            transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.", b"Retry-After: 1\r\n"))
             transport.close()
             return
         self._since = self.loop.time()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.timeout_keep_alive_task is not None:
+        if self._is_refused:
+            return
+        if self._is_idle:
+            self._is_idle = False
             self._since = self.loop.time()
-        super().data_received(data)
+        self._read_bytes = len(data)
+        self._earlier_bytes = 0 if self._is_between else self._read_bytes
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(too_large=isinstance(error.__context__, _HeadTooLargeError))
+        else:
+            self._fruitless_bytes += self._read_bytes
+            if self._fruitless_bytes > self._guard.limits.head_bytes and not self._is_between:
+                self._refuse(too_large=True)
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        self._head_bytes = 0
+        self._fruitless_bytes = -self._earlier_bytes
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + _HEADER_OVERHEAD)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._fruitless_bytes = -self._read_bytes
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_between = True
+        self._earlier_bytes = self._read_bytes
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        # As uvicorn's, without a timer for each answer: one sweep looks after all connections.
         self._since = self.loop.time()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._is_idle = True
 
-    def send_400_response(self, msg: str) -> None:
-        try:
-            super().send_400_response(msg)
-        except h11.LocalProtocolError:  # in the middle of an answer
-            self.transport.abort()
+    def cut_off_if_overdue(self, now: float) -> bool:
+        """End the connection when the client takes longer than it may; tell whether it was in the middle of something.
 
-    def is_overdue(self, now: float) -> bool:
-        """Tell whether the client took longer than it may for what it does at *now*."""
-        if self.timeout_keep_alive_task is not None and not self.transport.is_closing():
+        One that waits for the rest of a body is told of it: its reader sees an empty part, and can look at the time.
+        """
+        waited, limits = now - self._since, self._guard.limits
+        if self._is_idle and not self.transport.is_closing():
+            if waited > limits.keep_alive_seconds:
+                self.transport.close()
             return False
         in_request = not getattr(self.cycle, "response_complete", True)  # None before the first request
-        limits = self._guard.limits
-        return now - self._since > (limits.head_seconds + limits.request_seconds if in_request else limits.head_seconds)
+        if waited > (limits.head_seconds + limits.request_seconds if in_request else limits.head_seconds):
+            self.transport.abort()
+            return True
+        if in_request and self.cycle.more_body:
+            self.cycle.message_event.set()
+        return False
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._guard.limits.head_bytes:
+            raise _HeadTooLargeError
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Take the request as if it had not offered another protocol: some clients always do, no server has to take it.
+
+        The parser takes what follows such a head for bytes of that protocol; another one reads it as the body it is.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(too_large=False)
+            return
+        head = [method, b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*head, b"\r\n", rest]))
+
+    def _refuse(self, *, too_large: bool) -> None:
+        """Take nothing more from this client; what it asked before is answered."""
+        self._is_refused = True
+        if getattr(self.cycle, "response_complete", True):
+            self.transport.write(_answer(*(_TOO_LARGE if too_large else _NO_HTTP)))
+            self.transport.close()
+        elif self.cycle.more_body or self.pipeline:
+            self.transport.abort()
+        else:
+            self.cycle.keep_alive = False
+
+
+_HEADER_OVERHEAD: Final = len(b": \r\n")
+_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Request line and headers are too large."
+_NO_HTTP: Final = HTTPStatus.BAD_REQUEST, "This is not a valid HTTP/1.1 request."
+
+
+def _answer(status: HTTPStatus, message: str, headers: bytes = b"") -> bytes:
+    """Return the last answer on a connection whose request was not read, in the shape of the apps' own errors."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    document = {"timestamp": now, "status": status, "error": status.phrase, "message": message}
+    body = json.dumps(document).encode()
+    headers += b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, status.phrase.encode(), headers, body)

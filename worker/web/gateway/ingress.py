@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from worker import contract
 from worker.addresses import user_name
-from worker.codes import Code, FailureClass
+from worker.codes import Code
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation
 from worker.rabbit.connection import Connection
@@ -18,15 +19,13 @@ from worker.rabbit.publisher import Publisher
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from worker.flow.backoff import Backoff
     from worker.flow.outage import Outage
+    from worker.flow.reconnecting import Reconnecting
     from worker.ports import Outgoing
     from worker.settings import Settings
 
-_OPERATOR_PAUSE_SECONDS: Final = 10.0
-"""Pause after the broker refused us: only an operator can help, and hammering does not."""
-_STEADY_SECONDS: Final = 5.0
-"""A connection that lived this long was a success: the next pause is the shortest again."""
+_BLOCKED: Final = "publish"
+"""Names the outage of a broker that blocks publishers beside that of a lost connection; both are one outage of it."""
 
 _Waiting = tuple["Outgoing", "asyncio.Future[Confirmation]"]
 
@@ -38,17 +37,17 @@ class Unavailable(Exception):  # noqa: N818 - a state of the world, not an error
 class Ingress:
     """Publishes to ingress while there is a connection, and reconnects for ever when there is none."""
 
-    def __init__(self, settings: Settings, *, outage: Outage, blocking: Outage, backoff: Backoff) -> None:
-        """Report what is wrong with the connection to *outage*, and that the broker blocks it to *blocking*."""
+    def __init__(self, settings: Settings, *, outage: Outage, reconnecting: Reconnecting) -> None:
+        """Report what is wrong with the broker to *outage*."""
         self._settings = settings
         self._outage = outage
-        self._blocking = blocking
-        self._backoff = backoff
-        self._deadline = settings.gateway_confirm_timeout_ms / 1000
+        self._blocking = outage.part(_BLOCKED)
+        self._reconnecting = reconnecting
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._waiting: list[_Waiting] = []
         self._windows: set[asyncio.Task[None]] = set()
+        self._deadlines = _Deadlines(settings.gateway_confirm_timeout_ms / 1000)
         self.in_flight = 0
         """Publishes whose effect is not known yet."""
         self.on_connected: list[Callable[[Connection], Coroutine[None, None, None]]] = []
@@ -75,6 +74,7 @@ class Ingress:
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append((message, confirmed))
+        self._deadlines.add(confirmed)
         self.in_flight += 1
         return await confirmed
 
@@ -86,15 +86,10 @@ class Ingress:
                 await self._session(stopping)
             except BrokerError as error:
                 self._outage.began(error.failure, error.explained)
-                pause = self._pause_after(error, asyncio.get_running_loop().time() - began)
+                lasted = asyncio.get_running_loop().time() - began
+                pause = self._reconnecting.pause_after(error.failure, lasted)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), pause)
-
-    def _pause_after(self, error: BrokerError, seconds: float) -> float:
-        if seconds > _STEADY_SECONDS:
-            self._backoff.reset()
-        is_operators = error.failure.failure_class is FailureClass.OPERATOR
-        return _OPERATOR_PAUSE_SECONDS if is_operators else self._backoff.next()
 
     async def _session(self, stopping: asyncio.Event) -> None:
         connection = await Connection.open(
@@ -139,31 +134,80 @@ class Ingress:
 
     def _flush(self) -> None:
         """Publish what this turn of the loop has brought, in one window."""
-        window, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._publish(window), name="publish window")
-        self._windows.add(task)
-        task.add_done_callback(self._windows.discard)
-
-    async def _publish(self, window: Sequence[_Waiting]) -> None:
+        waiting, self._waiting = self._waiting, []
+        window = _Window(self, [confirmed for _, confirmed in waiting])
         if self._publisher is None:
-            self.in_flight -= len(window)
-            for _, confirmed in window:
-                if not confirmed.done():
-                    confirmed.set_exception(Unavailable(self.reason_against() or "The broker is away."))
+            window.fail(Unavailable(self.reason_against() or "The broker is away."))
             return
-        late = asyncio.get_running_loop().call_later(self._deadline, _settle_unknown, window)
-        confirmations: Sequence[Confirmation] = [Confirmation.UNKNOWN] * len(window)
+        messages = [message for message, _ in waiting]
         try:
-            confirmations = await self._publisher.publish([message for message, _ in window])
+            is_sent = self._publisher.publish_now(messages, window)
+        except Exception:
+            window.settle_rest()
+            raise
+        if not is_sent:
+            task = asyncio.create_task(self._publish(self._publisher, messages, window), name="publish window")
+            self._windows.add(task)
+            task.add_done_callback(self._windows.discard)
+
+    @staticmethod
+    async def _publish(publisher: Publisher, messages: Sequence[Outgoing], window: _Window) -> None:
+        try:
+            for index, confirmation in enumerate(await publisher.publish(messages)):
+                window.settle(index, confirmation)
         finally:
-            late.cancel()
-            self.in_flight -= len(window)
-            for (_, confirmed), confirmation in zip(window, confirmations, strict=True):
-                if not confirmed.done():
-                    confirmed.set_result(confirmation)
+            window.settle_rest()
 
 
-def _settle_unknown(window: Sequence[_Waiting]) -> None:
-    for _, confirmed in window:
+class _Window:
+    """The requests whose messages go out together; each of them is settled once."""
+
+    __slots__ = ("_ingress", "_open")
+
+    def __init__(self, ingress: Ingress, confirmed: Sequence[asyncio.Future[Confirmation]]) -> None:
+        self._ingress = ingress
+        self._open = dict(enumerate(confirmed))
+
+    def settle(self, index: int, confirmation: Confirmation) -> None:
+        confirmed = self._open.pop(index, None)
+        if confirmed is None:
+            return
+        self._ingress.in_flight -= 1
         if not confirmed.done():
-            confirmed.set_result(Confirmation.UNKNOWN)
+            confirmed.set_result(confirmation)
+
+    def settle_rest(self) -> None:
+        for index in tuple(self._open):
+            self.settle(index, Confirmation.UNKNOWN)
+
+    def fail(self, reason: Unavailable) -> None:
+        self._ingress.in_flight -= len(self._open)
+        for confirmed in self._open.values():
+            if not confirmed.done():
+                confirmed.set_exception(reason)
+        self._open.clear()
+
+
+class _Deadlines:
+    """Ends the wait for what is not confirmed within a time that is the same for all: one timer, not one for each."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: deque[tuple[float, asyncio.Future[Confirmation]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, confirmed: asyncio.Future[Confirmation]) -> None:
+        loop, waiting = asyncio.get_running_loop(), self._waiting
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        waiting.append((loop.time() + self._seconds, confirmed))
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._expire)
+
+    def _expire(self) -> None:
+        loop, waiting = asyncio.get_running_loop(), self._waiting
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= loop.time()):
+            confirmed = waiting.popleft()[1]
+            if not confirmed.done():
+                confirmed.set_result(Confirmation.UNKNOWN)
+        self._timer = loop.call_at(waiting[0][0], self._expire) if waiting else None

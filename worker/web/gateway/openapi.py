@@ -17,7 +17,7 @@ from worker.schemas.message import message_parts
 from worker.schemas.receipt import FoundProblem
 from worker.schemas.samples import MESSAGE, parsed
 from worker.web.gateway.activities import PATHS
-from worker.web.gateway.reading import BODY_SECONDS, MAX_WAIT_SECONDS
+from worker.web.gateway.reading import BODY_SECONDS, MAX_HEAD_BYTES, MAX_WAIT_SECONDS
 
 _ACCEPTED: Final = "accepted"
 _STATUSES: Final = (_ACCEPTED, "published", "stored", "duplicate", "delayed")
@@ -42,7 +42,7 @@ class Failed(Document):
     status: int = Field(description="The HTTP status.")
     error: str = Field(description="The name of the status.")
     message: str = Field(description="What is wrong, for people.")
-    path: str
+    path: str | None = Field(default=None, description="Absent when the request could not be read.")
     code: ReasonCode | None = None
     problems: list[FoundProblem] | None = Field(default=None, description="Everything that is wrong, at most twenty.")
     id: str | None = Field(default=None, description="The message's id, when it died after it was accepted.")
@@ -65,6 +65,7 @@ _FAILURES: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than CIM_MAX_MESSAGE_BYTES; send a link instead.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not JSON, or packed in a way other than gzip and deflate.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "After waiting: the message was accepted, and then given up; `code` says why.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"Request line and headers have more than {MAX_HEAD_BYTES} bytes.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too much is in progress. Send again after the seconds in `Retry-After`.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The broker is away, blocked or did not confirm in time. Send again after the "
     "seconds in `Retry-After`: the same message twice does no harm.",
