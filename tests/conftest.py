@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
+import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pymongo
 import pytest
@@ -18,14 +20,16 @@ import trustme
 
 from tests.services.broker import CertificateFiles, LocalBroker
 from tests.services.services import Broker, Store, found_broker, found_store, private_broker
+from tests.support.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 # Settings of the person who runs the tests must not change what the tests see: taken out of the environment before
 # anything reads it. The addresses are kept, because they say which services to test against.
 _AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
 _chosen_services: list[str] = []
+_TURNS = pytest.StashKey[Turns]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,6 +40,37 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = inspect.signature(pyfuncitem.obj).parameters
     asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share locks with the other processes of this run, if there are any."""
+    if hasattr(config, "workerinput"):
+        shared = Path(tempfile.gettempdir(), f"cim-tests-{config.workerinput['testrunuid']}")
+        shared.mkdir(exist_ok=True)
+        config.stash[_TURNS] = Turns(shared)
+        config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test marked `alone` run when no other test of this run does."""
+    turns = item.config.stash.get(_TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.take(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports which services were chosen here."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["services"] = _chosen_services
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note what services one process of this run had chosen."""
+    _chosen_services.extend(getattr(node, "workeroutput", {}).get("services", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -80,6 +80,7 @@ def until(world: World, arrivals: Arrivals, waiting: int) -> Seen:
     return Seen(time.monotonic(), world.depth("cim.ingress"), arrivals.count)
 
 
+@pytest.mark.alone
 def test_a_backlog_is_done_when_the_calculation_says(world: World) -> None:
     """The first half of the run gives the pool's own rate, and the second half is what is foretold from it."""
     fill(world, BACKLOG)

@@ -78,6 +78,7 @@ class Load:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_store_costs_live_traffic_nothing_and_the_rest_is_stored_afterwards(
     vhost_url: str, own_store: StoreProcess, tmp_path: Path
 ) -> None:
@@ -98,7 +99,7 @@ def test_a_killed_store_costs_live_traffic_nothing_and_the_rest_is_stored_afterw
         assert time.monotonic() - back < 30
 
         slow = {name: seconds for name, seconds in load.seconds.items() if seconds > 2}
-        assert len(load.seconds) == load.sent > 1000, "each live event is at its subscriber"
+        assert len(load.seconds) == load.sent > 500, "each live event is at its subscriber"
         assert len(slow) < 0.01 * load.sent, slow
         assert pool.lines("retry") == pool.lines("dead_letter") == []
         assert len(pool.lines("dependency_down")) == len(pool.lines("dependency_up")) == 1

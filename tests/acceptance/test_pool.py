@@ -109,7 +109,7 @@ def test_the_metrics_show_stages_ages_confirms_and_queues(world: World, broker: 
 
 
 def test_a_process_that_says_nothing_is_replaced_and_reported(world: World) -> None:
-    with world.pool(poison="p0ison", SILENT_SECONDS="2") as pool:
+    with world.pool(poison="p0ison", SILENT_SECONDS="6") as pool:
         eventually(lambda: pool.ready()[0], "ready")
         (stopped,) = pool.workers()
         os.kill(stopped, signal.SIGSTOP)

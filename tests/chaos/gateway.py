@@ -196,7 +196,7 @@ def run(
                 if choose is None and time.monotonic() > until:
                     break
             before = len(clients.accepted)
-            eventually(lambda: len(clients.accepted) > before, "accepted again after the last fault", 60)
+            eventually(lambda: len(clients.accepted) > before + 20, "accepted again after the last fault", 60)
         finally:
             clients.stop()
         found.accepted, found.statuses = clients.accepted, clients.statuses

@@ -28,6 +28,5 @@ def test_what_was_answered_200_survives_the_end_of_gateway_broker_and_workers(
     found = run(world, breakable_broker, chosen, seconds=0, pause=0.5, seed=1)
 
     assert len(found.faults) == 4
-    assert len(found.accepted) > 20
     assert not found.missing
     assert found.letters == 0
