@@ -20,11 +20,28 @@ MANIFESTS = ROOT / "deploy" / "helm" / "manifests"
 KUBERNETES = "k8s.io/kubernetes@v1.34.4"
 KEDA = "github.com/kedacore/keda/v2@v2.21.0"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
-EVERYTHING = ("autoscaling.enabled=true", "monitoring.serviceMonitor=true", "monitoring.prometheusRule=true")
+EVERYTHING = (
+    "autoscaling.enabled=true",
+    "monitoring.serviceMonitor=true",
+    "monitoring.prometheusRule=true",
+    "gateway.enabled=true",
+    "desk.enabled=true",
+)
+ADDRESSES = ("secret.rabbitmqUrl=amqp://a", "secret.mongodbUri=mongodb://b")
+"""What the chart makes a secret of, for workers alone."""
+MORE_ADDRESSES = (
+    "secret.rabbitmqGatewayUrl=amqp://g",
+    "secret.gatewayTokens=client a-token-of-20-letters",
+    "secret.rabbitmqDeskUrl=amqp://d",
+    "secret.deskTokens=person a-token-of-20-letters",
+)
+"""And for gateway and desk."""
 FILES = {
     "cim-worker.yaml": (*("configmap", "deployment", "service", "jobs", "poddisruptionbudget", "networkpolicy"),),
     "autoscaling.yaml": ("scaledobject",),
     "monitoring.yaml": ("monitoring",),
+    "gateway.yaml": ("gateway",),
+    "desk.yaml": ("desk",),
 }
 """What is committed for people without Helm, and the templates it is rendered from."""
 
@@ -45,14 +62,16 @@ def rendered(tools: Tools, *settings: str, show: tuple[str, ...] = ()) -> str:
 def check(tools: Tools) -> str:
     """Lint, compare with what is committed, and validate strictly."""
     existing = "secret.existing=cim-worker"
-    for settings in ((existing,), (existing, *EVERYTHING), ("secret.rabbitmqUrl=a", "secret.mongodbUri=b")):
+    for settings in ((existing,), (existing, *EVERYTHING), ADDRESSES, (*ADDRESSES, *MORE_ADDRESSES, *EVERYTHING)):
         tools.run(helm(tools), "lint", "--strict", CHART, *(option for one in settings for option in ("--set", one)))
     _refuses(tools, existing, "autoscaling.enabled=true", "autoscaling.minReplicas=0")
     _refuses(tools, existing, "autoscaling.enabled=true", "autoscaling.drainSeconds=1", "processes=4")
+    _refuses(tools, *ADDRESSES, "gateway.enabled=true", "secret.rabbitmqGatewayUrl=amqp://g")
+    _refuses(tools, *ADDRESSES, "desk.enabled=true", "secret.deskTokens=person a-token-of-20-letters")
     for name, templates in FILES.items():
         _compare(tools, MANIFESTS / name, rendered(tools, existing, *EVERYTHING, show=templates))
     everything = tools.folder / "all.yaml"
-    everything.write_text(rendered(tools, "secret.rabbitmqUrl=a", "secret.mongodbUri=b", *EVERYTHING))
+    everything.write_text(rendered(tools, *ADDRESSES, *MORE_ADDRESSES, *EVERYTHING))
     said = validate(tools, everything)
     misspelt = tools.folder / "misspelt.yaml"
     misspelt.write_text(everything.read_text().replace("pollingInterval:", "polingInterval:"))

@@ -20,7 +20,7 @@ import pika
 import trustme
 import yaml
 
-from tests.deployment.chart import EVERYTHING, KEDA, KUBERNETES, OPERATOR, rendered
+from tests.deployment.chart import ADDRESSES, EVERYTHING, KEDA, KUBERNETES, MORE_ADDRESSES, OPERATOR, rendered
 from tests.deployment.tools import CheckFailed
 from tests.services.processes import KeptProcess, free_ports
 from tests.services.services import private_broker
@@ -49,7 +49,8 @@ def scale(tools: Tools) -> str:
 def _objects(tools: Tools, broker: Broker) -> str:
     """Return the chart's objects, with a lower threshold and quicker pauses than anybody wants in earnest."""
     settings = (
-        *("secret.rabbitmqUrl=amqp://a", "secret.mongodbUri=mongodb://b"),
+        *ADDRESSES,
+        *MORE_ADDRESSES,
         f"secret.rabbitmqManagementUrl={broker.management.url}",
         *EVERYTHING,
         "autoscaling.pollingIntervalSeconds=2",

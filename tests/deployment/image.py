@@ -1,7 +1,7 @@
 """The Dockerfile: linted, built without an engine on a root of Debian's packages, and its worker run from it.
 
-The base is a stand-in: Debian's Python instead of the official image, which no engine here can fetch. The steps are the
-real ones.
+The base is made here, of the same packages as the official image of that Debian, which no engine here can fetch. The
+steps are the real ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.deployment.tools import Tools
 
-BASE = "docker.io/library/python:3.13-slim-trixie"
+BASE = "docker.io/library/debian:trixie-slim"
 IMAGE = "localhost/cim-worker:check"
 _INSIDE = (
     'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && mount -t tmpfs tmpfs "$0/tmp" '
@@ -89,15 +89,15 @@ class _Builder:
         """Make the stand-in for the base image, with this machine's authorities and pip settings, for its network."""
         if BASE.partition(":")[0] in self.run("images"):
             return
-        root = self._tools.folder / "rootfs"
-        if not (root / "usr" / "bin" / "pip3").exists():
+        root = self._tools.folder / "trixie"
+        if not (root / "usr" / "bin" / "apt-get").exists():
             program = self._tools.from_apt("debootstrap", "debootstrap")
-            packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
+            packages = "--include=ca-certificates"
             self._tools.run(program, "--variant=minbase", packages, "trixie", root, _mirror())
         for name in ("etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
             with contextlib.suppress(FileNotFoundError):
                 (root / name).write_bytes(Path("/", name).read_bytes())
-        archive = self._tools.folder / "base.tar"
+        archive = self._tools.folder / "trixie.tar"
         self._tools.run("tar", "-C", root, "-cf", archive, ".")
         podman = self._tools.from_apt("podman", "podman")
         self.run("import", "--quiet", "--change", 'CMD ["python3"]', str(archive), BASE, program=podman)
@@ -123,6 +123,8 @@ def _look_into(root: Path) -> None:
     left = [path for name in ("pip", "ensurepip") for path in root.glob(f"**/python3*/**/{name}") if path.is_dir()]
     _expect(f"pip is not in it: {left}", not left)
     _expect("the sources are not in it", not (root / "src" / "worker").exists())
+    compiled = {file.name.partition(".")[0] for file in root.glob("opt/cim-worker/lib/python3*/*/worker/compiled/*.so")}
+    _expect(f"what has a compiled form is compiled: {compiled}", compiled == {"frames", "scan"})
 
 
 def _work(root: Path, configuration: dict[str, Any]) -> None:
@@ -162,10 +164,16 @@ class _Run:
                 _expect("its health check says it is well", health.wait(20) == 0)
             with self._started(["sh", "-c", "echo > /opt/x"], "write") as writing:
                 _expect("its root file system cannot be written", writing.wait(20) != 0)
+            self._uses_what_is_compiled()
             worker = _only_child(process.pid)
             _expect("it runs as 10001", _real_user(worker) == "10001")
             os.kill(worker, signal.SIGTERM)
             _expect("it drains and ends with 0", process.wait(40) == 0)
+
+    def _uses_what_is_compiled(self) -> None:
+        code = "from worker import compiled; assert compiled.frames and compiled.scan"
+        with self._started(["python3", "-I", "-c", code], "compiled") as looking:
+            _expect("its interpreter loads what is compiled", looking.wait(20) == 0)
 
     @contextlib.contextmanager
     def _started(self, command: list[str], name: str) -> Iterator[subprocess.Popen[bytes]]:

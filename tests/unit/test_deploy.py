@@ -66,9 +66,19 @@ def kind(name: str, file: str = "cim-worker.yaml") -> dict[str, Any]:
     return next(one for one in manifests(file) if one["kind"] == name)
 
 
-def worker_pod() -> dict[str, Any]:
-    pod: dict[str, Any] = kind("Deployment")["spec"]["template"]["spec"]
+def pod_of(command: str) -> dict[str, Any]:
+    """Return what the chart's Deployment of a command runs."""
+    file = "cim-worker.yaml" if command == "run" else f"{command}.yaml"
+    pod: dict[str, Any] = kind("Deployment", file)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == [command]
     return pod
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Return every pod of the manifests, by the name of what makes it."""
+    documents = [one for file in ("cim-worker.yaml", "gateway.yaml", "desk.yaml") for one in manifests(file)]
+    with_pods = [one for one in documents if "template" in one.get("spec", {})]
+    return {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in with_pods}
 
 
 @pytest.mark.parametrize("file", PLAIN_YAML, ids=lambda file: str(file.relative_to(DEPLOY)))
@@ -118,28 +128,41 @@ def test_the_charts_rules_are_these_rules() -> None:
     assert (CHART / "files" / "rules.yml").read_text() == (DEPLOY / "prometheus" / "rules.yml").read_text()
 
 
-def test_probes_ask_the_port_and_the_paths_that_the_pool_has() -> None:
-    container = worker_pod()["containers"][0]
-    assert container["ports"] == [{"name": "http", "containerPort": DEFAULTS["http_port"]}]
+@pytest.mark.parametrize("command", ["run", "gateway"])
+def test_probes_ask_the_operators_port_and_the_paths_that_it_has(command: str) -> None:
+    container = pod_of(command)["containers"][0]
+    assert {"name": "http", "containerPort": DEFAULTS["http_port"]} in container["ports"]
     probes = {name: container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {probe["port"] for probe in probes.values()} == {"http"}
     assert {probe["path"] for probe in probes.values()} <= {"/livez", "/readyz"}
     assert (probes["livenessProbe"]["path"], probes["readinessProbe"]["path"]) == ("/livez", "/readyz")
     assert kind("ConfigMap")["data"]["CIM_HTTP_PORT"] == str(DEFAULTS["http_port"])
     assert kind("ConfigMap")["data"]["CIM_HTTP_HOST"] == "0.0.0.0"  # noqa: S104 - as containers need it
 
 
-def test_a_pods_grace_period_is_longer_than_its_pause_and_the_drain() -> None:
-    pause = int(worker_pod()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
+@pytest.mark.parametrize(
+    ("command", "service_port"), [("gateway", "http-activities"), ("gateway", "http"), ("desk", "http-desk")]
+)
+def test_services_lead_to_the_ports_that_gateway_and_desk_listen_on(command: str, service_port: str) -> None:
+    of_service = {one["name"]: one["targetPort"] for one in kind("Service", f"{command}.yaml")["spec"]["ports"]}
+    container = pod_of(command)["containers"][0]
+    open_ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    numbers = {"http-activities": "gateway_port", "http": "http_port", "http-desk": "desk_port"}
+    assert open_ports[of_service[service_port]] == DEFAULTS[numbers[service_port]]
+    listens = {one["name"]: one["value"] for one in container["env"]}
+    assert listens[f"CIM_{command.upper()}_HOST"] == "0.0.0.0"  # noqa: S104 - as containers need it
+
+
+@pytest.mark.parametrize("command", ["run", "gateway"])
+def test_a_pods_grace_period_is_longer_than_its_pause_and_the_drain(command: str) -> None:
+    pause = int(pod_of(command)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
     drain = math.ceil(int(kind("ConfigMap")["data"]["CIM_DRAIN_GRACE_MS"]) / 1000)
     assert VALUES["drainGraceMs"] == DEFAULTS["drain_grace_ms"]
-    assert worker_pod()["terminationGracePeriodSeconds"] >= pause + drain + 10
+    assert pod_of(command)["terminationGracePeriodSeconds"] >= pause + drain + 10
 
 
 def test_a_pod_may_do_nothing_it_need_not() -> None:
-    for document in manifests("cim-worker.yaml"):
-        pod = document.get("spec", {}).get("template", {}).get("spec")
-        if pod is None:
-            continue
+    for pod in pods().values():
         container = pod["containers"][0]["securityContext"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert not pod["automountServiceAccountToken"]
@@ -148,24 +171,39 @@ def test_a_pod_may_do_nothing_it_need_not() -> None:
         assert "memory" in pod["containers"][0]["resources"]["limits"]
 
 
-def test_no_pod_sees_another_jobs_password() -> None:
-    keys = {
-        one["metadata"]["name"]: {item["key"] for item in pod["volumes"][0]["secret"]["items"]}
-        for one in manifests("cim-worker.yaml")
-        if (pod := one.get("spec", {}).get("template", {}).get("spec"))
+def test_each_pod_sees_the_passwords_it_reads_and_no_other() -> None:
+    seen = {pod["containers"][0]["name"]: secrets(pod) for pod in pods().values()}
+    assert seen == {
+        "worker": {"rabbitmq-url", "mongodb-uri", "rabbitmq-management-url"},
+        "topology": {"rabbitmq-topology-url"},
+        "store": {"mongodb-uri"},
+        "gateway": {"rabbitmq-gateway-url", "gateway-tokens"},
+        "desk": {"rabbitmq-desk-url", "mongodb-uri", "rabbitmq-management-url", "desk-tokens"},
     }
-    topology = [found for name, found in keys.items() if "-topology-" in name]
-    assert topology == [{"rabbitmq-topology-url"}]
-    assert "rabbitmq-topology-url" not in keys["cim-worker"]
+    for pod in pods().values():
+        variables = [one for one in pod["containers"][0]["env"] if one["name"].endswith("_FILE")]
+        assert {one["value"].rpartition("/")[2] for one in variables} == secrets(pod)
+
+
+def secrets(pod: dict[str, Any]) -> set[str]:
+    """Return the keys of the secret that are files in a pod."""
+    return {item["key"] for item in pod["volumes"][0]["secret"]["items"]}
+
+
+def test_the_workers_believe_gateway_and_desk_whoever_is_in_them() -> None:
+    users = {one["name"] for one in json.loads((DEPLOY / "rabbitmq" / "users.json").read_text())}
+    trusted = set(kind("ConfigMap")["data"]["CIM_TRUSTED_USERS"].split(","))
+    assert trusted == {VALUES["gateway"]["brokerUser"], VALUES["desk"]["brokerUser"]} <= users
+    assert not VALUES["gateway"]["enabled"]
+    assert not VALUES["desk"]["enabled"]
 
 
 def test_every_setting_in_the_manifests_exists() -> None:
     names = set(kind("ConfigMap")["data"])
     for service in COMPOSE["services"].values():
         names |= {name for name in service.get("environment", {}) if name.startswith("CIM_")}
-    for document in manifests("cim-worker.yaml"):
-        for container in document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
-            names |= {one["name"] for one in container.get("env", [])}
+    for pod in pods().values():
+        names |= {one["name"] for container in pod["containers"] for one in container["env"]}
     settings = {f"CIM_{name.upper()}" for name in Settings.model_fields}
     files = {f"{name}_FILE" for name in settings}
     assert names <= settings | files
@@ -216,16 +254,17 @@ def test_the_image_has_every_dependency_at_the_version_that_is_tested() -> None:
     pinned = dict(
         line.split("==") for line in (DEPLOY / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     )
-    wanted = [
-        re.match(r"[\w-]+", one) for one in importlib.metadata.requires("cim-worker") or [] if "extra ==" not in one
-    ]
-    names = {found[0].lower() for found in wanted if found}
+    requirements = importlib.metadata.requires("cim-worker") or []
+    used = [one for one in requirements if "extra ==" not in one or "extra == 'native'" in one]
+    names = {found[0].lower() for one in used if (found := re.match(r"[\w-]+", one))}
+    assert {"cython", "orjson"} <= names
     assert names <= set(pinned), "pin it in deploy/constraints.txt"
 
 
-def test_the_image_runs_the_worker_itself_as_nobody() -> None:
-    text = (DEPLOY / "Dockerfile").read_text()
-    last = text.rpartition("FROM ")[2]
+def test_the_image_runs_the_worker_itself_as_nobody_and_what_builds_it_is_not_in_it() -> None:
+    build, last = (DEPLOY / "Dockerfile").read_text().split("FROM ")[1:]
+    assert "HATCH_BUILD_HOOKS_ENABLE=1" in build
+    assert [tool for tool in ("gcc", "python3-dev", "pip ", "pip3") if tool in last] == []
     assert 'ENTRYPOINT ["cim-worker"]' in last
     assert "USER 10001:10001" in last
     assert "HEALTHCHECK" in last
