@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import further, plot, stores
+from tests.benchmarks import further, plot, processes, stores
 from tests.benchmarks.contenders import BLOCKING, OURS
 from tests.benchmarks.further import Further
 from tests.benchmarks.profiling import profile
-from tests.benchmarks.report import README, Report, machine, shares, throughput, verdict_table
+from tests.benchmarks.report import README, Report, machine, shares, throughput, verdict_table, write_between
 from tests.benchmarks.rounds import Rounds
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.targets import RATIOS
@@ -58,15 +58,18 @@ def main() -> int:
     report = Report()
     with private_broker(plugins=("rabbitmq_shovel",)) as broker, stores.running(options.store) as store:
         title = "Quick run" if options.quick else "Full run"
-        report.section(title, machine(broker.management.version(), store.describe))
+        facts = list(machine(broker.management.version(), store.describe))
+        report.section(title, facts)
         with Stage(broker, store.uri, conversations=_CONVERSATIONS) as stage:
-            outcome = _run(stage, plan, options, report)
+            outcome, rounds = _run(stage, plan, options, report)
         if "durable" in options.parts and options.store == "memory" and not options.quick:
             outcome["durable"] = _durable(broker, report)
     outcome["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     report.progress(f"\n{time.monotonic() - started:.0f} s in all")
     if options.json:
         Path(options.json).write_text(json.dumps(outcome, indent=1))
+    if options.capacity:
+        write_between(processes.PAGE, "processes", ["", *facts, "", *processes.table(rounds)])
     if options.readme:
         report.write("results")
         plot.throughput(outcome, README.with_name("throughput.png"))
@@ -83,10 +86,11 @@ def _options() -> argparse.Namespace:
     add("--store", choices=stores.NAMES, default=stores.fastest(), help="%(default)s on this machine")
     add("--json", metavar="FILE", help="write every result to FILE as well")
     add("--readme", action="store_true", help="write the tables and the plot into README.md beside this program")
+    add("--capacity", action="store_true", help="write the table of 1, 2 and 4 processes into deploy/capacity.md")
     return parser.parse_args()
 
 
-def _run(stage: Stage, plan: Plan, options: argparse.Namespace, report: Report) -> dict[str, Any]:
+def _run(stage: Stage, plan: Plan, options: argparse.Namespace, report: Report) -> tuple[dict[str, Any], list[Results]]:
     workloads = [part for part in options.parts if part in {"live", "stored", "mixed"}]
     runs = Rounds(stage, seconds=plan.seconds, only=options.only, say=report.progress)
     rounds = _compare(workloads, options.rounds or plan.rounds, runs)
@@ -100,7 +104,7 @@ def _run(stage: Stage, plan: Plan, options: argparse.Namespace, report: Report) 
     if "profile" in options.parts:
         report.section("Where our processor time goes", _profiles(stage, plan.profiled))
     results = [result.facts() for one in rounds for result in one.values()]
-    return {"results": results, "targets": [verdict.facts() for verdict in verdicts]}
+    return {"results": results, "targets": [verdict.facts() for verdict in verdicts]}, rounds
 
 
 def _compare(workloads: Sequence[str], count: int, rounds: Rounds) -> list[Results]:

@@ -43,13 +43,18 @@ class Report:
 
     def write(self, name: str) -> None:
         """Replace what the README says between the marks of *name* by what was kept."""
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = README.read_text().partition(begin)
-        _, also_found, after = rest.partition(end)
-        if not (found and also_found):
-            raise ValueError(f"the README has no marks for {name}")
-        kept = "\n".join(self._kept)
-        README.write_text(f"{before}{begin}{kept}\n\n{end}{after}")
+        write_between(README, name, self._kept)
+
+
+def write_between(page: Path, name: str, lines: Iterable[str]) -> None:
+    """Replace what *page* says between the marks of *name* by *lines*."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    _, also_found, after = rest.partition(end)
+    if not (found and also_found):
+        raise ValueError(f"{page} has no marks for {name}")
+    text = "\n".join(lines)
+    page.write_text(f"{before}{begin}{text}\n\n{end}{after}")
 
 
 def machine(broker_version: str, store: str) -> Iterator[str]:
