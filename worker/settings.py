@@ -329,7 +329,12 @@ class Settings(BaseSettings):
     @field_validator("processes", mode="before")
     @classmethod
     def _auto_is_a_number(cls, value: object) -> object:
-        return usable_processors() if value == "auto" else value
+        if value == "auto":
+            return usable_processors()
+        if isinstance(value, str) and not value.strip().isdecimal():
+            msg = "must be a number of processes, or auto"
+            raise ValueError(msg)
+        return value
 
     @field_validator("rabbitmq_url")
     @classmethod

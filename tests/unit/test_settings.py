@@ -125,3 +125,5 @@ def test_trusted_users_are_names_and_nothing_that_could_mean_another_name() -> N
 
 def test_auto_is_one_process_for_each_processor() -> None:
     assert load_settings(processes="auto").processes == usable_processors() >= 1
+    with pytest.raises(ConfigurationError, match="CIM_PROCESSES: must be a number of processes, or auto"):
+        load_settings(processes="many")

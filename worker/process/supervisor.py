@@ -147,9 +147,11 @@ class _Member:
         """Return what is wrong with the process, in words, or None."""
         if self.process is None:
             return f"process {self.index} {self.why_not}"
-        if self.silent_seconds > _LATE_SECONDS:
-            return f"process {self.index} has not reported for {self.silent_seconds:.0f} s"
-        return None if self.checks else f"process {self.index} is starting"
+        is_late = self.silent_seconds > _LATE_SECONDS
+        if not self.checks:
+            since = f", for {self.silent_seconds:.0f} s now" if is_late else ""
+            return f"process {self.index} is starting{since}"
+        return f"process {self.index} has not reported for {self.silent_seconds:.0f} s" if is_late else None
 
 
 class _Pool:
