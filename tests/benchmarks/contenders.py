@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -16,11 +18,13 @@ from tests.services.processes import KeptProcess
 from worker import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.benchmarks.stage import Stage
 
 _ROOT: Final = Path(__file__).parents[2]
+_GO_SOURCE: Final = Path(__file__).parent / "rivals" / "go"
+_GO_PROGRAM: Final = _ROOT / ".cache" / "benchmarks" / "go-contender"
 _STOP_SECONDS: Final = 30.0
 _SHOVEL_PREFETCH: Final = 1000
 
@@ -78,6 +82,10 @@ class RunningProcess:
         """Return the resident memory of the largest of them, in MiB."""
         return max((process.memory_info().rss for process in self.processes()), default=0) / 2**20
 
+    def kill(self) -> None:
+        """End it and everything it started with SIGKILL."""
+        self._process.kill()
+
     def complaint(self) -> str | None:
         """Return its exit and last words, if it has ended."""
         if self._process.is_running:
@@ -87,20 +95,22 @@ class RunningProcess:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A contender that is a Python module run as a process of its own."""
+    """A contender that is run as a process of its own: a Python module, or a program that *build* makes first."""
 
     name: str
     arguments: tuple[str, ...]
     rates: Mapping[str, int]
     environment: Mapping[str, str] = field(default_factory=dict)
+    build: Callable[[], str] = lambda: sys.executable
 
     @contextmanager
     def running(self, stage: Stage) -> Iterator[RunningProcess]:
-        """Start the module with the stage's addresses in its environment."""
+        """Start the command with the stage's addresses in its environment."""
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), **stage.environment, **self.environment}
+        program = self.build()
         with tempfile.TemporaryDirectory(prefix="cim-bench-") as folder:
             log = Path(folder) / "log"
-            process = KeptProcess([sys.executable, *self.arguments], environment=environment, log=log)
+            process = KeptProcess([program, *self.arguments], environment=environment, log=log)
             try:
                 yield RunningProcess(process, log)
             finally:
@@ -160,6 +170,16 @@ def _rival(name: str, module: str, prefetch: int, **rates: int) -> Command:
     return Command(name, arguments, rates, {"BENCH_PREFETCH": str(prefetch)} if prefetch else {})
 
 
+def _built_go() -> str:
+    """Build the contender in Go, where what it needs has changed since; its libraries come from the module proxy."""
+    _GO_PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    command = ["go", "build", "-mod=readonly", "-o", str(_GO_PROGRAM), "."]
+    done = subprocess.run(command, cwd=_GO_SOURCE, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"cannot build the contender in Go: {done.stderr[-1000:]}")
+    return str(_GO_PROGRAM)
+
+
 _MOST_AT_ONCE: Final = 2000
 """The prefetch that suits aio-pika and FastStream best, of 20 to 2000 tried; quorum queues give no more."""
 
@@ -174,6 +194,15 @@ FASTSTREAM: Final = _rival("FastStream, as documented", "faststream_documented",
 FASTSTREAM_TUNED: Final = _rival(
     "FastStream, tuned", "faststream_tuned", _MOST_AT_ONCE, live=1500, stored=1200, mixed=1400
 )
+GO: Final = Command(
+    "Go, amqp091-go",
+    (),
+    {"live": 9000, "stored": 7000, "mixed": 8000},
+    {"BENCH_PREFETCH": str(_MOST_AT_ONCE)},
+    _built_go,
+)
 SHOVEL: Final = Shovel("shovel (limit)", {"live": 15_000})
 
-ALL: Final = (OURS, OURS_TWO, OURS_FOUR, BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, SHOVEL)
+RIVALS: Final = (BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, *([GO] if shutil.which("go") else []))
+"""Who can take part on this machine: the one in Go only where its toolchain is found."""
+ALL: Final[tuple[Contender, ...]] = (OURS, OURS_TWO, OURS_FOUR, *RIVALS, SHOVEL)

@@ -164,6 +164,29 @@ class Stage:
         for key, exchange in exchanges.items():
             self._channel.exchange_bind(exchange, contract.HUB, routing_key=key)
 
+    @contextmanager
+    def unheard(self, some: Sequence[Place]) -> Iterator[None]:
+        """Take the subscriber's queue off the exchanges of *some* conversations meanwhile: nobody listens there."""
+        exchanges = [contract.conversation_exchange(place.conversation_id) for place in some]
+        for exchange in exchanges:
+            self._channel.queue_unbind(ARRIVALS, exchange, routing_key="")
+        yield
+        for exchange in exchanges:
+            self._channel.queue_bind(ARRIVALS, exchange, routing_key="")
+
+    def drained(self, queue: str) -> list[str]:
+        """Take everything out of *queue* and return the message ids; one that comes twice is there twice."""
+        return asyncio.run(self._drain(queue))
+
+    def documents(self) -> list[str]:
+        """Return the message ids of all stored activities; one that is stored twice is there twice."""
+        return [one["messageId"] for one in self._mongo[self.database][ACTIVITIES].find({}, {"messageId": 1})]
+
+    def letters(self) -> set[str]:
+        """Return the message ids of all dead letters, queued or recorded."""
+        recorded = self._mongo[self.database][LETTERS].find({}, {"messageId": 1})
+        return {*self.drained(contract.DEAD_LETTERS), *(letter["messageId"] for letter in recorded)}
+
     def problems(self, loaded: Loaded, *, by_id: bool = True, drained: bool = True) -> list[str]:
         """Compare what came out with what went in; return sentences, none when all is well.
 
@@ -180,13 +203,11 @@ class Stage:
 
     def _letters_astray(self, expected: set[str]) -> list[str]:
         """Compare the dead letters. One that is recorded may still be in its queue, when the recorder was stopped."""
-        recorded = self._mongo[self.database][LETTERS].find({}, {"messageId": 1})
-        queued = asyncio.run(self._drain(contract.DEAD_LETTERS))
-        return _astray("dead letters", list({*queued, *(letter["messageId"] for letter in recorded)}), expected)
+        return _astray("dead letters", list(self.letters()), expected)
 
     def _events_astray(self, expected: set[str], *, by_id: bool) -> list[str]:
         if by_id:
-            return _astray("events", list(dict.fromkeys(asyncio.run(self._drain(ARRIVALS)))), expected)
+            return _astray("events", list(dict.fromkeys(self.drained(ARRIVALS))), expected)
         arrived = self.arrived()
         return [] if arrived == len(expected) else [f"{arrived} events instead of {len(expected)}"]
 

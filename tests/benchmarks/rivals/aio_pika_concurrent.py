@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import aio_pika
+from aio_pika.exceptions import PublishError
 from pymongo import AsyncMongoClient
+from pymongo.errors import DuplicateKeyError
 
 from tests.benchmarks.rivals import handling
 from tests.benchmarks.rivals.handling import CachedRegistry, Document, Invalid, Live
@@ -29,6 +32,10 @@ async def main() -> None:
     hub = await out.get_exchange(contract.HUB, ensure=False)
     dead_letters = await out.get_exchange(contract.DEAD_LETTERS, ensure=False)
 
+    async def store(document: Document) -> None:
+        with contextlib.suppress(DuplicateKeyError):  # it is there since the time before
+            await activities.insert_one(document)
+
     async def on_message(delivery: AbstractIncomingMessage) -> None:
         message = handling.read(delivery.body)
         if isinstance(message, Invalid):
@@ -42,9 +49,12 @@ async def main() -> None:
             decided = handling.decide(message, await registry.conversation(message))
             if isinstance(decided, Live):
                 event = aio_pika.Message(decided.body, **handling.properties(decided))
-                await hub.publish(event, decided.conversation_id, mandatory=True)
+                try:
+                    await hub.publish(event, decided.conversation_id, mandatory=True)
+                except PublishError:
+                    await store(decided.document)
             else:
-                await activities.insert_one(decided.document)
+                await store(decided.document)
         await delivery.ack()
 
     queue = await channel.get_queue(contract.INGRESS, ensure=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pika
 import pika.exceptions
 from pymongo import MongoClient
+from pymongo.errors import DuplicateKeyError
 
 from tests.benchmarks.rivals import handling
 from tests.benchmarks.rivals.handling import Document, Invalid, Live
@@ -20,6 +23,10 @@ def main() -> None:
     channel = connection.channel()
     channel.confirm_delivery()
     channel.basic_qos(prefetch_count=handling.PREFETCH or 100)
+
+    def store(document: Document) -> None:
+        with contextlib.suppress(DuplicateKeyError):  # it is there since the time before
+            activities.insert_one(document)
 
     def on_message(_channel: object, method: pika.spec.Basic.Deliver, _properties: object, body: bytes) -> None:
         message = handling.read(body)
@@ -37,9 +44,14 @@ def main() -> None:
             decided = handling.decide(message, handling.conversation_of(found))
             if isinstance(decided, Live):
                 properties = pika.BasicProperties(**handling.properties(decided))
-                channel.basic_publish(contract.HUB, decided.conversation_id, decided.body, properties, mandatory=True)
+                try:
+                    channel.basic_publish(
+                        contract.HUB, decided.conversation_id, decided.body, properties, mandatory=True
+                    )
+                except pika.exceptions.UnroutableError:
+                    store(decided.document)
             else:
-                activities.insert_one(decided.document)
+                store(decided.document)
         channel.basic_ack(method.delivery_tag)
 
     channel.basic_consume(contract.INGRESS, on_message)

@@ -6,11 +6,14 @@ It looks conversations up through the same cache as our worker; more than that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import aio_pika
+from aio_pika.exceptions import PublishError
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitExchange, RabbitMessage, RabbitQueue
 from pymongo import AsyncMongoClient
+from pymongo.errors import DuplicateKeyError
 
 from tests.benchmarks.rivals import handling
 from tests.benchmarks.rivals.handling import CachedRegistry, Document, Invalid, Live
@@ -22,7 +25,13 @@ async def undecoded(delivery: RabbitMessage) -> RabbitMessage:
     return delivery
 
 
-broker = RabbitBroker(handling.RABBITMQ_URL, logger=None, apply_types=False, decoder=undecoded)
+broker = RabbitBroker(
+    handling.RABBITMQ_URL,
+    logger=None,
+    apply_types=False,
+    decoder=undecoded,
+    default_channel=Channel(on_return_raises=True),
+)
 app = FastStream(broker, logger=None)
 queue = RabbitQueue(contract.INGRESS, queue_type=QueueType.QUORUM, durable=True, declare=False)
 hub = RabbitExchange(contract.HUB, declare=False)
@@ -38,6 +47,11 @@ class Handler:
         database = client[handling.DATABASE]
         self.registry = CachedRegistry(client)
         self.activities = database.get_collection("ConversationActivities", write_concern=handling.MAJORITY)
+
+    async def store(self, document: Document) -> None:
+        """Insert a document, unless it is there since the time before."""
+        with contextlib.suppress(DuplicateKeyError):
+            await self.activities.insert_one(document)
 
 
 handler = Handler()
@@ -57,9 +71,12 @@ async def handle(delivery: RabbitMessage) -> None:
         decided = handling.decide(message, await handler.registry.conversation(message))
         if isinstance(decided, Live):
             event = aio_pika.Message(decided.body, **handling.properties(decided))
-            await broker.publish(event, exchange=hub, routing_key=decided.conversation_id, mandatory=True)
+            try:
+                await broker.publish(event, exchange=hub, routing_key=decided.conversation_id, mandatory=True)
+            except PublishError:
+                await handler.store(decided.document)
         else:
-            await handler.activities.insert_one(decided.document)
+            await handler.store(decided.document)
     await delivery.ack()
 
 

@@ -37,6 +37,12 @@ class Live:
     conversation_id: str
     event_id: str
     body: bytes
+    activity: Activity
+
+    @property
+    def document(self) -> Document:
+        """What is stored when nobody listens."""
+        return stored(self.activity).document
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def decide(message: CimMessage, conversation: Conversation | None) -> Live | Sto
     """Return what has to be done with a valid message."""
     activity = translate(message, conversation, now=_now())
     if place(message, conversation)[0] is Destination.HUB:
-        return Live(activity.conversation_id or "", activity.event_id, activity.event_bytes())
+        return Live(activity.conversation_id or "", activity.event_id, activity.event_bytes(), activity)
     return stored(activity)
 
 
