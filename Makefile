@@ -96,6 +96,10 @@ desk-test: .venv/.made-desk ## the desk's page in a real Chromium (apt installs 
 test-stores: .venv/.made ## hold every MongoDB-like server that can be had here to the store's contract
 	@$(RUN)/python -m tests.contract.store.every_server $(ARGS)
 
+.PHONY: matrix
+matrix: .venv/.made ## the tests on every broker, store, library and Python that can be had here (ARGS="--only NAME", --resume)
+	@$(RUN)/python -m tests.matrix $(ARGS)
+
 .PHONY: clients
 clients: .venv/.made ## the publishers of schemas/examples/clients in Python, JavaScript, Go and Java, against a real worker
 	@$(RUN)/pytest tests/clients $(ARGS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.fault import FAULTS, PENDING
 from tests.chaos.run import Plan, Progress, Report, run
+from tests.contract.store.servers import SERVERS
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
@@ -40,6 +41,8 @@ def main() -> int:
         only=tuple(options.only.split(",")) if options.only else (),
         keep=options.keep,
         quiet_timeout=options.quiet,
+        broker_root=options.rabbitmq_root,
+        store=options.store,
     )
     report = asyncio.run(run(plan, _say, ProgressLine()))
     print_report(report)
@@ -62,6 +65,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)"
     )
+    parser.add_argument("--rabbitmq-root", type=Path, help="root file system of another RabbitMQ (needs root rights)")
+    parser.add_argument("--store", choices=sorted(SERVERS), default="embedded", help="store to break")
     parser.add_argument("--json", type=Path, help="file to write the report to")
     parser.add_argument("--keep", type=Path, help="folder to copy the logs of worker and broker to")
     parser.add_argument(

@@ -68,6 +68,10 @@ class Plan:
     keep: Path | None = None
     """A folder to copy logs to."""
     quiet_timeout: float = _LIMBO_SECONDS
+    broker_root: Path | None = None
+    """Root file system of another RabbitMQ; this machine's unless given."""
+    store: str = "embedded"
+    """A name of `tests.contract.store.servers`."""
 
     @property
     def traffic(self) -> Mix:
@@ -137,7 +141,8 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
     """Do one run and return its report. *progress* is called twice a second."""
     started = time.monotonic()
     state = Progress()
-    async with world(plan.seed, plan.traffic, say, code=plan.code) as made:
+    where, store = plan.broker_root, plan.store
+    async with world(plan.seed, plan.traffic, say, code=plan.code, broker_root=where, store=store) as made:
         platform = Platform(made)
         watching = asyncio.create_task(_watch(made, state, progress))
         try:

@@ -25,10 +25,10 @@ from tests.chaos.messages import KILL_MARK, TRAP, UNSTORABLE_MARK, VHOST, Mix, P
 from tests.chaos.pool import Pool, snapshot
 from tests.chaos.publishing import Publisher
 from tests.chaos.subscribing import Subscriber
+from tests.contract.store.servers import SERVERS
 from tests.services.management import ManagementError
 from tests.services.proxy import Proxy
 from tests.services.services import private_broker
-from tests.services.store import embedded_store
 from tests.support.wire_proxy import WireProxy, wire_proxy, write_error
 
 if TYPE_CHECKING:
@@ -128,25 +128,34 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(seed: int, mix: Mix, say: Callable[[str], None], *, code: Path | None = None) -> AsyncIterator[World]:
+async def world(
+    seed: int,
+    mix: Mix,
+    say: Callable[[str], None],
+    *,
+    code: Path | None = None,
+    broker_root: Path | None = None,
+    store: str = "embedded",
+) -> AsyncIterator[World]:
     """Start everything but the pool; end and remove everything, whatever happened.
 
-    *code*: a folder with the worker package to run; a snapshot of the tree unless given.
+    *code*: a folder with the worker package to run; a snapshot of the tree unless given. *broker_root*: root file
+    system of another RabbitMQ. *store*: a name of `tests.contract.store.servers`.
     """
     folder = Path(tempfile.mkdtemp(prefix="cim-chaos-"))
     try:
-        with private_broker(configuration=[_FRESH_COUNTS], say=lambda _: None) as broker:
+        with private_broker(chroot=broker_root, configuration=[_FRESH_COUNTS], say=lambda _: None) as broker:
             (folder / "store").mkdir()
-            store = embedded_store(folder / "store")
+            server = SERVERS[store](folder / "store")
             try:
-                await asyncio.to_thread(store.start)
-                with wire_proxy(store.uri) as sick:
+                await asyncio.to_thread(server.start)
+                with wire_proxy(server.uri) as sick:
                     sick.on("insert", collection="ConversationActivities", answer=refuse_unstorable)
-                    parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, store, sick)
+                    parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, server, sick)
                     async with _assembled(parts) as made:
                         yield made
             finally:
-                store.kill()
+                server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

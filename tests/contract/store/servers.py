@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.services.store import LocalStore, StoreProcess, StoreStartError, embedded_store, mongod_store
+from tests.contract.store import ferretdb2
+from tests.services.store import StoreProcess, StoreStartError, embedded_store, mongod_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SECANTUSDB: Final = "0.7.0b3"
 _SOURCES: Final = Path(__file__).parent / "server_sources"
 _BUILT: Final = Path(__file__).parents[3] / ".cache" / "stores"
 
@@ -23,18 +27,30 @@ def default() -> str:
 
 def is_available(name: str) -> bool:
     """Tell whether a server can be had here without installing anything but packages of its language."""
-    programs = {"embedded": (), "mongod": ("mongod",), "ferretdb": ("go",), "mongo-java-server": ("mvn", "javac")}[name]
-    return all(shutil.which(program) for program in programs)
+    if name == "ferretdb2" and os.geteuid() != 0:
+        return False  # it needs a root file system of another release
+    return all(shutil.which(program) for program in _PROGRAMS[name])
 
 
-def _mongod(folder: Path) -> LocalStore:
+_PROGRAMS: Final = {
+    "embedded": (),
+    "mongod": ("mongod",),
+    "ferretdb": ("go",),
+    "ferretdb2": ("go", "apt-get"),
+    "mongo-java-server": ("mvn", "javac"),
+    "secantusdb": (),
+}
+"""What has to be on the machine for each server."""
+
+
+def _mongod(folder: Path) -> StoreProcess:
     server = mongod_store(folder)
     if server is None:
         raise StoreStartError("there is no mongod program on this machine")
     return server
 
 
-def _ferretdb(folder: Path) -> LocalStore:
+def _ferretdb(folder: Path) -> StoreProcess:
     """FerretDB 1.24 over SQLite, built from the Go module proxy once and kept in .cache."""
     program = _BUILT / "ferretdb"
     if not program.exists():
@@ -44,7 +60,31 @@ def _ferretdb(folder: Path) -> LocalStore:
     )
 
 
-def _mongo_java_server(folder: Path) -> LocalStore:
+def _ferretdb2(folder: Path) -> StoreProcess:
+    """FerretDB 2 over PostgreSQL with DocumentDB; see its file for where they come from."""
+    program = _BUILT / f"ferretdb-{ferretdb2.VERSION}"
+    if not program.exists():
+        command = ["go", "build", "-mod=readonly", "-o", str(program), "github.com/FerretDB/FerretDB/v2/cmd/ferretdb"]
+        _build(command, _SOURCES / "ferretdb2")
+    return ferretdb2.FerretDb2(program, folder)
+
+
+def _secantusdb(folder: Path) -> StoreProcess:
+    """SecantusDB from PyPI, in an environment of its own: a program to test against, under the GPL, no dependency."""
+    environment = _BUILT / f"secantusdb-{_SECANTUSDB}"
+    program = environment / "bin" / "secantusd-py"
+    if not program.exists():
+        _build([sys.executable, "-m", "venv", "--clear", str(environment)], _SOURCES)
+        install = ["-m", "pip", "--disable-pip-version-check", "--quiet", "install", f"secantusdb=={_SECANTUSDB}"]
+        _build([str(environment / "bin" / "python"), *install], _SOURCES)
+    # By default it wants to be one of a replica set.
+    options = ["--standalone", "--host", "127.0.0.1", "--storage-path", str(_data(folder))]
+    return StoreProcess(
+        f"SecantusDB {_SECANTUSDB} over WiredTiger", lambda port: [str(program), *options, "--port", str(port)], folder
+    )
+
+
+def _mongo_java_server(folder: Path) -> StoreProcess:
     """mongo-java-server 1.47 over an H2 file, from Maven Central once and kept in .cache."""
     jars = _BUILT / "mongo-java-server"
     if not (jars / "Main.class").exists():
@@ -66,11 +106,13 @@ def _mongo_java_server(folder: Path) -> LocalStore:
     )
 
 
-SERVERS: Final[dict[str, Callable[[Path], LocalStore]]] = {
+SERVERS: Final[dict[str, Callable[[Path], StoreProcess]]] = {
     "embedded": embedded_store,
     "mongod": _mongod,
     "ferretdb": _ferretdb,
+    "ferretdb2": _ferretdb2,
     "mongo-java-server": _mongo_java_server,
+    "secantusdb": _secantusdb,
 }
 """By name, each takes a folder of its own and returns a server that is not started yet."""
 

@@ -1,0 +1,106 @@
+"""The matrix: what is kept of a row, what is run again, and what its table says."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.matrix import __main__ as matrix
+from tests.matrix import interpreters, parts, rows
+from tests.matrix.parts import PARTS, Count
+from tests.matrix.place import CannotStartError, Place
+from tests.matrix.results import Results
+from tests.matrix.rows import ROWS, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = "above\n<!-- matrix: written by python -m tests.matrix --readme -->\nold\n<!-- end of matrix -->\nbelow\n"
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[Place]:
+    raise CannotStartError("it is not on this machine")
+    yield
+
+
+def row(name: str = "one", *, known: str = "") -> Row:
+    return Row(name, "a broker", ("unit", "chaos"), lambda: contextlib.nullcontext(Place("RabbitMQ 9")), known)
+
+
+def results(tmp_path: Path) -> Results:
+    return Results.read(tmp_path / "results.json")
+
+
+def test_results_survive_and_what_has_not_passed_is_missing(tmp_path: Path) -> None:
+    first = results(tmp_path)
+    first.of("one").note("unit", Count(10))
+    first.of("one").note("chaos", Count(failed=1))
+    first.write()
+    again = results(tmp_path)
+    assert again.of("one").parts == {"unit": Count(10), "chaos": Count(failed=1)}
+    assert again.missing("one", PARTS) == [part for part in PARTS if part != "unit"]
+    assert again.of("one").has_failed
+
+
+def test_the_table_says_what_passed_what_failed_and_what_never_started(tmp_path: Path) -> None:
+    known = results(tmp_path)
+    known.of("one").version = "RabbitMQ 9"
+    known.of("one").note("unit", Count(10, failed=2, known=1))
+    known.of("two").reason = "it is not on this machine"
+    lines = list(known.table([row(known="counts otherwise"), row("two")]))
+    assert lines[2:] == [
+        "| `one` | a broker | RabbitMQ 9 | unit **2 failed**, 10 (1 known), chaos not run | counts otherwise |",
+        "| `two` | a broker | - | not started: it is not on this machine | - |",
+    ]
+
+
+def test_the_page_gets_the_table_and_keeps_the_rest(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(PAGE)
+    results(tmp_path).publish([row()], page)
+    text = page.read_text()
+    assert text.startswith("above\n<!-- matrix")
+    assert text.endswith("<!-- end of matrix -->\nbelow\n")
+    assert "| `one` |" in text
+    assert "old" not in text
+
+
+@pytest.mark.parametrize(("failed", "code"), [(0, 0), (1, 1)])
+def test_a_failed_row_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: int, code: int) -> None:
+    never = Row("two", "a store", ("unit",), nowhere)
+    monkeypatch.setattr(matrix, "ROWS", (row(), never))
+    monkeypatch.setattr(matrix, "_LOGS", tmp_path)
+    monkeypatch.setattr(matrix, "run", lambda *_args, **_options: Count(3, failed))
+    assert matrix.main(["--resume"], results(tmp_path)) == code
+    assert results(tmp_path).of("one").parts == {"unit": Count(3, failed), "chaos": Count(3, failed)}
+    assert results(tmp_path).of("two").reason == "it is not on this machine"
+
+
+def test_what_is_expected_to_fail_is_no_failure_and_a_run_that_says_nothing_is_one() -> None:
+    report = '<testsuites><testsuite tests="9" failures="1" errors="1" skipped="2"/></testsuites>'
+    assert parts._counted(report) == Count(passed=5, failed=2, known=2)
+    assert parts._counted("") == Count(failed=1)
+
+
+def test_every_row_has_a_name_of_its_own_and_parts_that_exist() -> None:
+    assert len({one.name for one in ROWS}) == len(ROWS)
+    assert {part for one in ROWS for part in one.parts} <= set(PARTS)
+    acceptance = Path(rows.__file__).parents[1] / "acceptance"
+    assert all((acceptance / name).exists() for name in parts.ACCEPTANCE)
+
+
+def test_the_oldest_libraries_are_the_bounds_of_the_project() -> None:
+    oldest = interpreters.oldest()
+    assert "pika==1.4.4" in oldest
+    assert all("==" in one for one in oldest)
+    assert len(oldest) == 15
+
+
+def test_every_row_is_explained() -> None:
+    page = (interpreters.ROOT / "tests" / "README.md").read_text()
+    explained = page.partition("## The matrix")[2].partition("<!-- matrix")[0]
+    assert [one.name for one in ROWS if f"`{one.name}`" not in explained] == ["python-3.12", "python-3.13"]
