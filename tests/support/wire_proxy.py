@@ -174,8 +174,12 @@ class WireProxy:
 
     @property
     def uri(self) -> str:
-        """Where the driver finds the store through this proxy."""
-        return f"mongodb://127.0.0.1:{self.port}/"
+        """Where the driver finds the store through this proxy.
+
+        A server that reports changes of its own accord does not report our answers: after "not primary" the driver would
+        wait ten seconds for news. So it asks.
+        """
+        return f"mongodb://127.0.0.1:{self.port}/?serverMonitoringMode=poll"
 
     def on(self, *commands: str, collection: str | None = None, answer: Answer, times: int | None = None) -> Rule:
         """Give *commands* (none named: all) on *collection* (None: any) this *answer*, *times* times at most."""

@@ -228,7 +228,7 @@ async def test_a_slow_store_is_not_down_and_a_silent_one_is_after_exactly_the_co
 ) -> None:
     """Slow in everything, the driver's own heartbeat included, which comes every half second here."""
     with wire.wire_proxy(store_uri) as proxy:
-        uri = f"{proxy.uri}?heartbeatFrequencyMS=500"
+        uri = f"{proxy.uri}&heartbeatFrequencyMS=500"
         store = connect(uri, database, timeout_ms=2000, selection_timeout_ms=200)
         await store.ping()
         proxy.on(answer=wire.delayed(0.6))
