@@ -176,8 +176,8 @@ class WireProxy:
     def uri(self) -> str:
         """Where the driver finds the store through this proxy.
 
-        A server that reports changes of its own accord does not report our answers: after "not primary" the driver would
-        wait ten seconds for news. So it asks.
+        A server that reports changes of its own accord does not report our answers: after "not primary" the driver
+        would wait ten seconds for news. So it asks.
         """
         return f"mongodb://127.0.0.1:{self.port}/?serverMonitoringMode=poll"
 
