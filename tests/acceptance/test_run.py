@@ -241,7 +241,11 @@ def test_the_counters_add_up_and_the_log_names_no_content(shared: tuple[World, P
     assert pool.ready() == (True, [])
     assert "not-for-the-log" not in pool.text
     assert not pool.lines("batch"), "a line for each batch only at debug"
-    assert pool.wait_for("work")[0]["received"] > 0
+    work = pool.wait_for("work")
+    assert work[0]["received"] > 0
+    stored = [one.get("stored", 0) for one in work]
+    assert any(stored)
+    assert [sum(one.get("stored_because", {}).values()) for one in work] == stored, "each for a reason"
     assert pool.lines("dead_letter")[-1]["code"] == "malformed_json"
 
 

@@ -30,7 +30,7 @@ from worker.rabbit.topology import apply, wanted
 from worker.settings import Settings, delay_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tests.services.broker import LocalBroker
     from worker.cli.demo.activities import Place
@@ -125,11 +125,29 @@ class Stage:
         database.drop_collection(LETTERS)
         asyncio.run(self._ensure_indexes())
 
-    def fill(self, messages: Iterable[Prepared]) -> Loaded:
-        """Publish *messages* to the ingress queue, confirmed, and return what has to come out."""
+    def fill(
+        self,
+        messages: Iterable[Prepared],
+        *,
+        reply_to: str | None = None,
+        publish: Callable[[Sequence[Outgoing]], None] | None = None,
+    ) -> Loaded:
+        """Publish *messages* to the ingress queue, confirmed, and return what has to come out.
+
+        They ask for a receipt at *reply_to*, or are published by *publish*.
+        """
         loaded = Loaded()
-        asyncio.run(self._publish(messages, loaded))
+        runs = _runs(messages, loaded, reply_to)
+        if publish is None:
+            asyncio.run(self._publish(runs))
+        else:
+            for run in runs:
+                publish(run)
         return loaded
+
+    def apply_topology(self) -> None:
+        """Make what is missing of our queues and exchanges."""
+        asyncio.run(self._apply())
 
     def waiting(self) -> int:
         """Return how many messages are ready in the ingress queue."""
@@ -224,13 +242,18 @@ class Stage:
         await self._ensure_indexes()
         self._register(self.live, "ACTIVE")
         self._register(self.closed, "CLOSED")
+        await self._apply()
         connection = await Connection.open(self.url, name="bench stage")
-        tiers = tuple((delay, delay_seconds(delay)) for delay in _TIER)
-        await apply(connection, wanted(tiers, _DELIVERY_LIMIT, connection.server_version))
         channel = await connection.channel()
         await channel.call("queue_declare", ARRIVALS, durable=True)
         waiting = list(self.live)
         await asyncio.gather(*(self._open_some(connection, waiting) for _ in range(_AT_ONCE // 8)))
+        await connection.close()
+
+    async def _apply(self) -> None:
+        connection = await Connection.open(self.url, name="bench stage")
+        tiers = tuple((delay, delay_seconds(delay)) for delay in _TIER)
+        await apply(connection, wanted(tiers, _DELIVERY_LIMIT, connection.server_version))
         await connection.close()
 
     async def _open_some(self, connection: Connection, waiting: list[Place]) -> None:
@@ -246,18 +269,11 @@ class Stage:
         if documents:
             self._mongo[self.database][REGISTRY].insert_many(documents)
 
-    async def _publish(self, messages: Iterable[Prepared], loaded: Loaded) -> None:
+    async def _publish(self, runs: Iterable[Sequence[Outgoing]]) -> None:
         connection = await Connection.open(self.url, name="bench publisher")
         publisher = await Publisher.open(connection)
-        run: list[Outgoing] = []
-        for message in messages:
-            identity = message.message_id if message.kind is Kind.INVALID else message.event_id
-            loaded.expected[message.kind].add(identity)
-            run.append(Outgoing("", contract.INGRESS, message.message_id, message.body))
-            if len(run) == _PRELOAD_RUN:
-                await _confirmed(publisher, run)
-                run = []
-        await _confirmed(publisher, run)
+        for run in runs:
+            await _confirmed(publisher, run)
         await connection.close()
 
     async def _drain(self, queue: str) -> list[str]:
@@ -288,7 +304,20 @@ def _astray(what: str, found: list[str], expected: set[str]) -> list[str]:
     return [f"{what}: {', '.join(f'{count} {name}' for name, count in facts.items())}"] if any(facts.values()) else []
 
 
-async def _confirmed(publisher: Publisher, run: list[Outgoing]) -> None:
+def _runs(messages: Iterable[Prepared], loaded: Loaded, reply_to: str | None) -> Iterator[Sequence[Outgoing]]:
+    """Yield *messages* in runs as they are published, and note in *loaded* what has to come out of them."""
+    run: list[Outgoing] = []
+    for message in messages:
+        identity = message.message_id if message.kind is Kind.INVALID else message.event_id
+        loaded.expected[message.kind].add(identity)
+        run.append(Outgoing("", contract.INGRESS, message.message_id, message.body, reply_to=reply_to))
+        if len(run) == _PRELOAD_RUN:
+            yield run
+            run = []
+    yield run
+
+
+async def _confirmed(publisher: Publisher, run: Sequence[Outgoing]) -> None:
     confirmations = await publisher.publish(run)
     if any(receipt is not Confirmation.CONFIRMED for receipt in confirmations):
         raise RuntimeError("the broker did not take a message of the preload")

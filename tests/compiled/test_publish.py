@@ -20,7 +20,7 @@ OPTIONAL = st.none() | TEXTS
 @given(
     st.fixed_dictionaries(
         dict.fromkeys(("correlation_id", "content_type", "content_encoding", "type_", "app_id", "user_id"), OPTIONAL)
-        | {"message_id": TEXTS, "timestamp": st.none() | st.integers(0, 2**64 - 1)}
+        | {"message_id": TEXTS, "timestamp": st.none() | st.integers(0, 2**64 - 1), "mandatory": st.booleans()}
     ),
     *(
         st.dictionaries(TEXTS, TEXTS | st.integers(-(2**63), 2**63 - 1), max_size=3),
@@ -33,8 +33,11 @@ OPTIONAL = st.none() | TEXTS
 def test_a_publish_is_written_alike(
     properties: dict[str, Any], headers: dict[str, str | int], exchange: str, routing_key: str, body: bytes
 ) -> None:
+    mandatory = properties.pop("mandatory")
     table = encode_table(headers) if headers else None
-    written = compiled.frames.publish(3, exchange, routing_key, body, 4096, table=table, **properties)
+    written = compiled.frames.publish(
+        3, exchange, routing_key, body, 4096, table=table, mandatory=mandatory, **properties
+    )
     if written is None:
         longest = max(
             len(text.encode()) for text in (*properties.values(), exchange, routing_key) if isinstance(text, str)
@@ -42,7 +45,7 @@ def test_a_publish_is_written_alike(
         assert longest > 255 or len(encode_properties(headers=headers, **properties)) + 20 > 4096
     else:
         raw = encode_properties(headers=headers, **properties)
-        assert written == encode_publish(3, exchange, routing_key, raw, body, frame_max=4096)
+        assert written == encode_publish(3, exchange, routing_key, raw, body, frame_max=4096, mandatory=mandatory)
 
 
 def test_half_a_surrogate_pair_is_left_to_the_python_form() -> None:

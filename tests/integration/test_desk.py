@@ -38,7 +38,7 @@ from worker.ports import Confirmation
 from worker.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from tests.services.services import Store
     from worker.dead_letters.letter import LetterRecord
@@ -342,9 +342,9 @@ class Journal:
     def __init__(self, **known: tuple[str, str]) -> None:
         self.known = known
 
-    async def outcomes_of(self, letter_ids: Sequence[str], since: int) -> dict[str, tuple[str, str]]:
+    async def outcomes_of(self, jobs: Mapping[str, str], since: int) -> dict[str, tuple[str, str]]:
         assert since < T0 * 2
-        return {one: self.known[one] for one in letter_ids if one in self.known}
+        return {one: self.known[one] for one in jobs if one in self.known}
 
 
 async def test_letters_are_opened_again_in_one_way_whoever_does_it(store: Store, database: str) -> None:
@@ -478,11 +478,11 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
         publisher.lost = False
         knows = Journal(**{letters["journal"].id: ("published", "")})
 
-        resumed = await resume(desk, publisher, knows, job.id)  # type: ignore[arg-type]
+        resumed = await resume(desk, publisher, knows, job.id)
 
         found = {one.message_id: one async for page in collection.stream({}, 10) for one in page}
         knows.known[letters["unknown"].id] = ("published", "")
-        looked_up = await resume(desk, publisher, knows, job.id)  # type: ignore[arg-type]
+        looked_up = await resume(desk, publisher, knows, job.id)
         with pytest.raises(DeskError, match="is done: there is nothing to resume"):
             await resume(desk, publisher, None, job.id)
     assert [json.loads(one.body)["id"] for one in publisher.taken] == ["unknown"]

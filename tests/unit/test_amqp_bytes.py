@@ -56,6 +56,22 @@ def headers_of(*entries: tuple[str, bytes]) -> dict[str, Any]:
     return properties.headers
 
 
+@given(texts, texts, st.integers(0, 2**64 - 1), texts, texts, texts, optional_text)
+def test_a_template_writes_what_is_written_without_it(
+    message_id: str,
+    correlation_id: str,
+    timestamp: int,
+    content_type: str,
+    type_: str,
+    app_id: str,
+    user_id: str | None,
+) -> None:
+    shared: dict[str, Any] = {"content_type": content_type, "type_": type_, "app_id": app_id, "user_id": user_id}
+    written = properties_.PropertiesTemplate(**shared).write(message_id, correlation_id, timestamp)
+    whole = {"message_id": message_id, "correlation_id": correlation_id, "timestamp": timestamp, **shared}
+    assert written == properties_.encode_properties(**whole)
+
+
 @given(own_properties)
 def test_what_we_encode_pika_and_we_decode_to_the_same_values(properties: dict[str, Any]) -> None:
     raw = properties_.encode_properties(**properties)

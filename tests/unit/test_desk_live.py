@@ -66,12 +66,25 @@ async def test_the_outcome_of_a_replay_is_the_last_one_of_its_letter() -> None:
         {"outcome": "waiting", "replayOf": "letter-3"},
     )
     journal = JournalOutcomes(stream)
+    jobs = dict.fromkeys(("letter-1", "letter-2", "letter-3", "letter-4"), "job-1")
 
-    found = await journal.outcomes_of(["letter-1", "letter-2", "letter-3", "letter-4"], NOW - 1)
+    found = await journal.outcomes_of(jobs, NOW - 1)
     assert found == {"letter-1": ("dead", "successor"), "letter-2": ("stored", "")}
 
     stream.away = True
-    assert await journal.outcomes_of(["letter-1"], NOW - 1) == {}
+    assert await journal.outcomes_of(jobs, NOW - 1) == {}
+
+
+async def test_what_an_earlier_job_made_of_a_letter_is_not_the_outcome_of_this_one() -> None:
+    stream = FakeStream()
+    stream.add(
+        NOW,
+        {"outcome": "stored", "replayOf": "letter-1", "replayJob": "job-2"},
+        {"outcome": "dead", "replayOf": "letter-1", "replayJob": "job-1"},
+        {"outcome": "dead", "replayOf": "letter-2", "replayJob": "job-1"},
+    )
+    found = await JournalOutcomes(stream).outcomes_of({"letter-1": "job-2", "letter-2": "job-2"}, NOW - 1)
+    assert found == {"letter-1": ("stored", "")}
 
 
 def slow(seconds: float, at: int, count: int = 30, **more: Any) -> list[dict[str, Any]]:

@@ -101,6 +101,15 @@ async def test_outcomes_of_one_batch_are_one_message_and_release_their_deliverie
     assert (sent.routing_key, sent.content_encoding) == (contract.OUTCOMES, "gzip")
 
 
+async def test_a_replay_names_its_letter_and_its_job() -> None:
+    harness = Harness()
+    headers = {contract.REPLAY_OF: "letter-1", contract.REPLAY_JOB: "job-1"}
+    harness.journal.note(delivery(headers=headers), WHO, Outcome.DEAD, code="missing_anchor", letter_id="letter-2")
+    await harness.settled(1)
+    (entry,) = harness.written[0]["outcomes"]
+    assert (entry["replayOf"], entry["replayJob"], entry["letterId"]) == ("letter-1", "job-1", "letter-2")
+
+
 async def test_a_batch_larger_than_one_message_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ENTRIES_PER_MESSAGE", 10)
     harness = Harness()

@@ -24,7 +24,7 @@ from worker.rabbit.errors import ConnectionLost
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from worker.ports import Outgoing
+    from worker.ports import Outgoing, Receipt
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA.key"
 NAMED = "cim.receipts.app"
@@ -34,14 +34,14 @@ class FakeChannel:
     """Takes everything; raises what it is told to."""
 
     def __init__(self) -> None:
-        self.sent: list[Outgoing] = []
+        self.sent: list[Receipt] = []
         self.failure: Exception | None = None
         self.ended = 0
 
     async def ready(self) -> None:
         await asyncio.sleep(0)
 
-    def send(self, receipts: Sequence[Outgoing]) -> None:
+    def send(self, receipts: Sequence[Receipt]) -> None:
         if self.failure is not None:
             raise self.failure
         self.sent += receipts
@@ -96,8 +96,8 @@ async def test_a_receipt_says_outcome_ids_and_reason_and_can_be_matched_to_what_
         "at": NOW,
     }
     (sent,) = harness.channel.sent
-    assert (sent.exchange, sent.routing_key) == ("", DIRECT)
-    assert (sent.type, sent.correlation_id, sent.message_id) == ("cim.receipt", "call-7", f"{event_id}.stored")
+    assert sent.address == DIRECT
+    assert (sent.correlation_id, sent.message_id) == ("call-7", f"{event_id}.stored")
 
 
 async def test_a_rejected_message_is_told_with_all_of_its_problems_and_no_more() -> None:
@@ -177,7 +177,7 @@ async def test_delays_are_told_only_to_who_wants_all_and_the_final_outcome_alway
     copies = [delivery_of(copy) for copy in harness.pipeline.at("cim.ingress.retry.1s", "")]
     receipts = await harness.told(*copies)
     assert [(one["messageId"], one["outcome"]) for one in receipts[1:]] == [("all", "stored"), ("final", "stored")]
-    assert {one.routing_key for one in harness.channel.sent} == {DIRECT}
+    assert {one.address for one in harness.channel.sent} == {DIRECT}
 
 
 async def test_the_waiting_room_keeps_the_address() -> None:

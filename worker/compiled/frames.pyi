@@ -16,5 +16,6 @@ def publish(
     type_: str | None,
     user_id: str | None,
     app_id: str | None,
+    mandatory: bool = True,
 ) -> bytes | None: ...
 def read_properties(raw: bytes, properties: object) -> bool: ...

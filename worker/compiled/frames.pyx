@@ -170,8 +170,9 @@ def publish(
     str type_,
     str user_id,
     str app_id,
+    bint mandatory = True,
 ):
-    """Return a mandatory, persistent basic.publish as the Python form writes it; *table* are its headers, written.
+    """Return a persistent basic.publish as the Python form writes it; *table* are its headers, written.
 
     None when a string is too long for a short string, or no Unicode, or when the frames are larger than *frame_max*.
     """
@@ -203,7 +204,7 @@ def publish(
     to = put_head(to, FRAME_METHOD, channel, 7 + names)
     to = put16(put32(to, 0x003C0028), 0)
     to = put_short(put_short(to, &name), &key)
-    to[0] = 1                                   # mandatory
+    to[0] = 1 if mandatory else 0
     to[1] = FRAME_END
     to = put_head(to + 2, FRAME_HEADER, channel, 12 + props)
     to = put64(put16(put16(to, BASIC_CLASS), 0), size)

@@ -91,8 +91,10 @@ class ReplayOutcomes:
     def note(self, delivery: Delivery, outcome: Outcome, letter_id: str | None) -> None:
         """Do the same for an outcome that is not settled by the pipeline."""
         headers = delivery.properties.headers
-        status = _STATUSES.get(outcome.value)
-        replay_of, job = headers.get(contract.REPLAY_OF), headers.get(contract.REPLAY_JOB)
+        replay_of = headers.get(contract.REPLAY_OF)
+        if replay_of is None:  # most are no replays: who asks for a receipt is followed, too
+            return
+        status, job = _STATUSES.get(outcome.value), headers.get(contract.REPLAY_JOB)
         if status is None or not isinstance(replay_of, str) or not isinstance(job, str):
             return
         if len(self._waiting) >= _KEPT:

@@ -106,6 +106,11 @@ class Entry:
         return self._text("replayOf")
 
     @property
+    def replay_job(self) -> str | None:
+        """The job that replayed it; None also where an older worker wrote it."""
+        return self._text("replayJob")
+
+    @property
     def received_at(self) -> int:
         """When it was received; when it ended, where that is not known."""
         at = self._raw.get("receivedAt")

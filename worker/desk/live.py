@@ -11,7 +11,7 @@ from worker.failure import AdapterError
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from worker.desk.journal import Entry, JournalStream
     from worker.ports import Clock
@@ -35,20 +35,21 @@ class JournalOutcomes:
     def __init__(self, stream: JournalStream) -> None:
         self._stream = stream
 
-    async def outcomes_of(self, letter_ids: Collection[str], since: int) -> Mapping[str, tuple[str, str]]:
+    async def outcomes_of(self, jobs: Mapping[str, str], since: int) -> Mapping[str, tuple[str, str]]:
         """Return the final outcome of each replay since *since* (epoch ms), and the letter it became or "".
 
-        A journal that is missing or silent knows nothing.
+        *jobs*: by letter, the job that replayed it; what an earlier job made of it does not count. A journal that is
+        missing or silent knows nothing.
         """
         found: dict[str, tuple[str, str]] = {}
 
         def take(entry: Entry) -> None:
-            if entry.replay_of in wanted and entry.outcome in _FINAL:
+            job = jobs.get(entry.replay_of or "")
+            if job is not None and entry.replay_job in {job, None} and entry.outcome in _FINAL:
                 found[entry.replay_of or ""] = entry.outcome, entry.letter_id or ""
 
-        wanted = set(letter_ids)
         try:
-            await read_journal(self._stream, since=since, take=take, ids=wanted)
+            await read_journal(self._stream, since=since, take=take, ids=jobs.keys())
         except AdapterError:
             return {}
         return found

@@ -37,7 +37,7 @@ async def _refresh(desk: Desk, journal: ReplayOutcomes | None, letters: Sequence
     left = [letter for letter in letters if letter.id not in outcomes]
     if journal is not None and left:
         since = min(letter.status_at or 0 for letter in left) - _CLOCK_MS
-        outcomes |= await journal.outcomes_of([letter.id for letter in left], since)
+        outcomes |= await journal.outcomes_of({letter.id: letter.job_id for letter in left}, since)
         left = [letter for letter in left if letter.id not in outcomes]
     outcomes |= await _stored(desk, left)
     for letter in letters:

@@ -115,5 +115,8 @@ class Activities(Protocol):
 class ReplayOutcomes(Protocol):
     """The journal, asked what became of replays."""
 
-    async def outcomes_of(self, letter_ids: Collection[str], since: int) -> Mapping[str, tuple[str, str]]:
-        """Return the final outcome and the letter it became (or "") of those replays that the journal knows."""
+    async def outcomes_of(self, jobs: Mapping[str, str], since: int) -> Mapping[str, tuple[str, str]]:
+        """Return the final outcome and the letter it became (or "") of those replays that the journal knows.
+
+        *jobs*: by letter, the job that replayed it.
+        """

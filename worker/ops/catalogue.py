@@ -172,8 +172,9 @@ EVENTS: Final = (
     LogEvent(
         "work",
         "info",
-        "What a process did in the last ten seconds, by outcome; not said while nothing comes.",
-        ("seconds", "received", "in_flight"),
+        "What a process did in the last ten seconds, by outcome, and how many were stored why; not said while nothing "
+        "comes.",
+        ("seconds", "received", "in_flight", "stored_because"),
     ),
     LogEvent(
         "batch",

@@ -128,6 +128,14 @@ class Metrics:
             totals[outcome.value] += count
         return totals
 
+    def stored_because(self) -> Counter[str]:
+        """Return how many were stored for which reason."""
+        totals: Counter[str] = Counter()
+        for (_, _, reason, _), count in self.settled.items():
+            if reason:
+                totals[str(reason)] += count
+        return totals
+
     def report(self) -> Report:
         """Return all numbers as they are now."""
         return {

@@ -11,11 +11,11 @@ import asyncio
 import gzip
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+import msgspec
 
 from worker import contract
 from worker.codes import Code
-from worker.dead_letters.provenance import replay_of
+from worker.dead_letters.provenance import replay_job, replay_of
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation, Outgoing
 
@@ -42,9 +42,29 @@ _WHY: Final = {
     Confirmation.UNKNOWN: "its AMQP channel ended",
 }
 
-Entry = dict[str, Any]
 _Noted = tuple["Delivery", "Identity", "Outcome", "str | None", "str | None", "str | None"]
 """Delivery, identity, outcome, reason, code and letter id."""
+
+
+class Entry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """What became of one delivery, as the journal has it; a structure is written in half the time of a dictionary."""
+
+    event_id: str | None
+    message_id: str | None
+    sender_id: str | None
+    conversation_id: str | None
+    outcome: str
+    reason: str | None
+    code: str | None
+    letter_id: str | None
+    replay_of: str | None
+    received_at: int
+    at: int
+    replay_job: str | None = None
+    """Written for replays alone."""
+
+
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class Gap:
@@ -59,7 +79,7 @@ class Gap:
         self._last = max(self._last, last)
         self._count += count
 
-    def take(self) -> Entry | None:
+    def take(self) -> dict[str, int] | None:
         """Return what the next entry says, None when nothing is missing; give it back with `add` if that fails."""
         if not self._count:
             return None
@@ -200,7 +220,7 @@ class Journal:
     def _is_counted(self) -> bool:
         return asyncio.current_task() in self._counted
 
-    async def _publish_once(self, entries: list[Entry], now: int, gap: Entry | None) -> Confirmation:
+    async def _publish_once(self, entries: list[Entry], now: int, gap: dict[str, int] | None) -> Confirmation:
         if self._publisher is None:
             self._publisher = await self._open_publisher()
         started = self._clock.monotonic()
@@ -208,15 +228,15 @@ class Journal:
         self._reporter.published("journal", [confirmation], self._clock.monotonic() - started)
         return confirmation
 
-    def _message(self, entries: list[Entry], now: int, gap: Entry | None) -> Outgoing:
-        document: Entry = {"worker": self._worker, "at": now, "outcomes": entries}
+    def _message(self, entries: list[Entry], now: int, gap: dict[str, int] | None) -> Outgoing:
+        document: dict[str, Any] = {"worker": self._worker, "at": now, "outcomes": entries}
         if gap is not None:
             document["gap"] = gap
         return Outgoing(
             "",
             contract.OUTCOMES,
             f"{self._worker}-{now}-{id(entries):x}",
-            gzip.compress(orjson.dumps(document), compresslevel=_COMPRESSION, mtime=0),
+            gzip.compress(_ENCODER.encode(document), compresslevel=_COMPRESSION, mtime=0),
             type="cim.outcomes",
             app_id=contract.APP_ID,
             timestamp=now // 1000,
@@ -239,19 +259,26 @@ class Journal:
 
 def _entries(noted: Sequence[_Noted], now: int, monotonic: float) -> list[Entry]:
     """Return the entries of outcomes noted just before *now* (epoch ms), which is *monotonic* (seconds)."""
-    return [
-        {
-            "eventId": identity.event_id,
-            "messageId": identity.message_id,
-            "senderId": identity.sender_id,
-            "conversationId": identity.conversation_id,
-            "outcome": outcome,
-            "reason": reason,
-            "code": code,
-            "letterId": letter_id,
-            "replayOf": replay_of(delivery.properties),
-            "receivedAt": now - int((monotonic - delivery.received_at) * 1000),
-            "at": now,
-        }
-        for delivery, identity, outcome, reason, code, letter_id in noted
-    ]
+    zero = now - monotonic * 1000  # of the monotonic clock, in epoch milliseconds
+    entries = []
+    for delivery, identity, outcome, reason, code, letter_id in noted:
+        properties = delivery.properties
+        of, job = (replay_of(properties), replay_job(properties)) if properties.headers else (None, None)
+        received_at = min(now, int(zero + delivery.received_at * 1000))
+        entries.append(
+            Entry(
+                identity.event_id,
+                identity.message_id,
+                identity.sender_id,
+                identity.conversation_id,
+                outcome,
+                reason,
+                code,
+                letter_id,
+                of,
+                received_at,
+                now,
+                job,
+            )
+        )
+    return entries

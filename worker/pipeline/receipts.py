@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
@@ -20,7 +21,7 @@ from worker.dead_letters.provenance import reply_to
 from worker.failure import AdapterError
 from worker.flow.tasks import cancel_and_wait
 from worker.outcome import Outcome
-from worker.ports import Outgoing, ReceiptResult
+from worker.ports import Receipt, ReceiptResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of receipts that wait for a broker that takes none: some ten thousand."""
 _MAX_NAME_BYTES: Final = 255
 """A longer one is no name: bytes that are no UTF-8 were replaced in it."""
+_KNOWN_ADDRESSES: Final = 2000
+"""Publishers ask again and again at the same address: what may go there is decided once for so many."""
 _AT_ONCE: Final = 200
 _REMINDER_SECONDS: Final = 60.0
 _LAST_SECONDS: Final = 0.5
@@ -55,7 +58,7 @@ class ReceiptChannel(Protocol):
     async def ready(self) -> None:
         """Wait until receipts can be sent without holding up anything else."""
 
-    def send(self, receipts: Sequence[Outgoing]) -> None:
+    def send(self, receipts: Sequence[Receipt]) -> None:
         """Send *receipts* without waiting for anything; all of them, or, when it raises, none."""
 
     async def end(self) -> None:
@@ -74,6 +77,7 @@ class Receipts:
         self._clock = clock
         self._reporter = reporter
         self._named, self._direct = (_Outbox(clock, reporter, new_backoff()) for _ in range(2))
+        self._outbox = lru_cache(maxsize=_KNOWN_ADDRESSES)(self._outbox_of)
 
     def settled(self, settled: Settled) -> None:
         """Note the receipt for one outcome, if its publisher wants one and may have it there."""
@@ -88,8 +92,7 @@ class Receipts:
         if outbox is None:
             self._reporter.receipts(ReceiptResult.ADDRESS_REFUSED, 1)
             return
-        outcome = settled.outcome.value if is_final else _DELAYED
-        outbox.add(_receipt(settled, address, outcome, self._clock.now_ms()))
+        outbox.add(_receipt(settled, address, str(settled.outcome) if is_final else _DELAYED, self._clock.now_ms()))
 
     async def run(self, open_named: OpenChannel, open_direct: OpenChannel, is_connected: Callable[[], bool]) -> None:
         """Send what is noted until cancelled: to named queues through one channel, direct replies through another.
@@ -115,7 +118,7 @@ class Receipts:
             await asyncio.sleep(0.01)
         await cancel_and_wait([task])
 
-    def _outbox(self, address: str) -> _Outbox | None:
+    def _outbox_of(self, address: str) -> _Outbox | None:
         """Return where a receipt for *address* goes out; None if it may not go there."""
         if len(address.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
             return None
@@ -133,7 +136,7 @@ class _Outbox:
         self._clock = clock
         self._reporter = reporter
         self._backoff = backoff
-        self._waiting: list[Outgoing] = []
+        self._waiting: list[Receipt] = []
         self._bytes = 0
         self._work = asyncio.Event()
         self._said_at: float | None = None
@@ -143,7 +146,7 @@ class _Outbox:
         """Whether there is a receipt to send."""
         return bool(self._waiting)
 
-    def add(self, receipt: Outgoing) -> None:
+    def add(self, receipt: Receipt) -> None:
         """Send *receipt* soon; drop and count it when too much waits."""
         if self._bytes + len(receipt.body) > _MOST_BYTES:
             self._reporter.receipts(ReceiptResult.DROPPED, 1)
@@ -187,7 +190,7 @@ class _Outbox:
         self._take(batch)
         self._backoff.reset()
 
-    def _take(self, batch: Sequence[Outgoing]) -> None:
+    def _take(self, batch: Sequence[Receipt]) -> None:
         del self._waiting[: len(batch)]
         self._bytes -= sum(len(receipt.body) for receipt in batch)
         if not self._waiting:
@@ -200,25 +203,23 @@ class _Outbox:
             self._reporter.warn("receipts_interrupted", reason=reason)
 
 
-def _receipt(settled: Settled, address: str, outcome: str, now: int) -> Outgoing:
+def _receipt(settled: Settled, address: str, outcome: str, now: int) -> Receipt:
     identity, failure, properties = settled.identity, settled.failure, settled.delivery.properties
+    event_id = identity.event_id
     document = {
         "outcome": outcome,
-        "eventId": identity.event_id,
+        "eventId": event_id,
         "messageId": identity.message_id,
         "conversationId": identity.conversation_id,
         "reason": settled.reason,
         "code": None if failure is None else failure.code,
-        "problems": problem_entries(failure.problems) if failure is not None else [],
+        "problems": () if failure is None else problem_entries(failure.problems),
         "at": now,
     }
-    return Outgoing(
-        "",
+    return Receipt(
         address,
-        f"{identity.event_id or properties.message_id or ''}.{outcome}",
+        f"{event_id or properties.message_id or ''}.{outcome}",
+        properties.correlation_id or properties.message_id,
+        now // 1000,
         orjson.dumps(document),
-        correlation_id=properties.correlation_id or properties.message_id,
-        type=contract.RECEIPT,
-        app_id=contract.APP_ID,
-        timestamp=now // 1000,
     )

@@ -119,14 +119,18 @@ class Worker:
     async def _summarise(self) -> None:
         """Log what was done, every ten seconds in which something was."""
         received, before = self._metrics.received, Counter(self._metrics.outcomes())
+        reasons_before = self._metrics.stored_because()
         while True:
             await asyncio.sleep(_SUMMARY_SECONDS)
-            now = Counter(self._metrics.outcomes())
+            now, reasons = Counter(self._metrics.outcomes()), self._metrics.stored_because()
             new, received = self._metrics.received - received, self._metrics.received
             done, before = now - before, now
+            why, reasons_before = reasons - reasons_before, reasons
             if new or done:
-                in_flight = self._metrics.in_flight
-                self._log.info("work", seconds=_SUMMARY_SECONDS, received=new, in_flight=in_flight, **done)
+                facts: dict[str, object] = {"in_flight": self._metrics.in_flight, **done}
+                if why:
+                    facts["stored_because"] = dict(why)
+                self._log.info("work", seconds=_SUMMARY_SECONDS, received=new, **facts)
 
     async def _watch_secrets(self) -> None:
         """Drain when the store's address was exchanged: the driver keeps the credentials it was made with.

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, Self
 
 import pika.exceptions
 
-from worker.contract import DIRECT_REPLY_TO
+from worker import compiled
+from worker.contract import APP_ID, DIRECT_REPLY_TO, RECEIPT
 from worker.ports import ReceiptResult
 from worker.rabbit.errors import ConnectionLost
 from worker.rabbit.frames import encode_publish
-from worker.rabbit.properties import encode_properties
+from worker.rabbit.properties import PropertiesTemplate, encode_properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from worker.ports import Outgoing
+    from worker.ports import Receipt
     from worker.rabbit.connection import Channel, Connection
 
 _MOST_UNSENT_BYTES: Final = 256 * 1024
 """Bytes the connection may have to send already: live events go first."""
 _MOST_UNCONFIRMED: Final = 20_000
 _CHECK_SECONDS: Final = 0.05
+_CONTENT_TYPE: Final = "application/json"
 
 
 class ReceiptPublisher:
@@ -44,6 +47,7 @@ class ReceiptPublisher:
         self._connection = connection
         self._channel = channel
         self._user_id = user_id
+        self._properties = PropertiesTemplate(content_type=_CONTENT_TYPE, type_=RECEIPT, app_id=APP_ID, user_id=user_id)
         self._count = count
         self._owns_connection = owns_connection
         self._next_tag = 1
@@ -77,7 +81,7 @@ class ReceiptPublisher:
             await asyncio.sleep(_CHECK_SECONDS)  # the socket says nothing when it has room
         self._raise_if_closed()
 
-    def send(self, receipts: Sequence[Outgoing]) -> None:
+    def send(self, receipts: Sequence[Receipt]) -> None:
         """Send *receipts*, in one go. Raises `BrokerError` when the channel has ended: then none was sent."""
         self._raise_if_closed()
         frames = [self._encode(receipt) for receipt in receipts]
@@ -85,9 +89,8 @@ class ReceiptPublisher:
             self._connection.raw.send(frames)
         except pika.exceptions.AMQPError:
             raise ConnectionLost("the connection is closed") from None
-        for tag in range(self._next_tag, self._next_tag + len(receipts)):
-            self._unconfirmed[tag] = None
-        self._next_tag += len(receipts)
+        first, self._next_tag = self._next_tag, self._next_tag + len(receipts)
+        self._unconfirmed.update(dict.fromkeys(range(first, self._next_tag)))
         while len(self._unconfirmed) > _MOST_UNCONFIRMED:
             del self._unconfirmed[next(iter(self._unconfirmed))]
             self._count(ReceiptResult.UNKNOWN, 1)
@@ -113,34 +116,54 @@ class ReceiptPublisher:
         if not self._connection.is_open:
             raise ConnectionLost("the connection is closed")
 
-    def _encode(self, receipt: Outgoing) -> bytes:
+    def _encode(self, receipt: Receipt) -> bytes:
+        channel, frame_max = self._channel.raw.channel_number, self._connection.raw.frame_max
+        mandatory = not receipt.address.startswith(DIRECT_REPLY_TO)
+        if compiled.frames is not None:
+            frames: bytes | None = compiled.frames.publish(
+                channel,
+                "",
+                receipt.address,
+                receipt.body,
+                frame_max,
+                _CONTENT_TYPE,
+                None,
+                None,
+                receipt.correlation_id,
+                receipt.message_id,
+                receipt.timestamp,
+                RECEIPT,
+                self._user_id,
+                APP_ID,
+                mandatory,
+            )
+            if frames is not None:
+                return frames
+        properties = self._encode_properties(receipt)
         return encode_publish(
-            self._channel.raw.channel_number,
-            receipt.exchange,
-            receipt.routing_key,
-            encode_properties(
-                message_id=receipt.message_id,
-                correlation_id=receipt.correlation_id,
-                timestamp=receipt.timestamp,
-                type_=receipt.type,
-                app_id=receipt.app_id,
-                user_id=self._user_id,
-            ),
-            receipt.body,
-            frame_max=self._connection.raw.frame_max,
-            mandatory=not receipt.routing_key.startswith(DIRECT_REPLY_TO),
+            channel, "", receipt.address, properties, receipt.body, frame_max=frame_max, mandatory=mandatory
+        )
+
+    def _encode_properties(self, receipt: Receipt) -> bytes:
+        if receipt.correlation_id is not None:
+            return self._properties.write(receipt.message_id, receipt.correlation_id, receipt.timestamp)
+        return encode_properties(
+            message_id=receipt.message_id,
+            timestamp=receipt.timestamp,
+            type_=RECEIPT,
+            app_id=APP_ID,
+            user_id=self._user_id,
         )
 
     def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
         """Count what a confirm speaks of; a returned publish was counted when it came back."""
-        tags = [tag]
         if multiple:
-            tags = []
-            for pending in self._unconfirmed:
-                if pending > tag:
-                    break
-                tags.append(pending)
-        known = sum(1 for one in tags if self._unconfirmed.pop(one, tag) is None)
+            tags = [*takewhile(tag.__ge__, self._unconfirmed)]
+            known = len(tags)
+            for one in tags:
+                del self._unconfirmed[one]
+        else:
+            known = 1 if self._unconfirmed.pop(tag, tag) is None else 0
         returned = min(known, self._returned) if positive else 0  # what came back is confirmed, never refused
         self._returned -= returned
         self._count(ReceiptResult.SENT if positive else ReceiptResult.QUEUE_REFUSED, known - returned)

@@ -36,6 +36,7 @@ class JournalEntry(Document):
     replayOf: str | None = Field(description="The dead letter it is a replay of.")
     receivedAt: EpochMs
     at: EpochMs
+    replayJob: str | None = Field(default=None, description="The job that replayed it; of replays alone.")
 
 
 class JournalGap(Document):
