@@ -48,6 +48,24 @@ def test_each_problem_of_a_message_is_at_its_line_and_column() -> None:
     }
 
 
+@pytest.mark.parametrize("around", ["message", "data"])
+def test_a_message_that_is_wrapped_in_something_is_found_there(around: str) -> None:
+    found = found_in(json.dumps({"id": "1", "name": "X", around: json.loads(TEXT)}))
+    assert {one for _, _, one in found.values()} == {f"nothing; the object at /{around} looks like the message"}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (TEXT.encode("utf-16"), "the byte 0xFF, as UTF-16 begins"),
+        (b"\x1f\x8b\x08\x00", "the byte 0x8B, as gzip begins"),
+        ('{"a": "é"}'.encode("latin-1"), "the byte 0xE9"),
+    ],
+)
+def test_a_file_that_is_something_else_is_told_by_its_first_bytes(body: bytes, found: str) -> None:
+    assert MessageText(body).place_of(Code.INVALID_UTF8, "").found == found
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -58,6 +76,7 @@ def test_each_problem_of_a_message_is_at_its_line_and_column() -> None:
         ('{"a": 1 // no\n}', (1, 9, "a slash; JSON has no comments")),
         ('{"a": 1\n\n', (1, 8, "the end of the text")),
         ("[1]", (1, 1, "an array")),
+        (json.dumps(TEXT), (1, 1, "a string that holds JSON, as after encoding it twice")),
         ("[]", (1, 1, "an empty array")),
         ("3", (1, 1, "an integer")),
     ],

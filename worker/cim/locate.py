@@ -27,6 +27,9 @@ _DIGIT: Final = re.compile(r"\d")
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _SHAPE_CHARACTERS: Final = 40
 _MISSING: Final = frozenset(code for code in Code if code.value.startswith("missing_"))
+_MESSAGE_KEYS: Final = frozenset({"header", "body"})
+_BEGINNINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "a ZIP archive"}
+"""What else a file may be, by its first bytes."""
 _ABOUT_THE_KEY: Final = frozenset({Code.DUPLICATE_KEY, WarningCode.MISSPELT_FIELD})
 _CHARACTERS: Final = {
     "": "the end of the text",
@@ -87,10 +90,19 @@ class MessageText:
     def _in_document(self, code: Code | WarningCode, pointer: str) -> tuple[int, int, str]:
         member, complete = _resolve(self.text, pointer)
         start, end = member.value
-        found = _found(code, self.text[start:end]) if complete else "nothing"
+        found = _found(code, self.text[start:end]) if complete else _instead(self.text, member)
         if member.key is not None and code in _ABOUT_THE_KEY:
             return *member.key, found
         return start, start + 1 if self.text[start : start + 1] in {"{", "["} else end, found
+
+
+def _instead(text: str, around: _Member) -> str:
+    """Return what is found instead of something that *around* lacks: a whole message may be a level too deep."""
+    if not around.name:
+        for member in _members(text, around.value[0]):
+            if {one.name for one in _members(text, member.value[0])} >= _MESSAGE_KEYS:
+                return f"nothing; the object at /{member.name} looks like the message"
+    return "nothing"
 
 
 def _resolve(text: str, pointer: str) -> tuple[_Member, bool]:
@@ -164,9 +176,20 @@ def _found(code: Code | WarningCode, value: str) -> str:
         return "the key again"
     if code is Code.INVALID_UNICODE:
         return "half of a surrogate pair"
+    if code is Code.NOT_AN_OBJECT and _holds_json(value):
+        return "a string that holds JSON, as after encoding it twice"
     if code in _MISSING and value.startswith(("{", "[")):
         return "nothing" if code is Code.MISSING_FIELD else shape(value)
     return _text_shape(code, value) if value.startswith('"') else shape(value)
+
+
+def _holds_json(quoted: str) -> bool:
+    if not quoted.startswith('"'):
+        return False
+    try:
+        return isinstance(json.loads(json.loads(quoted)), dict | list)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def shape(value: str) -> str:
@@ -223,7 +246,8 @@ def _not_utf8(text: str, body: bytes) -> tuple[int, int, str]:
         body.decode()
     except UnicodeDecodeError as error:
         at = len(body[: error.start].decode().removeprefix(_BYTE_ORDER_MARK))
-        return at, at + 1, f"the byte 0x{body[error.start]:02X}"
+        kind = next((f", as {name} begins" for first, name in _BEGINNINGS.items() if body.startswith(first)), "")
+        return at, at + 1, f"the byte 0x{body[error.start]:02X}{kind}"
     return 0, len(text[:1]), "UTF-8"
 
 
