@@ -80,7 +80,7 @@ MUTANTS: Final = (
         "ack before confirm",
         (
             (
-                "pipeline/pipeline.py",
+                "pipeline/publishing.py",
                 _PUBLISH_EVENTS,
                 _EARLY_ACK.replace("copies", "inbounds").replace("copy", "inbound") + _PUBLISH_EVENTS,
             ),
@@ -95,7 +95,7 @@ MUTANTS: Final = (
         "ignore returns",
         (
             (
-                "pipeline/pipeline.py",
+                "pipeline/publishing.py",
                 (
                     "            if confirmation is Confirmation.CONFIRMED:\n"
                     "                self._settlement.settle(inbound,"

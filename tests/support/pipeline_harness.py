@@ -19,6 +19,7 @@ from worker.flow.tasks import Crash
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
 from worker.pipeline.senders import Senders
@@ -43,6 +44,7 @@ class PipelineHarness:
         window: int = 200,
         max_message_bytes: int = 10_000,
         bundle: int = 5,
+        at_once: int = 13,
         publisher: EventPublisher | None = None,
         store: Any = None,
         registry: Any = None,
@@ -104,23 +106,20 @@ class PipelineHarness:
             store=self.store, gate=self.store_gate, copies=copies, settlement=settlement, reading=reading, **common
         )
         self.storing.set_window(window)
-        self.pipeline = Pipeline(
-            reading=reading,
-            finder=ConversationFinder(
-                registry=self.registry,
-                cache=self.cache,
-                gate=self.lookups_gate,
-                clock=self.clock,
-                crash=self.crash,
-                bundle=bundle,
-                reporter=self.reported,
-            ),
+        finder = ConversationFinder(registry=self.registry, cache=self.cache, gate=self.lookups_gate, **common)
+        publishing = Publishing(
             publisher=self.publisher,
+            reading=reading,
+            finder=finder,
             storing=self.storing,
             copies=copies,
             settlement=settlement,
+            at_once=at_once,
             on_returned=self.returned.append,
             **common,
+        )
+        self.pipeline = Pipeline(
+            reading=reading, finder=finder, publishing=publishing, storing=self.storing, copies=copies, **common
         )
 
     def settle(self, one: Delivery) -> None:

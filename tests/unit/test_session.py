@@ -8,10 +8,13 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.deliveries import FakeClock, FakeDelivery
 from tests.support.eventually import eventually_async
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
+from worker.conversations.conversation import Conversation
 from worker.flow.pause import NOT_PAUSED, Pause, PauseState
 from worker.flow.tasks import cancel_and_wait
 from worker.pipeline.settlement import Settlement
@@ -84,7 +87,7 @@ class FakeConsumer:
 class SessionHarness:
     """A session between fakes."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, settings: dict[str, Any] | None = None, **options: Any) -> None:
         self.harness = PipelineHarness(**options)
         self.pause = Pause(NOT_PAUSED)
         self.ingress, self.room = FakeConsumer(self.harness.clock), FakeConsumer(self.harness.clock)
@@ -95,7 +98,7 @@ class SessionHarness:
             pipeline=self.harness.pipeline,
             storing=self.harness.storing,
             settlement=Settlement(self.harness.settle, self.harness.reported, self.harness.clock),
-            settings=Settings(rabbitmq_url="amqp://localhost", mongodb_uri="mongodb://localhost"),
+            settings=Settings(rabbitmq_url="amqp://localhost", mongodb_uri="mongodb://localhost", **(settings or {})),
             clock=self.harness.clock,
             crash=self.harness.crash,
             pause=self.pause,
@@ -114,6 +117,62 @@ def waiting(number: int, **header: Any) -> FakeDelivery:
     message = {"id": f"m-{number}", "header": {"sender": {"id": "app-1", "type": "APP"}, **place}}
     body = json.dumps({**message, "body": {"type": "PLAIN", "markdownText": "hello"}}).encode()
     return FakeDelivery(body, queue=contract.WAITING)
+
+
+def arriving(number: int, text: str = "hello", **header: Any) -> FakeDelivery:
+    message = {"id": f"m-{number}", "header": {"sender": {"id": "app-1", "type": "APP"}, **header}}
+    return FakeDelivery(json.dumps({**message, "body": {"type": "PLAIN", "markdownText": text}}).encode())
+
+
+async def with_a_full_window(made: SessionHarness) -> None:
+    """Have so many messages stored that the session takes as many as it may."""
+    made.ingress.ready.extend(arriving(number, customer={"_id": "u-1"}) for number in range(-100, 0))
+    await eventually_async(lambda: made.harness.outcomes == {"stored": 100}, seconds=10)
+    made.harness.publisher.answers.clear()
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["remembered", "looked up"])
+async def test_what_is_for_the_store_never_waits_for_confirms_that_stay_out_and_live_events_keep_their_order(
+    *, is_known: bool
+) -> None:
+    at_once = 3 if is_known else 13
+    made = SessionHarness({"batch_size": 5, "batches_in_flight": 2}, at_once=at_once, max_message_bytes=100_000)
+    if is_known:
+        known = Conversation("c-1", "ACTIVE", None, None, (), 0)
+        made.harness.cache.remember(known, made.harness.clock.monotonic())
+    live = [arriving(number, text="x" * 50_000, conversationId="c-1") for number in range(100)]
+
+    def all_stored() -> bool:
+        made.harness.clock.ms += 20
+        return made.harness.outcomes == {"stored": 150}
+
+    async with made.running():
+        await with_a_full_window(made)
+        anchor = {"customer": {"_id": "u-1"}} if is_known else {"channelSessionId": "unheard of"}
+        made.ingress.ready.extend([*live, *(arriving(number, **anchor) for number in range(100, 150))])
+        await eventually_async(all_stored, "without a single confirm", seconds=10)
+        made.harness.publisher.answers.set()
+        await eventually_async(lambda: made.harness.outcomes == {"stored": 150, "published": 100}, seconds=10)
+    events = [json.loads(event.body) for event in made.harness.publisher.taken]
+    assert [event["data"]["id"] for event in events] == [f"m-{number}" for number in range(100)]
+
+
+async def test_a_session_that_is_lost_while_confirms_stay_out_publishes_nothing_of_what_it_kept() -> None:
+    made = SessionHarness({"batch_size": 5, "batches_in_flight": 2}, at_once=3)
+
+    def all_taken() -> bool:
+        made.harness.clock.ms += 20
+        return not made.ingress.ready and not made.ingress.waiting
+
+    async with made.running():
+        await with_a_full_window(made)
+        made.ingress.ready.extend(arriving(number, conversationId="c-1") for number in range(100))
+        await eventually_async(all_taken, seconds=10)
+        made.harness.publisher.lost = True
+        made.harness.publisher.answers.set()
+        await eventually_async(lambda: not made.harness.pipeline.is_late, seconds=10)
+    assert await made.session.abandon() == 100
+    assert made.harness.reported.outcomes.keys() == {("stored", ""), ("handed_back", "")}
 
 
 async def test_what_waits_is_brought_back_with_a_window_that_grows() -> None:

@@ -5,7 +5,7 @@
 
 | Outcome | Decided by |
 |---|---|
-| published | `pipeline.Pipeline._publish`: confirmed and not returned |
+| published | `publishing.Publishing._publish`: confirmed and not returned |
 | stored, duplicate | `storing.Storing._end`: the store's answer |
 | waiting | `storing.Storing.add`, `storing.Storing._hold`: the gate, and how many wait already |
 | retry, dead | `retry.RetryPolicy.after`: the failure's class, the attempt and the budget |

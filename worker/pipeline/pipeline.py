@@ -10,29 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from worker.cim import Identity
-from worker.codes import Code, Stage
-from worker.failure import Failure, classify
+from worker.codes import Stage
+from worker.failure import classify
 from worker.flow.lane import Lane
-from worker.outcome import Outcome
 from worker.pipeline.inbound import Inbound
-from worker.pipeline.ports import StoredBecause
+from worker.pipeline.publishing import SEND_BYTES
 from worker.pipeline.translate import Destination
-from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from worker.flow.tasks import Crash
     from worker.pipeline.copies import Copies
     from worker.pipeline.finder import ConversationFinder
+    from worker.pipeline.publishing import Publishing
     from worker.pipeline.reading import Reading
-    from worker.pipeline.settlement import Settlement
     from worker.pipeline.storing import Storing
-    from worker.ports import Clock, Delivery, EventPublisher, Reporter
+    from worker.ports import Clock, Delivery, Reporter
 
-_SEND_BYTES: Final = 1024 * 1024
-"""Bytes after which a batch's events are published and the rest goes to the store before more are made: an event may be
-as large as its conversation's session, and a parsed message takes many times its bytes."""
+LOOKUPS_AT_ONCE: Final = 4
 _LOOKUP_BYTES: Final = 2 * 1024 * 1024
 _PARSED_BYTES: Final = 2 * 1024 * 1024
 """Bodies that may wait for their lookup with their parsed message; those beyond are parsed again after it."""
@@ -46,35 +42,28 @@ class Pipeline:
         *,
         reading: Reading,
         finder: ConversationFinder,
-        publisher: EventPublisher,
+        publishing: Publishing,
         storing: Storing,
         copies: Copies,
-        settlement: Settlement,
         clock: Clock,
         reporter: Reporter,
         crash: Crash,
         bundle: int,
-        on_returned: Callable[[str], None],
     ) -> None:
-        """Look conversations up for at most *bundle* messages at once.
-
-        *on_returned* is told the id of an active conversation whose exchange took no event: it may not be bound.
-        """
+        """Look conversations up for at most *bundle* messages at once."""
         self._reading = reading
         self._finder = finder
-        self._publisher = publisher
+        self._publishing = publishing
         self._storing = storing
         self._copies = copies
-        self._settlement = settlement
         self._clock = clock
         self._reporter = reporter
-        self._on_returned = on_returned
         self._parsed_bytes = 0
         self._lookups: Lane[Inbound] = Lane(
             "lookup",
             self._look_up,
             bundle=bundle,
-            at_once=4,
+            at_once=LOOKUPS_AT_ONCE,
             size_of=lambda inbound: len(inbound.delivery.body),
             bundle_bytes=_LOOKUP_BYTES,
             on_bug=crash.report,
@@ -83,11 +72,11 @@ class Pipeline:
     async def process(self, batch: Sequence[Delivery]) -> None:
         """Bring a batch on its way.
 
-        On return every event for the hub is settled or of unknown effect, and the rest is in its lane. Never raises
-        for a message; cancel it to abandon the batch.
+        On return every event for the hub is settled, of unknown effect, or waits for its turn because confirms stay
+        out; the rest is in its lane. Never raises for a message; cancel it to abandon the batch.
         """
         started = reading_since = self._clock.monotonic()
-        now = self._clock.now_ms()
+        now, write = self._clock.now_ms(), not self._publishing.is_full
         routed = _Routed()
         to_look_up: list[Inbound] = []
         for delivery in batch:  # each to its end while it is in the processor's cache, and its message gone then
@@ -97,14 +86,16 @@ class Pipeline:
             if not self._finder.remembers(inbound):
                 self._keep_small(inbound)
                 to_look_up.append(inbound)
-            elif routed.add(inbound, self._route(inbound, now)):
+            elif routed.add(inbound, self._route(inbound, now, write=write)):
                 paused = self._clock.monotonic()
                 await self._send(routed)
+                write = not self._publishing.is_full
                 reading_since += self._clock.monotonic() - paused
         self._reporter.stage("read", self._clock.monotonic() - reading_since)
         if to_look_up:
             self._lookups.add(to_look_up)
-        await self._send(routed)
+        self._store(routed)
+        await self._publishing.publish(routed.take_live())
         self._reporter.batch(
             "ingress",
             len(batch),
@@ -119,10 +110,16 @@ class Pipeline:
         """Whether the registry answers, as far as known."""
         return self._finder.is_usable
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the confirms of what is for the hub stay out: the next batch should not wait for them."""
+        return self._publishing.is_late
+
     async def stop(self) -> None:
         """Abandon all that is in progress; unsettled deliveries come again."""
         await self._lookups.cancel()
         await self._finder.stop()
+        await self._publishing.stop()
         await self._storing.stop()
         await self._copies.cancel()
 
@@ -159,64 +156,33 @@ class Pipeline:
                 self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
             return
         self._parsed_bytes -= sum(len(one.delivery.body) for one in inbounds if one.message is not None)
-        now = self._clock.now_ms()
+        now, write = self._clock.now_ms(), not self._publishing.is_full
         routed = _Routed()
         for inbound in inbounds:
             if unanswered is not None and not self._finder.can_go_on(inbound):
                 self._copies.wait(inbound.delivery, inbound.identity, unanswered)
-            elif routed.add(inbound, self._route(inbound, now)):
+            elif routed.add(inbound, self._route(inbound, now, write=write)):
                 await self._send(routed)
+                write = not self._publishing.is_full
         await self._send(routed)
 
     # -- route and publish ----------------------------------------------------------------------------------------
 
     async def _send(self, routed: _Routed) -> None:
-        """Store and publish; what goes to the store does not wait for the confirms of what goes to the hub."""
-        for_store = routed.take_for_store()
-        if for_store:
-            self._storing.add(for_store)
-        await self._publish(routed.take_live())
+        """Store and publish; neither what goes to the store nor what follows waits long for the confirms."""
+        self._store(routed)
+        await self._publishing.begin(routed.take_live())
 
-    def _route(self, inbound: Inbound, now: int) -> Destination | None:
+    def _store(self, routed: _Routed) -> None:
+        if for_store := routed.take_for_store():
+            self._storing.add(for_store)
+
+    def _route(self, inbound: Inbound, now: int, *, write: bool) -> Destination | None:
         try:
-            return self._reading.route(inbound, now)
+            return self._reading.route(inbound, now, write=write)
         except Exception as error:  # noqa: BLE001 - a bug must not stop the neighbours
             self._copies.retry_or_give_up(inbound.delivery, inbound.identity, classify(error, Stage.TRANSLATE))
             return None
-
-    async def _publish(self, inbounds: Sequence[Inbound]) -> None:
-        """Publish to the hub; what nobody takes goes to the store."""
-        if not inbounds:
-            return
-        started = self._clock.monotonic()
-        confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])
-        self._reporter.published("events", confirmations, self._clock.monotonic() - started)
-        for_store = []
-        for inbound, confirmation in zip(inbounds, confirmations, strict=True):
-            if confirmation is Confirmation.CONFIRMED:
-                self._settlement.settle(inbound, Outcome.PUBLISHED)
-            elif confirmation is not Confirmation.UNKNOWN and self._to_store(inbound, confirmation):
-                for_store.append(inbound)
-        self._storing.add(for_store)
-
-    def _to_store(self, inbound: Inbound, confirmation: Confirmation) -> bool:
-        """Say why an event that was not taken goes to the store; False when it is published once more instead."""
-        conversation = inbound.conversation
-        if confirmation is Confirmation.RETURNED:
-            self._finder.forget(_written(inbound).routing_key)
-            if conversation is not None:
-                self._on_returned(conversation.id)
-            inbound.stored_because = (
-                StoredBecause.UNKNOWN_CONVERSATION if conversation is None else StoredBecause.NOBODY_LISTENS
-            )
-        elif confirmation is Confirmation.TOO_LARGE:
-            inbound.stored_because = StoredBecause.EVENT_TOO_LARGE
-        elif self._copies.publish_once_more(inbound.delivery, inbound.identity, Failure.of(Code.PUBLISH_REJECTED)):
-            return False
-        else:
-            inbound.stored_because = StoredBecause.REFUSED_BY_SUBSCRIBER
-        inbound.outgoing = None
-        return True
 
 
 class _Routed:
@@ -242,7 +208,7 @@ class _Routed:
         else:
             return False
         self._size += inbound.size
-        return self._size > _SEND_BYTES
+        return self._size > SEND_BYTES
 
     def take_live(self) -> list[Inbound]:
         """Take what is to be published."""
@@ -255,10 +221,3 @@ class _Routed:
         for_store, self._for_store = self._for_store, []
         self.stored += len(for_store)
         return for_store
-
-
-def _written(inbound: Inbound) -> Outgoing:
-    if inbound.outgoing is None:
-        msg = "published before it was routed"
-        raise AssertionError(msg)
-    return inbound.outgoing

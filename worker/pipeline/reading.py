@@ -61,10 +61,11 @@ class Reading:
             return Rejection(Failure.of_problems((problem,)), message.identity)
         return Inbound(delivery, now, message, message.identity, message.channel_session_id, message.customer_id)
 
-    def route(self, inbound: Inbound, now: int) -> Destination:
+    def route(self, inbound: Inbound, now: int, *, write: bool = True) -> Destination:
         """Translate the message at *now* (epoch ms) and say where it goes first.
 
-        For the hub its event is written and the message dropped; for the store it keeps its activity.
+        For the hub its event is written, unless *write* is false, and the message dropped; for the store it keeps its
+        activity.
         """
         inbound.translated_at = now
         message = self._message_of(inbound)
@@ -79,9 +80,15 @@ class Reading:
         if destination is Destination.HUB:
             if self._tracing is not None:
                 self._tracing.sends(inbound.delivery, contract.HUB, activity.conversation_id or "")
-            inbound.outgoing = _outgoing(inbound.delivery, activity, now)
+            if write:
+                inbound.outgoing = _outgoing(inbound.delivery, activity, now)
             inbound.drop_parsed()
         return destination
+
+    def event_of(self, inbound: Inbound) -> Outgoing:
+        """Return the written event of a message that was routed to the hub; the very same when it is made again."""
+        activity = self._translate(inbound, self._message_of(inbound))
+        return _outgoing(inbound.delivery, activity, inbound.translated_at)
 
     def activity_of(self, inbound: Inbound) -> Activity:
         """Return the activity of a message that was routed, to be written; the very same when it is made again."""

@@ -34,7 +34,8 @@ from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.journal import Gap, Journal
-from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.pipeline import LOOKUPS_AT_ONCE, Pipeline
+from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
 from worker.pipeline.receipts import Receipts
 from worker.pipeline.retry import RetryPolicy
@@ -198,10 +199,11 @@ class App:
         )
         copies = self._copies(publisher, settlement, crash, tracing)
         storing = self._storing(copies, settlement, reading, crash)
-        pipeline = Pipeline(
-            reading=reading,
-            finder=self._finder(crash),
+        finder = self._finder(crash)
+        publishing_events = Publishing(
             publisher=publisher,
+            reading=reading,
+            finder=finder,
             storing=storing,
             copies=copies,
             settlement=settlement,
@@ -209,7 +211,20 @@ class App:
             reporter=self.reporter,
             crash=crash,
             bundle=settings.batch_size,
+            # One for each batch in progress, one for the waiting room's, and those of lookups.
+            at_once=settings.batches_in_flight + 1 + LOOKUPS_AT_ONCE,
             on_returned=self._event_returned,
+        )
+        pipeline = Pipeline(
+            reading=reading,
+            finder=finder,
+            publishing=publishing_events,
+            storing=storing,
+            copies=copies,
+            clock=self.clock,
+            reporter=self.reporter,
+            crash=crash,
+            bundle=settings.batch_size,
         )
         return IngressSession(
             ingress=ingress,

@@ -26,6 +26,7 @@ _WAITING_SHARE: Final = 8
 """The waiting room gets this part of the window, and small batches: live traffic must not feel it being emptied."""
 _WAITING_BATCH: Final = 50
 _ROOM_CHECK_SECONDS: Final = 0.1
+_LATE_CHECK_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.5
 _PAUSE_UNKNOWN_SECONDS: Final = 3.0
 """How long the store may take to say whether the pool is paused; live traffic does not wait for it longer."""
@@ -194,10 +195,13 @@ class IngressSession:
                     await consumer.stop()
 
     async def _linger(self) -> None:
-        """Let a batch fill while others are in progress; go at once when nothing is."""
+        """Let a batch fill while others are in progress; go at once when nothing is.
+
+        A batch that only waits for confirms gives up its turn when they stay out: others have what needs none.
+        """
         settings = self._settings
-        while len(self._batches) >= settings.batches_in_flight:
-            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._batches) >= settings.batches_in_flight and not self._pipeline.is_late:
+            await asyncio.wait(self._batches, timeout=_LATE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if self._batches and self._ingress.waiting < settings.batch_size and settings.batch_linger_ms:
             await self._ingress.wait_for(settings.batch_size, settings.batch_linger_ms / 1000)
 
