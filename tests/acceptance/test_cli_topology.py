@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -36,6 +37,30 @@ def test_after_apply_everything_is_there_and_apply_may_be_repeated(vhost_url: st
     assert printed_json(first)["problems"] == 0
     names = {finding["name"] for finding in printed_json(check)["findings"]}
     assert names >= {"cim.ingress", "cim.conversations", "cim.dead-letters", "cim.ingress.retry.10m"}
+
+
+def test_with_several_addresses_the_queues_are_made_on_those_that_answer(broker: Broker, vhost_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nobody = f"amqp://guest:guest@127.0.0.1:{gone.getsockname()[1]}/{urlsplit(vhost_url).path[1:]}"
+    addresses = {
+        "CIM_RABBITMQ_URL": f"{vhost_url},{nobody},{vhost_url}",
+        "CIM_RABBITMQ_MANAGEMENT_URL": broker.management.url,
+    }
+
+    applied = cim_worker("topology", "apply", "--json", **addresses)
+    moved = cim_worker("topology", "apply", "--rebalance", **addresses)
+
+    assert applied.returncode == ExitCode.OK, applied.stderr
+    assert printed_json(applied)["findings"][-1]["kind"] == "leaders"
+    assert moved.returncode == ExitCode.OK, moved.stderr
+    assert "nothing to move" in moved.stdout
+
+
+def test_leaders_are_moved_through_the_management_api_only(vhost_url: str) -> None:
+    finished = cim_worker("topology", "apply", "--rebalance", CIM_RABBITMQ_URL=vhost_url)
+
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert "--rebalance needs CIM_RABBITMQ_MANAGEMENT_URL" in finished.stderr
 
 
 def test_a_queue_with_other_arguments_is_named_with_the_difference_and_left_alone(vhost_url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.cli.errors import CommandError
@@ -48,12 +48,15 @@ async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def broker_connection(settings: Settings, name: str) -> AsyncIterator[Connection]:
-    """Yield a connection that the broker lists as *name*, closed at the end. Raises `BrokerError`."""
+async def broker_connection(settings: Settings, name: str, *, url: str | None = None) -> AsyncIterator[Connection]:
+    """Yield a connection that the broker lists as *name*, closed at the end; to *url* alone, if given.
+
+    Raises `BrokerError`.
+    """
     from worker.rabbit.connection import Connection
 
     connection = await Connection.open(
-        settings.rabbitmq_url.get_secret_value(),
+        url or settings.rabbitmq_url.get_secret_value(),
         name=name,
         heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
         ca_file=settings.rabbitmq_ca_file,
@@ -62,6 +65,26 @@ async def broker_connection(settings: Settings, name: str) -> AsyncIterator[Conn
         yield connection
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def every_node(settings: Settings) -> AsyncIterator[list[Connection]]:
+    """Yield a connection to each node that CIM_RABBITMQ_URL names and that answers; none where it names only one."""
+    import asyncio
+
+    from worker.rabbit.errors import BrokerError
+
+    urls = settings.rabbitmq_url.get_secret_value().split(",")
+    async with AsyncExitStack() as stack:
+        opening = [
+            stack.enter_async_context(broker_connection(settings, "cim-worker command line", url=url))
+            for url in (urls if len(urls) > 1 else ())
+        ]
+        opened = await asyncio.gather(*opening, return_exceptions=True)
+        for one in opened:
+            if isinstance(one, BaseException) and not isinstance(one, BrokerError):
+                raise one
+        yield [one for one in opened if not isinstance(one, BaseException)]
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, print_json, print_table, progress
-from worker.cli.services import command_settings, open_broker
+from worker.cli.services import command_settings, every_node, open_broker
 from worker.contract import OUTCOMES
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
         apply,
         "cim-worker topology apply",
         "cim-worker topology apply --json",
+        "cim-worker topology apply --rebalance        spreads the leaders over the nodes",
         "cim-worker topology apply --migrate          shows what it would do, and asks",
         environment=_WITH_MANAGEMENT,
     )
@@ -61,12 +62,19 @@ def apply(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Take queues with other arguments through to the wanted ones.")
     ] = False,
+    rebalance: Annotated[
+        bool, typer.Option("--rebalance", help="Have the broker spread the leaders of its queues over its nodes.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before taking queues through.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Create what is missing, change nothing that exists, and name every mismatch with its fix.
 
     May be run again at any time. Exit code 2 when something does not match.
+
+    With several addresses in CIM_RABBITMQ_URL new queues are made on each node in turn: so their leaders are spread.
+    With --rebalance leaders that stand unevenly move, those of all queues of the broker; needs
+    CIM_RABBITMQ_MANAGEMENT_URL with the tag administrator.
 
     With --migrate a queue whose arguments cannot be changed is made again as wanted, with its messages: what is
     published meanwhile waits in a second queue. Needs CIM_RABBITMQ_MANAGEMENT_URL with the tag policymaker, and that
@@ -77,6 +85,7 @@ def apply(
     findings = asyncio.run(_examine(settings, create=True))
     if migrate:
         findings = _migrated(settings, findings, yes=yes, as_json=as_json)
+    findings.append(asyncio.run(_leaders(settings, rebalance=rebalance)))
     _report(findings, as_json=as_json)
 
 
@@ -190,6 +199,33 @@ def wanted_topology(settings: Settings, connection: Connection) -> Topology:
     return wanted(settings, connection.server_version)
 
 
+async def _leaders(settings: Settings, *, rebalance: bool) -> Finding:
+    """Return where the leaders are; with *rebalance*, how they moved."""
+    from worker.rabbit import leaders
+    from worker.rabbit.management import Management, ManagementUnavailable
+    from worker.rabbit.topology import Finding
+
+    management, fix = Management.of(settings), "set CIM_RABBITMQ_MANAGEMENT_URL"
+    if management is None and rebalance:
+        raise CommandError(
+            ExitCode.CONFIGURATION, "--rebalance needs CIM_RABBITMQ_MANAGEMENT_URL, its user an administrator"
+        )
+    if management is None:
+        return Finding("leaders", "queues", unchecked="not checked: over AMQP they cannot be seen", fix=fix)
+    try:
+        if not rebalance:
+            return leaders.row(await leaders.look(management))
+        before, after = await leaders.rebalance(management)
+    except ManagementUnavailable as error:
+        if rebalance:
+            raise CommandError(ExitCode.CONFIGURATION, f"nothing was moved: {error}") from error
+        return Finding("leaders", "queues", unchecked=str(error), fix="correct CIM_RABBITMQ_MANAGEMENT_URL")
+    if not leaders.is_even(after):
+        return leaders.row(after)
+    moved = "nothing to move" if before == after else f"were: {leaders.in_words(before)}"
+    return Finding("leaders", "queues", unchecked=f"ok: {leaders.in_words(after)}; {moved}")
+
+
 async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
     from worker.rabbit import topology
 
@@ -197,7 +233,8 @@ async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
         wanted = wanted_topology(settings, connection)
         if not create:
             return await _with_management(settings, wanted, await topology.check(connection, wanted))
-        findings = await topology.apply(connection, wanted)
+        async with every_node(settings) as nodes:
+            findings = await topology.apply(connection, wanted, nodes=nodes)
         await _ask_to_reconcile(connection)
         return findings
 

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from worker.contract import CONVERSATION_PREFIX, DEAD_LETTERS, HUB, PARKED, conversation_exchange
+from worker.rabbit import leaders
 from worker.rabbit.topology import Exchange, Finding, compare
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def not_checked(topology: Topology) -> list[Finding]:
     names = [(queue.name, exchange) for queue in topology.queues for exchange in queue.bound_to]
     rows = [Finding("binding", f"{exchange} → {queue}", unchecked=_NO_MANAGEMENT) for queue, exchange in names]
     rows.append(Finding("binding", f"{HUB} → {conversation_exchange('…')}", unchecked=_NO_MANAGEMENT))
+    rows.append(Finding("leaders", "queues", unchecked=_NO_MANAGEMENT))
     return [*rows, Finding("policies", "all", unchecked=_NO_MANAGEMENT)]
 
 
 async def hazards(management: Management, topology: Topology) -> list[Finding]:
-    """Return a row for each binding, for each policy that would lose messages, and for all policies when none would.
+    """Return a row for each binding, one for the leaders, and one for each policy that would lose messages.
 
     Raises `ManagementUnavailable`.
     """
@@ -44,7 +46,7 @@ async def hazards(management: Management, topology: Topology) -> list[Finding]:
         *_of_policies(await management.policies(), topology),
         *_of_policies(await management.operator_policies(), topology),
     ]
-    return [*rows, *(harmful or [Finding("policies", "all")])]
+    return [*rows, leaders.row(await leaders.look(management)), *(harmful or [Finding("policies", "all")])]
 
 
 async def compare_unchecked(management: Management, topology: Topology, findings: Iterable[Finding]) -> list[Finding]:

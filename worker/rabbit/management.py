@@ -94,8 +94,8 @@ class Management:
         return {one["name"] for one in exchanges if one["name"].startswith(prefix)}
 
     async def queues(self) -> list[dict[str, Any]]:
-        """Return every queue with its arguments and the policy in force. Raises `ManagementUnavailable`."""
-        columns = "columns=name,arguments,effective_policy_definition"
+        """Return every queue with type, leader, arguments and the policy in force. Raises `ManagementUnavailable`."""
+        columns = "columns=name,type,leader,arguments,effective_policy_definition"
         return await self._get(f"queues/{self._vhost}?{columns}") or []
 
     async def queues_bound_to(self, prefix: str) -> set[str]:
@@ -109,7 +109,14 @@ class Management:
 
     async def nodes(self) -> list[dict[str, Any]]:
         """Return the broker's nodes with their alarms. Raises `ManagementUnavailable`."""
-        return await self._get("nodes?columns=name,mem_alarm,disk_free_alarm") or []
+        return await self._get("nodes?columns=name,running,mem_alarm,disk_free_alarm") or []
+
+    async def rebalance(self) -> None:
+        """Have the broker spread the leaders of its queues, of every virtual host; needs the tag administrator.
+
+        It does so when it has answered. Raises `ManagementUnavailable`.
+        """
+        await self._change("POST", "rebalance/queues", {})
 
     async def policies(self) -> list[dict[str, Any]]:
         """Return the policies of users. Raises `ManagementUnavailable`."""

@@ -9,6 +9,7 @@ platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events]
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, 
 from worker.rabbit.probing import fresh_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from worker.rabbit.connection import Connection
 
@@ -26,6 +27,7 @@ _MISSING = "missing"
 _MAY_NOT_LOOK = "not checked: this user may not look at it"
 _MAY_NOT_COMPARE = "exists; not compared: only a user with configure permission, or the management API, can"
 _MAY_NOT_DECLARE = "this user may not declare it"
+_KNOWN_EVERYWHERE_TRIES, _KNOWN_EVERYWHERE_SECONDS = 20, 0.1
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for \w+ '.*' in vhost '.*': "
@@ -152,17 +154,20 @@ _SAFE: dict[str, Any] = {
 }
 
 
-async def apply(connection: Connection, topology: Topology) -> list[Finding]:
+async def apply(connection: Connection, topology: Topology, *, nodes: Sequence[Connection] = ()) -> list[Finding]:
     """Create what is missing; change nothing that exists. Idempotent.
+
+    A new queue is led by the node on which it is declared: they are declared on *nodes*, if given, in turn.
 
     Returns one finding for each thing; a mismatch is reported, not raised, so that one run shows them all.
     """
     findings = [await _declare_exchange(connection, exchange) for exchange in topology.exchanges]
-    for queue in topology.queues:
-        finding = await _declare_queue(connection, queue)
+    for number, queue in enumerate(topology.queues):
+        node = nodes[number % len(nodes)] if nodes else connection
+        finding = await _declare_queue(node, queue)
         findings.append(finding)
         if finding.problem is None:
-            findings += [await _bind(connection, queue.name, exchange) for exchange in queue.bound_to]
+            findings += [await _bind(node, queue.name, exchange) for exchange in queue.bound_to]
     return findings
 
 
@@ -243,7 +248,16 @@ async def _declare_queue_with(connection: Connection, name: str, arguments: Mapp
 
 
 async def _bind(connection: Connection, queue: str, exchange: str) -> Finding:
-    return await _try(connection, "binding", f"{exchange} → {queue}", "queue_bind", queue, exchange, routing_key="#")
+    """Bind; an exchange that was declared on another node may take a moment to be known on this one."""
+    name = f"{exchange} → {queue}"
+    for _ in range(_KNOWN_EVERYWHERE_TRIES):
+        try:
+            return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key="#")
+        except ChannelClosed as error:
+            if error.reply_code != NOT_FOUND:
+                raise
+            await asyncio.sleep(_KNOWN_EVERYWHERE_SECONDS)
+    return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key="#")
 
 
 async def _try(

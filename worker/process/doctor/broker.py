@@ -64,7 +64,9 @@ def _connection(connection: Connection, settings: Settings) -> Iterator[Finding]
 def _of_topology(compared: list[topology.Finding]) -> Iterator[Finding]:
     for one in compared:
         what = f"{one.kind} {one.name}"
-        if one.problem is not None:
+        if one.kind == "leaders" and one.unchecked is not None and one.fix is not None:
+            yield BROKER.risk(what, one.unchecked, one.fix)
+        elif one.problem is not None:
             yield BROKER.problem(what, one.problem, one.fix or "")
         elif one.unchecked is not None:
             yield BROKER.unchecked(what, one.unchecked, one.fix or _NEEDS_MANAGEMENT)
