@@ -56,6 +56,17 @@ async def test_of_several_nodes_one_that_answers_is_enough_whichever_is_tried_fi
             await connection.close()
 
 
+async def test_a_node_that_did_not_answer_a_moment_ago_is_tried_last(vhost_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        silent = f"amqp://guest:guest@127.0.0.1:{frozen.getsockname()[1]}/"
+        for _ in range(6):
+            started = time.monotonic()
+            connection = await Connection.open(f"{silent},{vhost_url}", name="test", timeout_seconds=30, avoid=silent)
+            assert time.monotonic() - started < 10
+            assert connection.url == vhost_url
+            await connection.close()
+
+
 async def test_when_no_node_answers_the_whole_limit_is_kept() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         url = f"amqp://guest:guest@127.0.0.1:{frozen.getsockname()[1]}/"

@@ -23,6 +23,7 @@ from worker.process.app import App
 from worker.process.preflight import check_rights, check_topology, ensure_indexes, warn_of_hazards
 from worker.process.progress import SILENCE, Progress, ProgressWatch
 from worker.process.reports import ProcessReport
+from worker.rabbit.alive import NodeWatch
 from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import (
@@ -52,6 +53,8 @@ _INDEX_PAUSE_SECONDS = 30.0
 _LONGEST_BLOCKED_SECONDS = 300.0
 """Nothing stays in hand longer behind a broker that blocks publishers; the next session takes nothing before."""
 _BLOCKED_CHECK_SECONDS = 1.0
+_AVOID_SECONDS = 60.0
+"""How long a node that did not answer is tried after the others."""
 
 
 class Worker:
@@ -75,6 +78,7 @@ class Worker:
         self._publishing = self._broker.part("publish")
         self._connected = self._broker.part(""), self._broker.part(SILENCE)
         self._reconnecting = Reconnecting(random=random.random)
+        self._avoided = "", 0.0
         self._started_at = self._connecting_since = self._app.clock.now_ms()
 
     async def run(self) -> None:
@@ -196,6 +200,7 @@ class Worker:
             jobs = [session.run(), session.run_consumer(), session.run_waiting_room()]
             jobs += [self._blocked_for_long(), self._app.replays.run()]
             jobs.append(self._progress_watch(publishing, publisher).run())
+            jobs += self._node_watches(consuming, publishing)
             if self._settings.conversation_events:
                 jobs += self._app.conversation_jobs(consuming, publishing, publisher)
             if self._settings.record_dead_letters:
@@ -256,6 +261,17 @@ class Worker:
 
         return ProgressWatch(self._broker, look, self._app.clock)
 
+    def _node_watches(self, *connections: Connection) -> list[Coroutine[Any, Any, None]]:
+        """Return what leaves a node that answers nothing, where there are others."""
+        if "," not in self._app.settings.rabbitmq_url.get_secret_value():
+            return []
+        ca_file = self._settings.rabbitmq_ca_file
+        return [NodeWatch(one, ca_file=ca_file, on_silent=self._avoid).run() for one in connections]
+
+    def _avoid(self, url: str) -> None:
+        """Try the node at *url* last for a while."""
+        self._avoided = url, self._app.clock.monotonic() + _AVOID_SECONDS
+
     async def _connect(
         self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None
     ) -> Connection:
@@ -264,12 +280,14 @@ class Worker:
         return connection
 
     async def _open(self, purpose: str, *, max_bytes_in_hand: int | None = None) -> Connection:
+        avoided, until = self._avoided
         return await Connection.open(
             self._app.settings.rabbitmq_url.get_secret_value(),
             name=f"cim-worker {self._index} {purpose}",
             heartbeat_seconds=self._settings.rabbitmq_heartbeat_seconds,
             ca_file=self._settings.rabbitmq_ca_file,
             max_bytes_in_hand=max_bytes_in_hand,
+            avoid=avoided if self._app.clock.monotonic() < until else None,
         )
 
     async def _close(self, connection: Connection) -> None:

@@ -38,8 +38,10 @@ _CHANNELS = 16
 class Connection:
     """An open AMQP connection. Build it with `open`; it never reconnects by itself."""
 
-    def __init__(self, raw: FramingConnection, max_bytes_in_hand: int | None = None) -> None:
+    def __init__(self, raw: FramingConnection, url: str, max_bytes_in_hand: int | None = None) -> None:
         self._raw = raw
+        self.url = url
+        """The address it was opened with, of one node; holds the password."""
         self._max_bytes_in_hand = max_bytes_in_hand
         self._bytes_in_hand = 0
         self._largest_run = 0
@@ -64,6 +66,7 @@ class Connection:
         ca_file: str | None = None,
         timeout_seconds: float = 10,
         max_bytes_in_hand: int | None = None,
+        avoid: str | None = None,
     ) -> Self:
         """Open a connection.
 
@@ -77,6 +80,7 @@ class Connection:
             timeout_seconds: longest the whole opening may take.
             max_bytes_in_hand: when deliveries hold this many bytes of bodies, the socket is not read until they hold
                 half of it; None means no bound.
+            avoid: one of the addresses, to be tried last: its node did not answer a moment ago.
 
         Raises:
             BrokerUnreachable: nobody answers, or TLS fails.
@@ -84,18 +88,22 @@ class Connection:
         """
         urls = url.split(",")
         random.shuffle(urls)
+        urls.sort(key=lambda one: one != avoid)  # the last one is tried first
         ends_at = asyncio.get_running_loop().time() + timeout_seconds
         while True:
             share = max(_LEAST_SECONDS, ends_at - asyncio.get_running_loop().time()) / len(urls)
             try:
-                parameters = _parameters(urls.pop(), name, heartbeat_seconds, ca_file, share)
-                return await cls._open(parameters, share, max_bytes_in_hand)
+                one = urls.pop()
+                parameters = _parameters(one, name, heartbeat_seconds, ca_file, share)
+                return await cls._open(parameters, one, share, max_bytes_in_hand)
             except BrokerUnreachable:
                 if not urls:
                     raise
 
     @classmethod
-    async def _open(cls, parameters: pika.URLParameters, timeout_seconds: float, max_bytes_in_hand: int | None) -> Self:
+    async def _open(
+        cls, parameters: pika.URLParameters, url: str, timeout_seconds: float, max_bytes_in_hand: int | None
+    ) -> Self:
         opened: asyncio.Future[FramingConnection] = asyncio.get_running_loop().create_future()
         self: list[Connection] = []
 
@@ -120,7 +128,7 @@ class Connection:
             if opened.cancelled() or not opened.done():
                 _abandon(raw)
             raise
-        self.append(cls(raw, max_bytes_in_hand))
+        self.append(cls(raw, url, max_bytes_in_hand))
         return self[0]  # type: ignore[return-value]
 
     @property
@@ -132,6 +140,11 @@ class Connection:
     def is_open(self) -> bool:
         """Whether AMQP operations can be sent now."""
         return not self.closed.done() and self._raw.is_open
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its socket is not read, because its deliveries hold too many bytes."""
+        return self._paused.done()
 
     @property
     def heartbeat_seconds(self) -> int:

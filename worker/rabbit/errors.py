@@ -71,6 +71,10 @@ class BrokerSilent(BrokerError):
     """Connections stand and publishes are in hand, but the broker does nothing: it is frozen, or has no quorum."""
 
 
+class NodeSilent(BrokerError):
+    """A node of a cluster answers nothing and takes no connection: it is frozen, or cut off from us."""
+
+
 class PublisherBlocked(BrokerError):
     """The broker has taken no publishes for so long that what is in hand goes back to it."""
 
