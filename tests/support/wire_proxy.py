@@ -7,8 +7,8 @@
 
 Everything that no rule is about passes through, to the real store and back. The last rule that fits a command counts.
 The proxy lives in a thread of its own: use it from a test on an event loop or not, or around a worker in another
-process; every method may be called from any thread. It reads OP_MSG only, so the driver's very first greeting on a
-connection (OP_QUERY) always passes through.
+process; every method may be called from any thread. Rules are about OP_MSG only, so the driver's very first greeting on
+a connection (OP_QUERY) always reaches the store; `greeting` may change what it answers, as `replica_set.py` does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 _HEADER = struct.Struct("<iiii")  # length of the whole message, request id, response to, opcode
-_OP_MSG = 2013
+_OP_MSG, _OP_QUERY, _OP_REPLY = 2013, 2004, 1
+_REPLY = struct.Struct("<iqii")  # flags, cursor, number of the first document, number of documents
+_GREETINGS = {"hello", "ismaster", "isMaster"}
 _START_SECONDS = 10
 _OPERATIONS = {"insert": "documents", "update": "updates", "delete": "deletes"}
 _LIMIT = 64 * 1024 * 1024
@@ -169,6 +171,8 @@ class WireProxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.greeting: Callable[[Document], Document] | None = None
+        """Changes what the store says of itself when a driver greets it."""
         self.seen: Counter[str] = Counter()
         """How many commands of each name have come, answered by a rule or not."""
 
@@ -201,6 +205,10 @@ class WireProxy:
     def cut_all(self) -> None:
         """Reset every connection."""
         self._loop.call_soon_threadsafe(self._cancel_connections)
+
+    def stop_listening(self) -> None:
+        """Refuse every new connection from now on, and reset those there are."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_START_SECONDS)
 
     def run(self) -> None:
         """Serve until `stop`; the thread's own function."""
@@ -314,6 +322,8 @@ class _Connection:
         self._to_driver = writer
         self._to_store: asyncio.StreamWriter | None = None
         self._asked: dict[int, asyncio.Future[Document]] = {}
+        self._greeted: set[int] = set()
+        """Requests whose answer says what the store is."""
 
     async def serve(self) -> None:
         """Pass messages both ways until one side ends."""
@@ -347,16 +357,22 @@ class _Connection:
         async for message in _messages(self._driver):
             command = Command.read(message)
             rule = None if command is None else self._proxy.rule_for(command)
-            if command is None or rule is None:
+            if self._proxy.greeting is not None and (command is None or command.name in _GREETINGS):
+                self._greeted.add(_HEADER.unpack_from(message)[1])
+                self._send_to_store(message)
+            elif command is None or rule is None:
                 self._send_to_store(message)
             else:
                 await rule.answer(Exchange(self, command))
 
     async def _answers(self, store: asyncio.StreamReader) -> None:
         async for message in _messages(store):
-            asked = self._asked.pop(_HEADER.unpack_from(message)[2], None)
+            request_id = _HEADER.unpack_from(message)[2]
+            asked = self._asked.pop(request_id, None)
             if asked is None:
-                self._to_driver.write(message)
+                greeting = self._proxy.greeting if request_id in self._greeted else None
+                self._greeted.discard(request_id)
+                self._to_driver.write(_changed(message, greeting) if greeting else message)
                 await self._to_driver.drain()
             else:
                 answer = Command.read(message)
@@ -439,6 +455,17 @@ def _split(data: bytes) -> list[RawBSONDocument]:
 def _op_msg(document: Mapping[str, Any], *, request_id: int = 0, response_to: int = 0) -> bytes:
     body = b"\0\0\0\0\0" + bson.encode(document)  # no flags, then one section of kind 0
     return _HEADER.pack(_HEADER.size + len(body), request_id, response_to, _OP_MSG) + body
+
+
+def _changed(message: bytes, change: Callable[[Document], Document]) -> bytes:
+    """Return the store's answer to a greeting with its document changed."""
+    _, request_id, response_to, opcode = _HEADER.unpack_from(message)
+    if opcode != _OP_REPLY:
+        answer = Command.read(message)
+        return message if answer is None else _op_msg(change(answer.body), response_to=response_to)
+    start = _HEADER.size + _REPLY.size
+    body = message[_HEADER.size : start] + bson.encode(change(bson.decode(message[start:])))
+    return _HEADER.pack(_HEADER.size + len(body), request_id, response_to, _OP_REPLY) + body
 
 
 async def _messages(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
