@@ -117,6 +117,10 @@ deploy-check: .venv/.made ## deploy/ against the real tools: image, compose, cha
 chaos: .venv/.made ## faults at random times, then every message accounted for (SEED=, MINUTES=, MESSAGES=)
 	@$(RUN)/python -m tests.chaos $(OPTIONS)
 
+.PHONY: cluster
+cluster: .venv/.made ## three nodes killed, frozen, cut off and drained, on each RabbitMQ there is (ARGS="--root FOLDER": another)
+	@$(RUN)/python -m tests.cluster $(ARGS)
+
 .PHONY: gateway-chaos
 gateway-chaos: .venv/.made ## gateway, broker and workers killed under load; what was answered 200 is there (SEED=, MINUTES=)
 	@$(RUN)/python -m tests.chaos.gateway $(OPTIONS)

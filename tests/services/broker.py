@@ -26,6 +26,7 @@ from urllib.parse import quote
 import pika
 
 from tests.services.management import ManagementApi
+from tests.services.port_mapper import introduced
 from tests.services.processes import KeptProcess, free_ports
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ def find_program(name: str, root: Path | None = None) -> str | None:
     return None if root else shutil.which(name)
 
 
+def installed_version(root: Path | None = None) -> tuple[int, ...]:
+    """Return the version of the RabbitMQ on this machine (in *root*, if given); empty when its folder does not say."""
+    found = [path.name for path in (root or Path("/")).glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")]
+    numbers = [name.rpartition("-")[2].split(".") for name in found]
+    return max((tuple(map(int, one)) for one in numbers if all(part.isdecimal() for part in one)), default=())
+
+
 class LocalBroker:
     """One RabbitMQ node owned by this process.
 
@@ -93,6 +101,8 @@ class LocalBroker:
         chroot: root file system that holds another RabbitMQ.
         folder: where to make the node's folder; the system's place for temporary files unless given.
         configuration: further lines of rabbitmq.conf, such as "max_message_size = 100000".
+        name: what the node is called in its cluster, such as "n1"; a name of its own unless given.
+        cookie: what nodes of one cluster have in common; one of its own unless given.
     """
 
     def __init__(
@@ -103,18 +113,25 @@ class LocalBroker:
         chroot: Path | None = None,
         folder: Path | None = None,
         configuration: Sequence[str] = (),
+        name: str | None = None,
+        cookie: str | None = None,
     ) -> None:
         self._root = chroot.resolve() if chroot else None
         parent = folder or (self._root / "tmp" if self._root else None)
         self.folder = Path(tempfile.mkdtemp(prefix="cim-broker-", dir=parent))
         """Everything the node reads and writes."""
         self._ports = _Ports(*free_ports(6))
-        self.node_name = f"cim-{secrets.token_hex(4)}@localhost"
+        self.node_name = f"{name or f'cim-{secrets.token_hex(4)}'}@localhost"
+        self.neighbours: dict[str, int] = {}
+        """The other nodes of its cluster, and the ports by which this one reaches them, from its next start on."""
+        self._introduced: list[socket.socket] = []
+        self.is_frozen = False
+        """Whether its clock stands still."""
         self._port_mapper: KeptProcess | None = None
         self._node: KeptProcess | None = None
         self.management_url = f"http://guest:guest@127.0.0.1:{self._ports.management}"
         self.management = ManagementApi(self.management_url)
-        self._write_files(("rabbitmq_management", *plugins), ssl, configuration)
+        self._write_files(("rabbitmq_management", *plugins), ssl, configuration, cookie or secrets.token_hex(16))
 
     def __enter__(self) -> Self:
         """Start the node; clean up when that fails."""
@@ -148,6 +165,11 @@ class LocalBroker:
     def port_mapper_port(self) -> int:
         """Port of the node's own Erlang port mapper (epmd)."""
         return self._ports.port_mapper
+
+    @property
+    def distribution_port(self) -> int:
+        """Port by which other nodes reach this one."""
+        return self._ports.distribution
 
     @property
     def pid(self) -> int:
@@ -187,12 +209,14 @@ class LocalBroker:
         """Shut the node down in good order; `start` brings it back with its data."""
         if self._node:
             self._node.terminate(STOP_TIMEOUT_SECONDS)
+        self.is_frozen = False
         self._stop_port_mapper()
 
     def kill(self) -> None:
         """End the node at once, as a power cut would (SIGKILL); `start` brings it back with its data."""
         if self._node:
             self._node.kill()
+        self.is_frozen = False
         self._stop_port_mapper()
 
     def restart(self) -> None:
@@ -209,11 +233,13 @@ class LocalBroker:
         """Stop the node's clock (SIGSTOP): connections stay open and nothing answers."""
         if self._node:
             self._node.send_signal(signal.SIGSTOP)
+            self.is_frozen = self._node.is_running
 
     def thaw(self) -> None:
         """Let a frozen node run on (SIGCONT)."""
         if self._node:
             self._node.send_signal(signal.SIGCONT)
+        self.is_frozen = False
 
     # What is in it.
 
@@ -288,7 +314,18 @@ class LocalBroker:
         Raises:
             subprocess.CalledProcessError: it failed; its output is in the exception.
         """
-        program = find_program("rabbitmqctl", self._root) or "rabbitmqctl"
+        return self._told("rabbitmqctl", *arguments)
+
+    def upgrade(self, *arguments: str) -> str:
+        """Run `rabbitmq-upgrade` against this node and return what it printed; otherwise as `control`."""
+        return self._told("rabbitmq-upgrade", *arguments)
+
+    def queues(self, *arguments: str) -> str:
+        """Run `rabbitmq-queues` against this node and return what it printed; otherwise as `control`."""
+        return self._told("rabbitmq-queues", *arguments)
+
+    def _told(self, tool: str, *arguments: str) -> str:
+        program = find_program(tool, self._root) or tool
         finished = subprocess.run(
             self._command([program, "--quiet", "--node", self.node_name, *arguments]),
             env=self._environment(),
@@ -302,13 +339,15 @@ class LocalBroker:
 
     # How it is made.
 
-    def _write_files(self, plugins: Sequence[str], ssl: CertificateFiles | None, configuration: Sequence[str]) -> None:
+    def _write_files(
+        self, plugins: Sequence[str], ssl: CertificateFiles | None, configuration: Sequence[str], secret: str
+    ) -> None:
         for name in ("home", "log", "data", "tls"):
             (self.folder / name).mkdir()
         (self.folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
         (self.folder / "rabbitmq-env.conf").touch()
         cookie = self.folder / "home" / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(secret)
         cookie.chmod(0o400)
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self._ports.amqp}",
@@ -387,8 +426,12 @@ class LocalBroker:
             self._port_mapper = self._spawn(["epmd", "-port", str(self._ports.port_mapper), "-address", "127.0.0.1"])
             mapper = self._port_mapper
             self._wait_for(lambda: _is_listening(self._ports.port_mapper), mapper, "epmd")
+            self._introduced = [introduced(self._ports.port_mapper, *one) for one in self.neighbours.items()]
 
     def _stop_port_mapper(self) -> None:
+        for introduction in self._introduced:
+            introduction.close()
+        self._introduced = []
         if self._port_mapper:
             self._port_mapper.kill()
             self._port_mapper = None

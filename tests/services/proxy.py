@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose connections can be cut, black-holed and slowed."""
+"""TCP proxies on loopback whose connections can be cut, black-holed and slowed."""
 
 from __future__ import annotations
 
@@ -91,3 +91,46 @@ class Proxy:
                     await asyncio.sleep(self._delay)
                 writer.write(data)
                 await writer.drain()
+
+
+class Network:
+    """The proxies in front of several ports, of which all share what happens to one."""
+
+    def __init__(self, *target_ports: int) -> None:
+        self._proxies = [Proxy(port) for port in target_ports]
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        for proxy in self._proxies:
+            await proxy.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all connections."""
+        for proxy in self._proxies:
+            await proxy.__aexit__()
+
+    @property
+    def ports(self) -> list[int]:
+        """Where they listen, in the order of the targets."""
+        return [proxy.port for proxy in self._proxies]
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def refuse(self, *, on: bool) -> None:
+        """Reset new connections at once, or stop doing so."""
+        for proxy in self._proxies:
+            proxy.refuse(on=on)
+
+    def black_hole(self, *, on: bool) -> None:
+        """Let connections stand while nothing gets through, or let everything through that was held back."""
+        for proxy in self._proxies:
+            proxy.black_hole(on=on)
+
+    def slow(self, delay: float) -> None:
+        """Hold back each piece of data for *delay* seconds; 0 is full speed."""
+        for proxy in self._proxies:
+            proxy.slow(delay)
