@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.chaos.fault import FAULTS, PENDING
+from tests.chaos.fault import FAULTS, OF_NODES, PENDING
 from tests.chaos.run import Plan, Progress, Report, run
 from tests.contract.store.servers import SERVERS
 
@@ -40,6 +40,7 @@ def main() -> int:
         feel=None if options.feel is None else tuple(options.feel.split(",")) if options.feel else (),
         only=tuple(options.only.split(",")) if options.only else (),
         keep=options.keep,
+        cluster=options.cluster,
         quiet_timeout=options.quiet,
         broker_root=options.rabbitmq_root,
         store=options.store,
@@ -60,7 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=50_000, help="how many messages (default: %(default)s)")
     parser.add_argument("--every", type=float, default=5, help="seconds between two faults (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2, help="most faults at the same time (default: %(default)s)")
-    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS | PENDING)}")
+    parser.add_argument("--cluster", action="store_true", help="three nodes, which are killed, frozen and cut off, too")
+    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS | PENDING | OF_NODES)}")
     parser.add_argument("--feel", help="comma separated faults during which live messages are timed; '' for none")
     parser.add_argument(
         "--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)"

@@ -32,14 +32,20 @@ FAULTS: Final[dict[str, Fault]] = {}
 """By name: those that are injected unless a run names its own."""
 PENDING: Final[dict[str, Fault]] = {}
 """Those that the worker does not yet pass; injected only by name."""
+OF_NODES: Final[dict[str, Fault]] = {}
+"""Those of a cluster's nodes; `nodes.py` fills it."""
 
 
-def fault(*needs: str, elsewhere: bool = False, every: int = 1, pending: bool = False) -> Callable[[Any], Any]:
+def fault(
+    *needs: str, elsewhere: bool = False, every: int = 1, pending: bool = False, of_nodes: bool = False
+) -> Callable[[Any], Any]:
     """Enter a function into the catalogue, under its own name."""
 
     def register(function: Callable[[World, Platform, random.Random], Awaitable[None]]) -> Any:
         name = function.__name__
-        (PENDING if pending else FAULTS)[name] = Fault(name, frozenset(needs), function, elsewhere, every)
+        (OF_NODES if of_nodes else PENDING if pending else FAULTS)[name] = Fault(
+            name, frozenset(needs), function, elsewhere, every
+        )
         return function
 
     return register

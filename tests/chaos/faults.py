@@ -91,42 +91,42 @@ async def killing_message(world: World, _: Platform, __: random.Random) -> None:
 @fault("broker")
 async def broker_restart(world: World, _: Platform, __: random.Random) -> None:
     """The broker is stopped in good order and started again."""
-    await asyncio.to_thread(world.broker.restart)
+    await asyncio.to_thread(world.node.restart)
 
 
 @fault("broker")
 async def broker_kill_9(world: World, _: Platform, __: random.Random) -> None:
     """The broker dies and comes back with its data."""
-    await asyncio.to_thread(world.broker.kill)
-    await asyncio.to_thread(world.broker.start)
+    await asyncio.to_thread(world.node.kill)
+    await asyncio.to_thread(world.node.start)
 
 
 @fault("broker")
 async def broker_frozen_short(world: World, _: Platform, __: random.Random) -> None:
     """The broker answers nothing, for less than the timeouts."""
-    await _frozen(world.broker, SHORTER_THAN_TIMEOUTS)
+    await _frozen(world.node, SHORTER_THAN_TIMEOUTS)
 
 
 @fault("broker")
 async def broker_frozen_long(world: World, _: Platform, __: random.Random) -> None:
     """The broker answers nothing, for longer than the timeouts."""
-    await _frozen(world.broker, LONGER_THAN_TIMEOUTS)
+    await _frozen(world.node, LONGER_THAN_TIMEOUTS)
 
 
 @fault("broker")
 async def memory_alarm(world: World, _: Platform, __: random.Random) -> None:
     """The broker blocks publishers for longer than the confirm timeout."""
-    await world.manage(lambda: world.broker.set_memory_alarm(True))
+    await world.manage(lambda: world.node.set_memory_alarm(True))
     try:
         await asyncio.sleep(LONGER_THAN_TIMEOUTS / 2)  # the confirm timeout is 3 s
     finally:
-        await world.manage(lambda: world.broker.set_memory_alarm(False))
+        await world.manage(lambda: world.node.set_memory_alarm(False))
 
 
 @fault("broker")
 async def connections_closed_by_broker(world: World, _: Platform, __: random.Random) -> None:
     """The broker closes every client connection."""
-    await world.manage(world.broker.close_connections)
+    await world.manage(world.node.close_connections)
 
 
 # -- the store ----------------------------------------------------------------------------------------------------

@@ -109,7 +109,11 @@ class Platform:
         await self._world.admin(lambda channel: channel.queue_delete(queue, if_empty=True))
 
     def queue_of(self, conversation: str) -> tuple[str, dict[str, Any]]:
-        """Return the subscriber's queue and its arguments."""
+        """Return the subscriber's queue and its arguments; in a cluster it has to outlive any one node."""
+        queue, arguments = self._queue_of(conversation)
+        return queue, {**arguments, **self._world.queue_arguments}
+
+    def _queue_of(self, conversation: str) -> tuple[str, dict[str, Any]]:
         places = self._world.places
         if conversation in places.calm:
             return CALM_QUEUE, {}

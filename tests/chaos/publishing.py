@@ -28,8 +28,7 @@ class Publisher:
     """Publishes through a ledger for as long as `run` runs, over any number of connections."""
 
     def __init__(self, url: str, ledger: Ledger) -> None:
-        self._parameters = pika.URLParameters(url)
-        self._parameters.heartbeat = 30
+        self._addresses = Addresses(url)
         self._ledger = ledger
         self._todo: deque[Sample] = deque()
         self._outstanding: dict[int, Sample] = {}
@@ -95,7 +94,7 @@ class Publisher:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connect(self) -> AsyncioConnection:
-        connection, self._lost = await open_connection(self._parameters)
+        connection, self._lost = await open_connection(self._addresses.next())
         lost = self._lost
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         channel = connection.channel(on_open_callback=lambda channel: resolve(opened, channel))
@@ -184,6 +183,21 @@ class Publisher:
 def _is_huge(sample: Sample) -> bool:
     """Tell whether no document can hold the body: then the letter can only be found by its message id."""
     return len(sample.body) > _HUGE
+
+
+class Addresses:
+    """The nodes of a broker, comma separated, in turn: each attempt goes to the next one."""
+
+    def __init__(self, urls: str) -> None:
+        self._all = [pika.URLParameters(url) for url in urls.split(",")]
+        for parameters in self._all:
+            parameters.heartbeat = 30
+        self._number = -1
+
+    def next(self) -> pika.URLParameters:
+        """Return where to connect now."""
+        self._number += 1
+        return self._all[self._number % len(self._all)]
 
 
 async def open_connection(parameters: pika.URLParameters) -> tuple[AsyncioConnection, asyncio.Event]:

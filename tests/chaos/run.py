@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ import pymongo.errors
 
 from tests.chaos import evidence as reading
 from tests.chaos import faults as _faults  # noqa: F401 - enters its faults into the catalogue
+from tests.chaos import nodes as _nodes  # noqa: F401 - the same
 from tests.chaos import sick as _sick  # noqa: F401 - the same
 from tests.chaos import verdict
-from tests.chaos.fault import FAULTS, PENDING, Fault
+from tests.chaos.fault import FAULTS, OF_NODES, PENDING, Fault
 from tests.chaos.latency import Latency, feel
 from tests.chaos.messages import LONG_MIX, TRAP, VHOST, Kind, Mix
 from tests.chaos.platform import CALM_QUEUE, Platform
@@ -37,6 +38,9 @@ _LIMBO_SECONDS = 200.0
 """A broker that restarts looks again after its dead-lettered messages only every 180 s."""
 _GOOD_ONES = 10
 _LONG_FROM_MESSAGES = 100_000
+_OF_ONE_NODE = {"broker", "queues"}
+_NOT_IN_A_CLUSTER: dict[str, Any] = {"refused": 0, "narrow": 0}
+"""A quorum queue takes a few more than its limit, so nobody can say which message its fullness refuses."""
 _QUEUES = (
     "cim.ingress",
     "cim.ingress.waiting",
@@ -67,6 +71,8 @@ class Plan:
     """A folder with the worker package to run instead of the tree's."""
     keep: Path | None = None
     """A folder to copy logs to."""
+    cluster: bool = False
+    """Whether the broker is three nodes, and the nodes fail."""
     quiet_timeout: float = _LIMBO_SECONDS
     broker_root: Path | None = None
     """Root file system of another RabbitMQ; this machine's unless given."""
@@ -76,6 +82,8 @@ class Plan:
     @property
     def traffic(self) -> Mix:
         """The mix of messages."""
+        if self.cluster:
+            return replace(self.mix or Mix(), **_NOT_IN_A_CLUSTER)
         return self.mix or (LONG_MIX if self.is_long else Mix())
 
     @property
@@ -141,8 +149,9 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
     """Do one run and return its report. *progress* is called twice a second."""
     started = time.monotonic()
     state = Progress()
-    where, store = plan.broker_root, plan.store
-    async with world(plan.seed, plan.traffic, say, code=plan.code, broker_root=where, store=store) as made:
+    where, store, cluster = plan.broker_root, plan.store, plan.cluster
+    services = world(plan.seed, plan.traffic, say, code=plan.code, broker_root=where, store=store, cluster=cluster)
+    async with services as made:
         platform = Platform(made)
         watching = asyncio.create_task(_watch(made, state, progress))
         try:
@@ -229,7 +238,11 @@ async def _publish(made: World, plan: Plan) -> None:
 
 def chosen(plan: Plan) -> list[Fault]:
     """Return the faults of a run: the named ones, or all but those the worker does not pass yet."""
-    return [(FAULTS | PENDING)[name] for name in plan.only] or list(FAULTS.values())
+    if plan.only:
+        return [(FAULTS | PENDING | OF_NODES)[name] for name in plan.only]
+    if plan.cluster:
+        return [*OF_NODES.values(), *(one for one in FAULTS.values() if not one.needs & _OF_ONE_NODE)]
+    return list(FAULTS.values())
 
 
 def timed(plan: Plan) -> list[Fault]:

@@ -213,7 +213,7 @@ async def rights_revoked(world: World, _: Platform, __: random.Random) -> None:
     management = world.broker.management
     await world.manage(lambda: management.set_permissions(POOL_USER, VHOST, write="^$"))
     try:
-        await world.manage(world.broker.close_connections)  # rights are remembered for the life of an AMQP channel
+        await world.manage(world.node.close_connections)  # rights are remembered for the life of an AMQP channel
         await asyncio.sleep(_SICK_SECONDS)
     finally:
         await world.manage(lambda: management.set_permissions(POOL_USER, VHOST))
@@ -300,5 +300,5 @@ async def _exchanges_gone(world: World) -> AsyncIterator[None]:
 
 async def _limit_messages(world: World, size: int) -> None:
     # A channel keeps the limit it was opened with.
-    await world.manage(lambda: world.broker.control("eval", f"application:set_env(rabbit, max_message_size, {size})."))
-    await world.manage(world.broker.close_connections)
+    await world.manage(lambda: world.node.control("eval", f"application:set_env(rabbit, max_message_size, {size})."))
+    await world.manage(world.node.close_connections)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import pika
-
-from tests.chaos.publishing import abandon, open_connection, resolve
+from tests.chaos.publishing import Addresses, abandon, open_connection, resolve
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
@@ -24,8 +22,7 @@ class Subscriber:
     """Consumes all watched queues for as long as `run` runs, over any number of connections."""
 
     def __init__(self, url: str, ledger: Ledger) -> None:
-        self._parameters = pika.URLParameters(url)
-        self._parameters.heartbeat = 30
+        self._addresses = Addresses(url)
         self._ledger = ledger
         self._queues: set[str] = set()
         self._channel: Any = None
@@ -50,7 +47,7 @@ class Subscriber:
         while True:
             connection = None
             try:
-                connection, lost = await open_connection(self._parameters)
+                connection, lost = await open_connection(self._addresses.next())
                 await self._work(connection, lost)
             except Exception as error:  # noqa: BLE001 - pika raises all sorts of things on broken connections
                 self.last_error = repr(error)

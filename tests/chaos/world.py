@@ -26,15 +26,16 @@ from tests.chaos.pool import Pool, snapshot
 from tests.chaos.publishing import Publisher
 from tests.chaos.subscribing import Subscriber
 from tests.contract.store.servers import SERVERS
+from tests.services.broker import LocalBroker
+from tests.services.cluster import LocalCluster
 from tests.services.management import ManagementError
-from tests.services.proxy import Proxy
+from tests.services.proxy import Network
 from tests.services.services import private_broker
 from tests.support.wire_proxy import WireProxy, wire_proxy, write_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from tests.services.broker import LocalBroker
     from tests.services.store import StoreProcess
 
 T = TypeVar("T")
@@ -82,12 +83,12 @@ class World:
     places: Places
     ledger: Ledger
     traffic: Traffic
-    broker: LocalBroker
+    broker: LocalBroker | LocalCluster
     store: StoreProcess
     sick: WireProxy
     """Answers chosen commands in the store's place."""
-    broker_net: Proxy
-    store_net: Proxy
+    broker_net: Network
+    store_net: Network
     pool: Pool
     publisher: Publisher
     subscriber: Subscriber
@@ -98,6 +99,23 @@ class World:
     memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     """Worker process id to (monotonic seconds, MiB)."""
     peak_mib: float = 0.0
+
+    @property
+    def node(self) -> LocalBroker:
+        """The broker, where it is one node."""
+        assert isinstance(self.broker, LocalBroker)
+        return self.broker
+
+    @property
+    def cluster(self) -> LocalCluster:
+        """The broker, where it is a cluster."""
+        assert isinstance(self.broker, LocalCluster)
+        return self.broker
+
+    @property
+    def queue_arguments(self) -> dict[str, Any]:
+        """What a queue needs to outlive the loss of a node, where there are several."""
+        return {"x-queue-type": "quorum"} if isinstance(self.broker, LocalCluster) else {}
 
     async def admin(self, action: Callable[[Any], T]) -> T:
         """Do something on a channel of our own, past the proxies; repeat until the broker let us.
@@ -120,7 +138,7 @@ class World:
 
     async def make_trap(self) -> None:
         """Make the queue that only a CC header leads to."""
-        await self.admin(lambda channel: channel.queue_declare(TRAP, durable=True))
+        await self.admin(lambda channel: channel.queue_declare(TRAP, durable=True, arguments=self.queue_arguments))
 
     async def manage(self, action: Callable[[], object]) -> None:
         """Do something over the management API; repeat until the broker answers. Raises what it says at last."""
@@ -136,15 +154,17 @@ async def world(
     code: Path | None = None,
     broker_root: Path | None = None,
     store: str = "embedded",
+    cluster: bool = False,
 ) -> AsyncIterator[World]:
     """Start everything but the pool; end and remove everything, whatever happened.
 
     *code*: a folder with the worker package to run; a snapshot of the tree unless given. *broker_root*: root file
-    system of another RabbitMQ. *store*: a name of `tests.contract.store.servers`.
+    system of another RabbitMQ. *store*: a name of `tests.contract.store.servers`. With *cluster* the broker is three
+    nodes.
     """
     folder = Path(tempfile.mkdtemp(prefix="cim-chaos-"))
     try:
-        with private_broker(chroot=broker_root, configuration=[_FRESH_COUNTS], say=lambda _: None) as broker:
+        with _broker(broker_root, cluster=cluster) as broker:
             (folder / "store").mkdir()
             server = SERVERS[store](folder / "store")
             try:
@@ -160,6 +180,12 @@ async def world(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _broker(root: Path | None, *, cluster: bool) -> contextlib.AbstractContextManager[LocalBroker | LocalCluster]:
+    if cluster:
+        return LocalCluster(chroot=root, configuration=[_FRESH_COUNTS])
+    return private_broker(configuration=[_FRESH_COUNTS], chroot=root, say=lambda _: None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     seed: int
@@ -167,7 +193,7 @@ class _Parts:
     say: Callable[[str], None]
     folder: Path
     code: Path
-    broker: LocalBroker
+    broker: LocalBroker | LocalCluster
     store: StoreProcess
     sick: WireProxy
 
@@ -175,8 +201,9 @@ class _Parts:
 @contextlib.asynccontextmanager
 async def _assembled(parts: _Parts) -> AsyncIterator[World]:
     await asyncio.to_thread(_make_vhost, parts.broker)
-    url = parts.broker.vhost_url(VHOST)
-    async with Proxy(parts.broker.amqp_port) as broker_net, Proxy(parts.sick.port) as store_net:
+    nodes = parts.broker.nodes if isinstance(parts.broker, LocalCluster) else [parts.broker]
+    url = ",".join(node.vhost_url(VHOST) for node in nodes)
+    async with Network(*(node.amqp_port for node in nodes)) as broker_net, Network(parts.sick.port) as store_net:
         made = _world(parts, url, broker_net, store_net)
         jobs = [asyncio.create_task(made.publisher.run()), asyncio.create_task(made.subscriber.run())]
         try:
@@ -188,12 +215,14 @@ async def _assembled(parts: _Parts) -> AsyncIterator[World]:
             await asyncio.gather(*jobs, return_exceptions=True)
 
 
-def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> World:
+def _world(parts: _Parts, url: str, broker_net: Network, store_net: Network) -> World:
     run = f"{parts.seed}x{secrets.token_hex(3)}"
     environment = {
         **SETTINGS,
-        "CIM_RABBITMQ_URL": f"amqp://{POOL_USER}:{_POOL_PASSWORD}@127.0.0.1:{broker_net.port}/{VHOST}",
-        "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.port}/",
+        "CIM_RABBITMQ_URL": ",".join(
+            f"amqp://{POOL_USER}:{_POOL_PASSWORD}@127.0.0.1:{port}/{VHOST}" for port in broker_net.ports
+        ),
+        "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.ports[0]}/",
         "CIM_MONGODB_DATABASE": DATABASE,
         "POISON": KILL_MARK,
     }
@@ -219,11 +248,13 @@ def _world(parts: _Parts, url: str, broker_net: Proxy, store_net: Proxy) -> Worl
     )
 
 
-def _make_vhost(broker: LocalBroker) -> None:
+def _make_vhost(broker: LocalBroker | LocalCluster) -> None:
     management = broker.management
     management.create_vhost(VHOST)
     management.create_user(POOL_USER, _POOL_PASSWORD)
     management.set_permissions(POOL_USER, VHOST)
+    if isinstance(broker, LocalCluster):
+        broker.give_back_soon(VHOST)
 
 
 def _is_unstorable(document: Mapping[str, Any]) -> bool:
