@@ -32,7 +32,7 @@ SNIPPET_PAGES = (README, SCHEMAS, SUBSCRIBING)
 """Pages whose code tests run."""
 PAGES = (
     *(README, SCHEMAS, SUBSCRIBING, DEPLOY, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
-    *(DEPLOY.parent / name for name in ("capacity.md", "desk.md", "gateway.md", "runbook.md")),
+    *(DEPLOY.parent / name for name in ("capacity.md", "desk.md", "gateway.md", "runbook.md", "scale.md")),
     *sorted((ROOT / "deploy").glob("*/README.md")),
     *(ROOT / "worker" / "README.md", *sorted((ROOT / "tests").glob("**/README.md"))),
 )

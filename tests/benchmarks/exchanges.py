@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tests.services.broker import LocalBroker
 
-_MARKS: Final = (0, 1_000, 10_000, 50_000, 100_000, 200_000)
+MARKS: Final = (0, 1_000, 10_000, 25_000, 50_000, 100_000, 200_000)
 _RUN: Final = 500
 """Conversations opened with one call, as the lifecycle consumer does."""
 _PUBLISHED: Final = 5_000
@@ -72,7 +72,7 @@ async def measure(broker: LocalBroker, url: str, most: int) -> list[Mark]:
     with plain(url) as channel:
         channel.queue_declare(_QUEUE, durable=True)
     found, done = [], 0
-    for mark in (one for one in _MARKS if one <= most):
+    for mark in (one for one in MARKS if one <= most):
         names = [f"conversation-{number:08d}" for number in range(done, mark)]
         opened = await _opened(connection, names)
         bound = await _bound(connection, names)

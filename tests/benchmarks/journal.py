@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SIZES: Final = (1, 10, 50, 200)
 _MESSAGES: Final = 2_000
 _RANDOM: Final = random.Random(1)
-_OUTCOMES: Final[dict[Kind, tuple[Outcome, str | None, str | None]]] = {
+OUTCOMES: Final[dict[Kind, tuple[Outcome, str | None, str | None]]] = {
     Kind.LIVE: (Outcome.PUBLISHED, None, None),
     Kind.STORED: (Outcome.STORED, "closed", None),
     Kind.INVALID: (Outcome.DEAD, None, "missing_sender_type"),
@@ -41,7 +41,7 @@ _OUTCOMES: Final[dict[Kind, tuple[Outcome, str | None, str | None]]] = {
 
 def main() -> int:
     """Print the table."""
-    outcomes = [(identity(one.body), *_OUTCOMES[one.kind]) for one in messages()]
+    outcomes = [(identity(one.body), *OUTCOMES[one.kind]) for one in messages()]
     print("| outcomes in a message | bytes each |\n|--:|--:|")
     for size in _SIZES:
         print(f"| {size:,} | {asyncio.run(written(outcomes, size)) / len(outcomes):.0f} |")

@@ -1,0 +1,52 @@
+"""deploy/scale.md: what it computes and what can be measured in a second is held against the code."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from tests.benchmarks import exchanges, journal
+from tests.documentation import ROOT
+from worker.ops.catalogue import METRICS
+from worker.rabbit.topology import JournalBounds
+
+PAGE = (ROOT / "deploy" / "scale.md").read_text()
+JOURNAL = PAGE.partition("## The journal")[2].partition("\n## ")[0]
+BYTES_EACH = int(re.search(r"takes (\d+) bytes", JOURNAL)[1])  # type: ignore[index]
+ROWS = re.findall(r"^\| ([\d,]+) \| ([\d.]+) GB \| ([\d.]+) hours \|$", JOURNAL, re.MULTILINE)
+
+
+def test_the_metrics_that_ask_for_a_step_exist() -> None:
+    named = set(re.findall(r"\bcim_[a-z_]+", PAGE))
+    assert named
+    assert not named - {metric.name for metric in METRICS}
+
+
+def test_an_outcome_takes_the_bytes_that_the_page_counts_with() -> None:
+    outcomes = [(journal.identity(one.body), *journal.OUTCOMES[one.kind]) for one in journal.messages(400)]
+    measured = asyncio.run(journal.written(outcomes, 200)) / len(outcomes)
+    assert measured == pytest.approx(BYTES_EACH, rel=0.1)
+
+
+@pytest.mark.parametrize(("rate", "gigabytes", "hours"), ROWS)
+def test_a_days_history_and_how_long_the_journal_reaches_follow_from_that(
+    rate: str, gigabytes: str, hours: str
+) -> None:
+    each_second = int(rate.replace(",", "")) * BYTES_EACH
+    assert float(gigabytes) == pytest.approx(each_second * 86_400 / 1e9, rel=0.06)
+    assert float(hours) == pytest.approx(JournalBounds().max_bytes / each_second / 3600, rel=0.03)
+
+
+def test_the_table_of_conversations_has_the_marks_that_are_measured() -> None:
+    table = PAGE.partition("<!-- exchanges -->")[2].partition("<!-- end of exchanges -->")[0]
+    rows = [int(cell.replace(",", "")) for cell in re.findall(r"^\| ([\d,]+) \|", table, re.MULTILINE)]
+    assert rows == [mark for mark in exchanges.MARKS if mark <= max(rows)]
+    assert max(rows) == 100_000
+
+
+def test_every_step_of_the_table_says_what_is_assumed_or_has_a_section_with_what_is_measured() -> None:
+    for name in ("Processes", "Nodes", "Partitions", "Conversations", "The store", "The journal"):
+        section = PAGE.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        assert "measured" in section.lower() or "assumed" in section
