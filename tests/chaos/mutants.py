@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos.messages import Mix
@@ -48,7 +49,7 @@ _EARLY_ACK: Final = """\
             self._settlement._acknowledge(copy.delivery)
 """
 _PUBLISH_EVENTS: Final = (
-    "        confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])\n"
+    "            confirmations = await self._publisher.publish([_written(inbound) for inbound in inbounds])\n"
 )
 _PUBLISH_COPIES: Final = "        confirmations = await self._publisher.publish([copy.outgoing for copy in copies])\n"
 _ACK_ALL: Final = """\
@@ -82,7 +83,7 @@ MUTANTS: Final = (
             (
                 "pipeline/publishing.py",
                 _PUBLISH_EVENTS,
-                _EARLY_ACK.replace("copies", "inbounds").replace("copy", "inbound") + _PUBLISH_EVENTS,
+                indent(_EARLY_ACK, "    ").replace("copies", "inbounds").replace("copy", "inbound") + _PUBLISH_EVENTS,
             ),
             ("pipeline/copies.py", _PUBLISH_COPIES, _EARLY_ACK + _PUBLISH_COPIES),
         ),
