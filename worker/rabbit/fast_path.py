@@ -5,9 +5,9 @@ buffer once per frame. Channels that register a sink here have their basic.deliv
 basic.nack read in place and written in runs; every other frame, and every other channel, stays with pika.
 
 What is leaned on in pika: `Connection._on_data_available`, `_frame_buffer`, `_process_frame`,
-`_output_marshaled_frames`, `bytes_received` and `frames_received` (the heartbeat checker counts bytes), the
-transport's `_MAX_RECV_BYTES`, and for pausing its `_sigint_safe_recv`, `_on_socket_readable` and the heartbeat
-checker's check timer.
+`_output_marshaled_frames`, `bytes_sent`, `bytes_received` and `frames_received` (the heartbeat checker counts bytes),
+the transport's `_sock` and `_MAX_RECV_BYTES`, and for pausing its `_sigint_safe_recv`, `_on_socket_readable` and the
+heartbeat checker's check timer.
 `tests/integration/test_fast_path.py` fails when one of them changes.
 """
 
@@ -94,6 +94,7 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
     _readable_now: int
     """Bytes that may be read although reading is paused."""
     bytes_received: int
+    bytes_sent: int
     frames_received: int
 
     def attach(self, channel: int, sink: Sink) -> None:
@@ -118,7 +119,22 @@ class FramingConnection(AsyncioConnection):  # type: ignore[misc]
         if not self.is_open:
             msg = "the connection is closed"
             raise exceptions.ConnectionWrongStateError(msg)
-        self._output_marshaled_frames([b"".join(frames)])
+        data = b"".join(frames)
+        taken = self._send_at_once(data)
+        if taken < len(data):
+            self._output_marshaled_frames([data[taken:]])
+
+    def _send_at_once(self, data: bytes) -> int:
+        """Return how much of *data* the operating system took: most often all, and pika need not wait to be asked."""
+        sock = self._transport._sock  # noqa: SLF001
+        if self.unsent_bytes or isinstance(sock, ssl.SSLSocket):
+            return 0
+        try:
+            taken: int = sock.send(data)
+        except OSError:  # it is full, or at an end: pika meets the same, and does what there is to do
+            return 0
+        self.bytes_sent += taken
+        return taken
 
     @property
     def unsent_bytes(self) -> int:
