@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import socket
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,6 +166,8 @@ def test_a_packed_body_is_unpacked(served: Served) -> None:
         (WIDGET, {"Content-Encoding": "gzip"}, 400, "unsupported_encoding", "packed"),
         (WIDGET, {"Idempotency-Key": "k" * 250}, 400, "id_too_long", "cim-idempotency-key"),
         (WIDGET, {"correlationId": "k" * 256}, 400, None, "correlationId"),
+        (WIDGET, {"correlationId": "\xc2\x85"}, 400, None, "control character"),
+        (WIDGET, {"tenantid": "\xff"}, 400, None, "not UTF-8"),
         ({**WIDGET, "id": "x" * 1_048_576}, {}, 413, "message_too_large", "1048576 bytes"),
         (gzip.compress(b" " * 1_048_577), {"Content-Encoding": "gzip"}, 413, "message_too_large", "1048576 bytes"),
     ],
@@ -181,6 +185,19 @@ def test_what_is_wrong_is_said_as_those_clients_read_it(
     assert datetime.fromisoformat(answer["timestamp"]).tzinfo is not None
     assert all(set(problem) == {"code", "pointer", "expected"} for problem in answer.get("problems", ()))
     assert served.taken() == []
+
+
+def test_the_page_for_clients_shows_an_error_as_it_is(served: Served) -> None:
+    page = (Path(__file__).parents[2] / "deploy/gateway.md").read_text()
+    shown = json.loads(page.partition("```http\n")[2].partition("\n\n")[2].partition("```")[0])
+    answer = served.gateway.post({**WIDGET, "body": None}).document
+    assert {**answer, "timestamp": shown["timestamp"]} == shown
+
+
+def test_a_head_that_is_too_large_is_431_and_ends_the_connection(served: Served) -> None:
+    reply = served.gateway.post(WIDGET, Authorization="x" * 40_000)
+    assert (reply.status, reply.headers["connection"]) == (431, "close")
+    assert "too large" in reply.document["message"]
 
 
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(served: Served) -> None:

@@ -201,6 +201,16 @@ async def test_a_head_is_bounded_however_it_comes_and_so_are_trailers_but_a_body
                 assert await client.ending() == b""
 
 
+async def test_a_client_that_goes_on_sending_loses_no_answer() -> None:
+    async with served(limits=Limits(connections=8)) as server, connected(server) as (client,):
+        client.writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000)
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            client.writer.write(b"x" * 100_000)
+        assert (await client.ask(b"")).startswith(b"HTTP/1.1 431 ")
+        assert await client.ending() == b""
+
+
 async def test_what_is_no_http_behind_a_request_in_progress_does_not_cost_its_answer() -> None:
     app = App()
     async with served(app) as server, connected(server) as (client,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import random
 import socket
@@ -65,7 +66,10 @@ async def _run(settings: Settings, signals: StopSignals) -> None:
 
     signals.attach(stop)
     try:
-        await _Process(settings, kinds, listeners, stopping).run()
+        process = _Process(settings, kinds, listeners, stopping)
+        gc.collect()
+        gc.freeze()  # code is never garbage, and each full collection would search it
+        await process.run()
     finally:
         signals.attach(lambda: None)
 

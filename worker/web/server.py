@@ -357,7 +357,8 @@ class _Protocol(HttpToolsProtocol):
         self._is_refused = True
         if getattr(self.cycle, "response_complete", True):
             self.transport.write(_answer(*(_TOO_LARGE if too_large else _NO_HTTP)))
-            self.transport.close()
+            self.transport.write_eof()  # closed with something unread, the client might lose the answer: it may close
+            self._since = self.loop.time()
         elif self.cycle.more_body or self.pipeline:
             self.transport.abort()
         else:

@@ -12,12 +12,13 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pydantic import Field
 
 from worker import __version__
+from worker.cim.ids import MAX_ID_BYTES
 from worker.schemas.generate import SHARED, Document, EventId, Reason, ReasonCode, definitions, one_of
 from worker.schemas.message import message_parts
 from worker.schemas.receipt import FoundProblem
 from worker.schemas.samples import MESSAGE, parsed
 from worker.web.gateway.activities import PATHS
-from worker.web.gateway.reading import BODY_SECONDS, MAX_HEAD_BYTES, MAX_WAIT_SECONDS
+from worker.web.gateway.reading import BODY_SECONDS, MAX_CARRIED_BYTES, MAX_HEAD_BYTES, MAX_WAIT_SECONDS
 
 _ACCEPTED: Final = "accepted"
 _STATUSES: Final = (_ACCEPTED, "published", "stored", "duplicate", "delayed")
@@ -110,7 +111,7 @@ def _post(path: str, security: list[dict[str, Any]]) -> dict[str, Any]:
         "deprecated": path not in names,
         "security": security,
         "parameters": [
-            {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+            {"name": name, "in": "header", "required": False, "description": text, "schema": _text_of(name)}
             for name, text in _HEADERS.items()
         ],
         "requestBody": {
@@ -145,6 +146,14 @@ def _health(name: str, statuses: list[int]) -> dict[str, Any]:
 def _accepted() -> dict[str, Any]:
     message = parsed()
     return {"id": message.id, "eventId": message.event_id, "status": _ACCEPTED}
+
+
+def _text_of(name: str) -> dict[str, Any]:
+    """Return what the header *name* may hold; all but one are carried to the queue."""
+    if name == "Prefer":
+        return {"type": "string"}
+    longest = MAX_ID_BYTES if name == "Idempotency-Key" else MAX_CARRIED_BYTES
+    return {"type": "string", "maxLength": longest, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"}
 
 
 def _header(text: str) -> dict[str, Any]:

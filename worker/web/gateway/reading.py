@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.cim.encoding import too_large, unpack
 from worker.cim.ids import has_control_character
@@ -27,13 +26,12 @@ BUSY_SECONDS: Final = 1
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 _MEDIA_TYPES: Final = frozenset({"application/json", "text/json"})
 _ENCODINGS: Final = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-_MAX_CARRIED_BYTES: Final = 255
+MAX_CARRIED_BYTES: Final = 255
 """AMQP's short strings."""
 _LATE: Final = f"The body did not arrive within {BODY_SECONDS:g} seconds."
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The headers of a request that mean something here."""
 
     authorization: bytes | None
@@ -161,6 +159,8 @@ class Body:
 
 
 def _check_media_type(value: bytes | None) -> None:
+    if value == b"application/json":
+        return
     media_type = (value or b"").partition(b";")[0].strip().lower().decode("latin-1")
     if media_type not in _MEDIA_TYPES and not (media_type.startswith("application/") and media_type.endswith("+json")):
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON: `Content-Type: application/json`.")
@@ -171,16 +171,16 @@ def _text(value: bytes | None, name: str) -> str | None:
     if value is None:
         return None
     try:
-        text = value.decode().strip()
+        text = value.decode().strip(" \t")
     except UnicodeDecodeError:
         raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} is not UTF-8.") from None
-    if len(value) > _MAX_CARRIED_BYTES:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} has more than {_MAX_CARRIED_BYTES} bytes.")
+    if len(value) > MAX_CARRIED_BYTES:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} has more than {MAX_CARRIED_BYTES} bytes.")
     if has_control_character(text):  # a tab, or one of those that UTF-8 writes in two bytes
         raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} has a control character.")
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
-    return text or None
+    return text if text.strip() else None
 
 
 def _too_large(max_bytes: int) -> Refused:
