@@ -88,7 +88,7 @@ def changed(**header: Any) -> dict[str, Any]:
     return {**WIDGET, "header": {**WIDGET["header"], **header}}
 
 
-@pytest.mark.parametrize("path", [ACTIVITIES, "/activities", "/conversation-manager/activites"])
+@pytest.mark.parametrize("path", [ACTIVITIES, "/activities", "/conversation-manager/activites", "/activites"])
 def test_the_widget_works_unchanged(served: Served, path: str) -> None:
     reply = served.gateway.post(WIDGET, path)
 

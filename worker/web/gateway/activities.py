@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from worker.web.gateway.reading import Head
     from worker.web.gateway.receipts import Receipts
 
-PATHS: Final = ("/conversation-manager/activities", "/activities", "/conversation-manager/activites")
-"""Where activities are taken; the last one is a misspelling that deployed configurations have."""
+_PREFIX: Final = "/conversation-manager"
+PATHS: Final = (f"{_PREFIX}/activities", "/activities", f"{_PREFIX}/activites", "/activites")
+"""Where activities are taken: with the prefix, and without it, as behind an ingress that cuts it off; the last two are
+misspellings that deployed configurations have."""
 APP_ID: Final = "cim-gateway"
 TENANT_ID: Final = "tenantid"
 RETRY_SECONDS: Final = 2

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -104,11 +105,10 @@ def openapi(*, authenticated: bool) -> dict[str, Any]:
 
 
 def _post(path: str, security: list[dict[str, Any]]) -> dict[str, Any]:
-    names = {"/activities": "postActivity", PATHS[0]: "postActivityAsThePlatform"}
     return {
-        "operationId": names.get(path, "postActivityMisspelt"),
+        "operationId": "post" + "".join(part.title() for part in re.split("[/-]", path)),
         "summary": "Push one activity",
-        "deprecated": path not in names,
+        "deprecated": path.endswith("activites"),
         "security": security,
         "parameters": [
             {"name": name, "in": "header", "required": False, "description": text, "schema": _text_of(name)}
