@@ -104,3 +104,12 @@ def test_users_are_made_with_their_rights_and_may_be_made_again(breakable_broker
     login = f"cim-topology:{quote('secret of cim-topology')}@127.0.0.1:{breakable_broker.amqp_port}"
     as_topology = urlsplit(url)._replace(netloc=login).geturl()
     assert cim_worker("topology", "apply", CIM_RABBITMQ_URL=as_topology).returncode == ExitCode.OK
+    monitoring = rights("monitoring (`CIM_RABBITMQ_MANAGEMENT_URL`, autoscaler)")
+    assert {right: given["cim-monitoring"][right] for right in monitoring} == monitoring
+    as_monitoring = management.url.replace("guest:guest", f"cim-monitoring:{quote('secret of cim-monitoring')}")
+    checked = printed_json(
+        cim_worker(
+            "topology", "check", "--json", CIM_RABBITMQ_URL=as_topology, CIM_RABBITMQ_MANAGEMENT_URL=as_monitoring
+        )
+    )
+    assert [row for row in checked["findings"] if row["problem"] or row["unchecked"]] == []

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +24,19 @@ from tests.services.processes import KeptProcess, free_ports
 from tests.services.services import private_broker
 from tests.services.store import embedded_store
 from tests.support.eventually import eventually
+from tests.support.gateway import gateway
 from tests.support.steady_load import SteadyLoad
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.deployment.tools import Tools
 
 FOLDER = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "cim-worker.json"
 _SECONDS = 120
+_TWICE = b'{"id": "twice", "header": {"sender": {"id": "a", "type": "APP"}, "customer": {"_id": "u"}}, "body": {"type": "PLAIN", "markdownText": "x"}}'  # noqa: E501
 _VARIABLES = {"$__rate_interval": "10s", "$job": ".*", "$instance": ".*"}
 
 
@@ -61,14 +64,18 @@ def expressions() -> dict[str, str]:
 def dashboard(tools: Tools) -> str:
     """Ask Prometheus every expression of the dashboard, and every rule, and demand an answer."""
     tools.from_apt("prometheus", "prometheus")
+    (operators,) = free_ports(1)
     with (
         tempfile.TemporaryDirectory() as folder,
         _pool(Path(folder)) as (world, port),
-        _prometheus(Path(folder), port) as ask,
+        gateway(world.amqp_url, Path(folder), variables={"CIM_HTTP_PORT": str(operators)}) as door,
+        _prometheus(Path(folder), {"cim-worker": port, "cim-gateway": operators}) as ask,
         SteadyLoad(world.amqp_url, "c-1") as load,
     ):
         eventually(lambda: load.count > 50, "some load")
         _something_of_everything(world)
+        if door.post(json.loads(_TWICE)).status != HTTPStatus.OK:
+            raise CheckFailed("the gateway does not take a message")
         empty = dict(expressions())
         deadline = time.monotonic() + _SECONDS
         while empty and time.monotonic() < deadline:
@@ -100,23 +107,25 @@ def _pool(folder: Path) -> Iterator[tuple[World, int]]:
 def _something_of_everything(world: World) -> None:
     """Open a conversation with a listener, send a message twice, and one from a publisher that wants a receipt."""
     world.open("c-1")
-    twice = b'{"id": "twice", "header": {"sender": {"id": "a", "type": "APP"}, "customer": {"_id": "u"}}, "body": {"type": "PLAIN", "markdownText": "x"}}'  # noqa: E501
-    world.publish(twice, twice)
+    world.publish(_TWICE, _TWICE)
     with pika.BlockingConnection(pika.URLParameters(world.amqp_url)) as connection:
         channel = connection.channel()
         channel.queue_declare("cim.receipts.check")
         wanted = pika.BasicProperties(reply_to="cim.receipts.check", headers={"cim-receipts": "all"})
-        channel.basic_publish("cim.ingress", "u", twice, wanted)
+        channel.basic_publish("cim.ingress", "u", _TWICE, wanted)
 
 
 @contextlib.contextmanager
-def _prometheus(folder: Path, port: int) -> Iterator[Any]:
-    """Run Prometheus on the pool at *port*, and yield a function that asks it."""
+def _prometheus(folder: Path, jobs: Mapping[str, int]) -> Iterator[Any]:
+    """Run Prometheus on the ports of *jobs*, and yield a function that asks it."""
     shutil.copy(FOLDER / "rules.yml", folder)
     own = free_ports(1)[0]
+    scraped = [
+        f"  - {{job_name: {job}, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n" for job, port in jobs.items()
+    ]
     (folder / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [rules.yml]\nscrape_configs:\n"
-        f"  - {{job_name: cim-worker, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
+        + "".join(scraped)
     )
     options = ("--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{own}")
     command = ["sh", "-c", 'cd "$0" && exec prometheus "$@"', str(folder), *options]

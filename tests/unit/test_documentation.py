@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.documentation import DEPLOY, README, ROOT, SCHEMAS, SUBSCRIBING, TABLES, command_names, snippet, written
+from tests.documentation import (
+    DEPLOY,
+    README,
+    ROOT,
+    SCHEMAS,
+    SNIPPET_PAGES,
+    SUBSCRIBING,
+    TABLES,
+    command_names,
+    snippet,
+    written,
+)
 from worker import contract
 from worker.cim.bodies import BODY_MODELS
 from worker.cli.exit_codes import ExitCode
@@ -46,6 +57,15 @@ def test_every_exit_code_is_explained_in_the_readme(code: ExitCode) -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_a_row_in_the_readme(outcome: Outcome) -> None:
     assert f"| {outcome.value.replace('_', ' ')} |" in README.read_text()
+
+
+def test_every_row_of_rights_is_tried_with_what_it_is_meant_for() -> None:
+    rows = set(re.findall(r"^\| ([^|]+) \| `\^", DEPLOY.read_text(), re.MULTILINE))
+    tests = "".join(file.read_text() for file in sorted((ROOT / "tests" / "acceptance").glob("*.py")))
+    pages = "".join(file.read_text() for file in SNIPPET_PAGES)
+    tried = {*re.findall(r'(?:url_of|rights)\("([^"]+)"', tests), *re.findall(r"<!-- snippet: \w+ as (.+) -->", pages)}
+    assert len(rows) > 10
+    assert rows - tried == set()
 
 
 @pytest.mark.parametrize("header", contract.LETTER_HEADERS)
