@@ -96,8 +96,11 @@ def test_a_broker_with_a_memory_alarm_is_named_and_does_not_stop_the_examination
         nodes = breakable_broker.management
         eventually(lambda: nodes.request("GET", "/nodes")[0].get("mem_alarm"), "the management API knows of it")
         found = examine(world, code=2, CIM_RABBITMQ_MANAGEMENT_URL=breakable_broker.management.url)
+        applied = cim_worker("topology", "apply", CIM_RABBITMQ_URL=world.amqp_url, CIM_RETRY_DELAYS="1s")
     finally:
         breakable_broker.set_memory_alarm(False)
+    assert applied.returncode == 0
+    assert applied.stderr.startswith("cim-worker: the broker blocks publishers (low on memory): waiting until")
     (alarm,), (publishing,) = found["alarms"], found["publishing"]
     assert (alarm["state"], publishing["state"]) == ("problem", "problem")
     assert "memory of" in alarm["detail"]

@@ -245,7 +245,7 @@ def test_units_can_be_read_and_stop_slower_than_the_worker_drains(unit: Path) ->
     parser = configparser.RawConfigParser(strict=False)
     parser.read_string(unit.read_text())
     assert parser.has_section("Unit")
-    if unit.name == "cim-worker.service":
+    if unit.name in {"cim-worker.service", "cim-gateway.service"}:
         assert int(parser["Service"]["timeoutstopsec"]) >= DEFAULTS["drain_grace_ms"] / 1000 + 10
 
 

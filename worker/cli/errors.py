@@ -43,15 +43,15 @@ def report(error: Exception) -> ExitCode:
     from worker.settings import ConfigurationError
 
     if isinstance(error, CommandError):
-        _say(str(error))
+        say(str(error))
         return error.exit_code
     if isinstance(error, ConfigurationError):
         for line in str(error).splitlines():
-            _say(line)
+            say(line)
         return ExitCode.CONFIGURATION
     if _is_debugging():
         traceback.print_exception(error)
-    _say(f"unexpected {type(error).__name__}; set CIM_LOG_LEVEL=debug to see the traceback")
+    say(f"unexpected {type(error).__name__}; set CIM_LOG_LEVEL=debug to see the traceback")
     return ExitCode.UNEXPECTED
 
 
@@ -64,5 +64,6 @@ def _is_debugging() -> bool:
         return False
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Write one line to standard error."""
     print(f"cim-worker: {printable(line)}", file=sys.stderr, flush=True)  # noqa: T201 - no log needed for one line

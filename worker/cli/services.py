@@ -6,7 +6,7 @@ import re
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.cli.errors import CommandError
+from worker.cli.errors import CommandError, say
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -44,7 +44,14 @@ async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
     with _broker_failures_reported(settings):
         async with broker_connection(settings, "cim-worker command line") as connection:
+            connection.on_blocked_change = _say_blocked
             yield connection
+
+
+def _say_blocked(reason: str | None) -> None:
+    """Say why a command stands still: the broker reads nothing that publishes while it has an alarm."""
+    told = "takes publishes again" if reason is None else f"blocks publishers ({reason}): waiting until it is over"
+    say(f"the broker {told}")
 
 
 @asynccontextmanager

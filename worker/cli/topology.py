@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.errors import CommandError
+from worker.cli.errors import CommandError, say
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, print_json, print_table, progress
 from worker.cli.services import command_settings, every_node, open_broker
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT = ("CIM_RABBITMQ_URL", "CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT")
 _WITH_MANAGEMENT = (*_ENVIRONMENT, "CIM_RABBITMQ_MANAGEMENT_URL")
+_ASK_SECONDS = 5.0
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -246,7 +247,11 @@ async def _ask_to_reconcile(connection: Connection) -> None:
     from worker.rabbit.publisher import Publisher
 
     publisher = await Publisher.open(connection)
-    await publisher.publish([Outgoing("", RECONCILER, RECONCILER, b"")])
+    try:
+        async with asyncio.timeout(_ASK_SECONDS):
+            await publisher.publish([Outgoing("", RECONCILER, RECONCILER, b"")])
+    except TimeoutError:  # an alarm, which has been said
+        say("running workers were not asked to compare their exchanges; run it again when that is over")
 
 
 async def _with_management(settings: Settings, wanted: Topology, findings: list[Finding]) -> list[Finding]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SENDER: Final = "cim-doctor"
 _CANARY: Final = Area("canary")
 _SLACK_SECONDS: Final = 10.0
+_TAKEN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.3
 
 
@@ -35,7 +36,13 @@ async def send_canary(connection: Connection, store: Store, settings: Settings) 
     message_id, delay = f"canary-{secrets.token_hex(8)}", settings.retry_delays[0]
     tier, started = contract.retry_queue(delay), time.monotonic()
     publisher = await Publisher.open(connection)
-    (confirmation,) = await publisher.publish([Outgoing("", tier, message_id, _body(message_id), app_id=SENDER)])
+    try:
+        async with asyncio.timeout(_TAKEN_SECONDS):
+            outgoing = Outgoing("", tier, message_id, _body(message_id), app_id=SENDER)
+            (confirmation,) = await publisher.publish([outgoing])
+    except TimeoutError:
+        text = connection.blocked_reason or "no confirm"
+        return [_CANARY.problem(f"into {tier}", f"the broker takes no publish: {text}", "see the finding `alarms`")]
     if confirmation is not Confirmation.CONFIRMED:
         text, fix = f"the broker says {confirmation.value}", "run `cim-worker topology apply`"
         return [_CANARY.problem(f"into {tier}", text, fix)]
