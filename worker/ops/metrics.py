@@ -105,7 +105,7 @@ class Metrics:
         self.settled[outcome, code.value if code is not None else "", reason or "", kind] += 1
         self.handling.observe(seconds)
         if age_seconds is not None:
-            self.ages[outcome].observe(max(0.0, age_seconds))
+            self.ages[outcome].observe(age_seconds if age_seconds > 0 else 0.0)
 
     def count_deferred_retry(self) -> None:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""
