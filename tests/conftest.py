@@ -108,7 +108,7 @@ def vhost_url(broker: Broker) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _shared_breakable_broker(rabbitmq_root: Path | None, certificates: CertificateFiles) -> Iterator[LocalBroker]:
-    with private_broker(chroot=rabbitmq_root, ssl=certificates, say=lambda _line: None) as private:
+    with private_broker(plugins=(), chroot=rabbitmq_root, ssl=certificates, say=lambda _line: None) as private:
         yield private
 
 
@@ -116,7 +116,8 @@ def _shared_breakable_broker(rabbitmq_root: Path | None, certificates: Certifica
 def breakable_broker(_shared_breakable_broker: LocalBroker) -> Iterator[LocalBroker]:
     """Return a broker that the test may kill, freeze and restart; it is brought back to life afterwards.
 
-    Tests share it one after the other: make a virtual host of your own in it. It speaks amqps too, with `certificates`.
+    Tests share it one after the other: make a virtual host of your own in it. It speaks amqps too, with `certificates`,
+    and has no plugin that a partitioned ingress would need.
     """
     yield _shared_breakable_broker
     _shared_breakable_broker.thaw()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 INGRESS = "cim.ingress"
 """Ingress queue, and the topic exchange in front of it."""
+PARTITIONS = "cim.ingress.partitions"
+"""Consistent-hash exchange between the ingress exchange and its partitions, where the ingress is partitioned."""
 WAITING = "cim.ingress.waiting"
 """Waiting room: queue of deliveries that need the store while it is away or behind; no attempt is spent there."""
 OUTCOMES = "cim.outcomes"
@@ -83,6 +85,16 @@ LETTER_HEADERS = (
     WORKER_VERSION,
 )
 """Every header a dead letter can carry, in the order people read them."""
+
+
+def partition_queue(number: int) -> str:
+    """Return the name of a partition of the ingress, counted from 0."""
+    return f"{INGRESS}.{number}"
+
+
+def ingress_queues(partitions: int) -> tuple[str, ...]:
+    """Return the queues that activities come in by: the one of an undivided ingress, and its *partitions*."""
+    return INGRESS, *map(partition_queue, range(partitions))
 
 
 def retry_queue(delay: str) -> str:

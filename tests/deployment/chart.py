@@ -62,7 +62,9 @@ def rendered(tools: Tools, *settings: str, show: tuple[str, ...] = ()) -> str:
 def check(tools: Tools) -> str:
     """Lint, compare with what is committed, and validate strictly."""
     existing = "secret.existing=cim-worker"
-    for settings in ((existing,), (existing, *EVERYTHING), ADDRESSES, (*ADDRESSES, *MORE_ADDRESSES, *EVERYTHING)):
+    partitioned = (existing, "autoscaling.enabled=true", "autoscaling.partitioned=true")
+    everywhere = (*ADDRESSES, *MORE_ADDRESSES, *EVERYTHING)
+    for settings in ((existing,), (existing, *EVERYTHING), partitioned, ADDRESSES, everywhere):
         tools.run(helm(tools), "lint", "--strict", CHART, *(option for one in settings for option in ("--set", one)))
     _refuses(tools, existing, "autoscaling.enabled=true", "autoscaling.minReplicas=0")
     _refuses(tools, existing, "autoscaling.enabled=true", "autoscaling.drainSeconds=1", "processes=4")

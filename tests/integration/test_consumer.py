@@ -253,7 +253,7 @@ async def work_off(consumer: Consumer, count: int) -> None:
     async with asyncio.timeout(30):
         while count > 0:
             await consumer.wait_for_arrival()
-            for delivery in consumer.take(3, 1 << 40):
+            for delivery in consumer.take(min(3, count), 1 << 40):
                 consumer.settle(delivery)
                 count -= 1
             await asyncio.sleep(0)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RABBITMQ_IMAGE = "rabbitmq:4-management"
+_WITH_PLUGIN = (
+    "rabbitmq-plugins enable --offline rabbitmq_consistent_hash_exchange && exec docker-entrypoint.sh rabbitmq-server"
+)
 MONGODB_IMAGE = "mongo:8"
 READY_TIMEOUT_SECONDS = 180.0
 _PING_TIMEOUT_SECONDS = 3
@@ -50,7 +53,7 @@ def engine_answers() -> bool:
 @contextmanager
 def rabbitmq() -> Iterator[tuple[str, str]]:
     """Run RabbitMQ 4 with management; yield its AMQP URL and its management URL."""
-    with _running(RABBITMQ_IMAGE, 5672, 15672) as (amqp, management):
+    with _running(RABBITMQ_IMAGE, 5672, 15672, command=["sh", "-c", _WITH_PLUGIN]) as (amqp, management):
         management_url = f"http://guest:guest@{management}"
         _wait_for(ManagementApi(management_url).answers, RABBITMQ_IMAGE)
         yield f"amqp://guest:guest@{amqp}/", management_url
@@ -66,10 +69,12 @@ def mongodb() -> Iterator[str]:
 
 
 @contextmanager
-def _running(image: str, *ports: int) -> Iterator[tuple[str, ...]]:
+def _running(image: str, *ports: int, command: list[str] | None = None) -> Iterator[tuple[str, ...]]:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - comes with the extra `sandbox`
 
     container = DockerContainer(image)
+    if command is not None:
+        container.with_command(command)
     # RabbitMQ's `guest` may only log in from the container's own loopback unless told otherwise.
     container.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-rabbit loopback_users []")
     container.with_exposed_ports(*ports)

@@ -25,8 +25,17 @@ class SteadyLoad:
     What the broker refuses or returns is published again, as every publisher has to do.
     """
 
-    def __init__(self, url: str, conversation: str, *, exchange: str = "cim.ingress", key: str = "cim.ingress") -> None:
-        self._url, self._conversation = url, conversation
+    def __init__(
+        self,
+        url: str,
+        conversation: str,
+        *,
+        exchange: str = "cim.ingress",
+        key: str | None = "cim.ingress",
+        name: str = "load",
+    ) -> None:
+        """Publish with routing key *key*, or each message with its id, which begins with *name*."""
+        self._url, self._conversation, self._name = url, conversation, name
         self._exchange, self._key = exchange, key
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steady load")
@@ -67,7 +76,7 @@ class SteadyLoad:
             self._error = error
 
     def _publish_one(self, channel: Any, number: int) -> None:
-        message_id = f"load-{number}"
+        message_id = f"{self._name}-{number}"
         kept = self.live
         header: dict[str, Any] = {"conversationId": self._conversation}
         if number % 3 == 0:
@@ -83,7 +92,8 @@ class SteadyLoad:
 
     def _is_taken(self, channel: Any, body: bytes, properties: pika.BasicProperties) -> bool:
         try:
-            channel.basic_publish(self._exchange, self._key, body, properties, mandatory=True)
+            key = properties.message_id if self._key is None else self._key
+            channel.basic_publish(self._exchange, key, body, properties, mandatory=True)
         except (pika.exceptions.NackError, pika.exceptions.UnroutableError):
             return False
         return True

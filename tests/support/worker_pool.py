@@ -45,10 +45,11 @@ class World:
     delivery_limit: int = 20
     pools: list[Pool] = field(default_factory=list)
 
-    def apply_topology(self) -> None:
+    def apply_topology(self, partitions: int = 0) -> None:
         async def create() -> None:
             async with connected(self.amqp_url) as connection:
-                topology = wanted((("1s", 1),), self.delivery_limit, connection.server_version)
+                version = connection.server_version
+                topology = wanted((("1s", 1),), self.delivery_limit, version, partitions=partitions)
                 assert not list(problems(await apply(connection, topology)))
 
         asyncio.run(create())

@@ -144,6 +144,10 @@ def _rows(report: Report) -> Iterator[tuple[str, object]]:
     yield "at", utc(report.at, timespec="seconds")
     yield "pool", [pool.in_words() for pool in report.pools] or "no report"
     yield "lag", _lag(report)
+    if report.partitions:
+        queues = contract.ingress_queues(report.partitions)
+        each = {name.removeprefix(f"{contract.INGRESS}."): report.depth(name) for name in queues}
+        yield "each partition", ", ".join(f"{name}: {_ready(depth)}" for name, depth in each.items())
     oldest = report.oldest_ms
     yield "oldest message", "unknown" if oldest is None else f"about {duration(oldest)}" if oldest else "none waits"
     yield f"outcomes, last {window}", _outcomes(report)
@@ -159,9 +163,7 @@ def _rows(report: Report) -> Iterator[tuple[str, object]]:
 
 
 def _lag(report: Report) -> str:
-    from worker import contract
-
-    depth = report.depth(contract.INGRESS)
+    depth = report.ingress
     if depth is None:
         return "unknown"
     consumers = "" if depth.consumers is None else f"; {counted(depth.consumers, 'consumer')}"

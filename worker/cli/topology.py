@@ -38,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
         "cim-worker topology apply --json",
         "cim-worker topology apply --rebalance        spreads the leaders over the nodes",
         "cim-worker topology apply --migrate          shows what it would do, and asks",
+        "cim-worker topology apply --partitions 4     may be run again with more",
         environment=_WITH_MANAGEMENT,
     )
     add_command(
@@ -59,7 +60,20 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="topology")
 
 
+_Partitions = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=128,
+        metavar="N",
+        help="Spread the ingress over so many queues, by routing key; needs the plugin "
+        "rabbitmq_consistent_hash_exchange. Their number can only grow.",
+    ),
+]
+
+
 def apply(
+    partitions: _Partitions = None,
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Take queues with other arguments through to the wanted ones.")
     ] = False,
@@ -77,13 +91,16 @@ def apply(
     With --rebalance leaders that stand unevenly move, those of all queues of the broker; needs
     CIM_RABBITMQ_MANAGEMENT_URL with the tag administrator.
 
+    With --partitions the ingress exchange leads to N queues instead of one; publishers go on. Workers look for them
+    when they connect: restart those that run. What is published to the queue cim.ingress by name they move on.
+
     With --migrate a queue whose arguments cannot be changed is made again as wanted, with its messages: what is
     published meanwhile waits in a second queue. Needs CIM_RABBITMQ_MANAGEMENT_URL with the tag policymaker, and that
     nobody takes from the queue: stop the workers first. The journal, a stream, is copied away and back. Interrupted, it
     is taken up again by the next run.
     """
     settings = command_settings()
-    findings = asyncio.run(_examine(settings, create=True))
+    findings = asyncio.run(_examine(settings, create=True, partitions=partitions))
     if migrate:
         findings = _migrated(settings, findings, yes=yes, as_json=as_json)
     findings.append(asyncio.run(_leaders(settings, rebalance=rebalance)))
@@ -125,7 +142,7 @@ async def _movable(settings: Settings, findings: list[Finding]) -> dict[str, tup
     problems = {one.name: one.problem for one in findings if one.kind == "queue"}
     found = {}
     async with open_broker(settings) as connection:
-        for queue in wanted_topology(settings, connection).queues:
+        for queue in (await wanted_topology(settings, connection)).queues:
             spare = await ready(connection, spare_name(queue.name))
             problem = problems.get(queue.name) or (None if spare is None else "an interrupted migration")
             if problem is not None:
@@ -141,7 +158,7 @@ async def _take_through(settings: Settings, movable: dict[str, tuple[str, int]])
 
     management = Management.of(settings)
     async with open_broker(settings) as connection:
-        queues = {queue.name: queue for queue in wanted_topology(settings, connection).queues}
+        queues = {queue.name: queue for queue in (await wanted_topology(settings, connection)).queues}
         with progress() as display:
             for name, (_, count) in movable.items():
                 queue, moved = queues[name], partial(display.advance, display.add_task(name, total=2 * count))
@@ -174,6 +191,7 @@ def export(
         ),
     ] = "4.0",
     vhost: Annotated[str, typer.Option(help="Virtual host to put it into.")] = "cim",
+    partitions: _Partitions = None,
 ) -> None:
     """Print the topology as a definitions file for RabbitMQ (`rabbitmqctl import_definitions`, `load_definitions`).
 
@@ -183,7 +201,7 @@ def export(
     from worker.rabbit.definitions import definitions
 
     version = _version(broker_version)
-    print_json(definitions(wanted(command_settings(), version), vhost, version))
+    print_json(definitions(wanted(command_settings(), version, partitions or 0), vhost, version))
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -193,11 +211,19 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def wanted_topology(settings: Settings, connection: Connection) -> Topology:
-    """Return the topology of *settings* on the broker behind *connection*."""
-    from worker.process.preflight import wanted_topology as wanted
+async def wanted_topology(settings: Settings, connection: Connection, partitions: int | None = None) -> Topology:
+    """Return the topology of *settings* on the broker behind *connection*; None: with the partitions that it has.
 
-    return wanted(settings, connection.server_version)
+    Raises `CommandError` for fewer: messages wait in those that there are.
+    """
+    from worker.process.preflight import wanted_topology as wanted
+    from worker.rabbit.topology import found_partitions
+
+    found = await found_partitions(connection)
+    if partitions is not None and partitions < found:
+        text = f"the ingress has {found} partitions, and they only grow: --partitions {found} or more"
+        raise CommandError(ExitCode.CONFIGURATION, text)
+    return wanted(settings, connection.server_version, partitions or found)
 
 
 async def _leaders(settings: Settings, *, rebalance: bool) -> Finding:
@@ -227,15 +253,19 @@ async def _leaders(settings: Settings, *, rebalance: bool) -> Finding:
     return Finding("leaders", "queues", unchecked=f"ok: {leaders.in_words(after)}; {moved}")
 
 
-async def _examine(settings: Settings, *, create: bool) -> list[Finding]:
+async def _examine(settings: Settings, *, create: bool, partitions: int | None = None) -> list[Finding]:
     from worker.rabbit import topology
+    from worker.rabbit.errors import TopologyMismatch
 
     async with open_broker(settings) as connection:
-        wanted = wanted_topology(settings, connection)
+        wanted = await wanted_topology(settings, connection, partitions)
         if not create:
             return await _with_management(settings, wanted, await topology.check(connection, wanted))
-        async with every_node(settings) as nodes:
-            findings = await topology.apply(connection, wanted, nodes=nodes)
+        try:
+            async with every_node(settings) as nodes:
+                findings = await topology.apply(connection, wanted, nodes=nodes)
+        except TopologyMismatch as error:
+            raise CommandError(ExitCode.CONFIGURATION, str(error)) from error
         await _ask_to_reconcile(connection)
         return findings
 

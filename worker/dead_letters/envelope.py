@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from worker import __version__, contract
 from worker.codes import Problem
-from worker.dead_letters.provenance import attempt_of, header_int, is_copy, published_by, refused_before, reply_to
+from worker.dead_letters.provenance import (
+    RESERVED,
+    attempt_of,
+    header_int,
+    is_copy,
+    published_by,
+    refused_before,
+    reply_to,
+)
 from worker.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -73,6 +81,26 @@ def waiting_copy(delivery: Delivery, failure: Failure, *, now: int, copy_id: str
     if suspected:
         headers[contract.SUSPECTED_AT] = now
     return _copy(delivery, "", contract.WAITING, headers, copy_id)
+
+
+def moved_copy(delivery: Delivery, key: str, *, copy_id: str) -> Outgoing:
+    """Return the copy that goes to the partition of *key*: the same message, with all that we know of it.
+
+    Only for a delivery whose reserved headers are stripped where they are not to be believed.
+    """
+    headers = {**_kept(delivery, RESERVED), **_origin(delivery), **_reply_address(delivery)}
+    return _copy(delivery, contract.PARTITIONS, key, headers, copy_id)
+
+
+def partition_key(delivery: Delivery) -> str | None:
+    """Return the routing key that one of our copies entered the ingress exchange with; None for any other delivery."""
+    headers = delivery.properties.headers
+    key = (
+        headers.get(contract.ORIGIN_ROUTING_KEY)
+        if is_copy(delivery) and headers.get(contract.ORIGIN_EXCHANGE)
+        else None
+    )
+    return key if isinstance(key, str) else None
 
 
 def parked_copy(delivery: Delivery, *, copy_id: str) -> Outgoing:

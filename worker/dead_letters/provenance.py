@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MAX_ATTEMPT = 1_000_000
 _MAX_TIME = 2**53
-_RESERVED = (
+RESERVED = (
     *contract.LETTER_HEADERS,
     contract.USER_ID,
     contract.REFUSED,
@@ -22,7 +22,7 @@ _RESERVED = (
     contract.REPLAY_JOB,
     contract.REPLY_TO,
 )
-"""Not `cim-receipts` and `cim-idempotency-key`: those are a publisher's to set."""
+"""What only we may set. Not `cim-receipts` and `cim-idempotency-key`: those are a publisher's."""
 _FOLLOWED = frozenset((contract.REPLY_TO, contract.REPLAY_OF))
 _MAX_ID_CHARACTERS = 64
 
@@ -52,7 +52,7 @@ def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) 
     properties = delivery.properties
     headers = properties.headers
     if headers and properties.user_id not in trusted:
-        for name in _RESERVED:
+        for name in RESERVED:
             headers.pop(name, None)
 
 
@@ -61,7 +61,7 @@ def believed_headers(delivery: Delivery, trusted: Collection[str | None]) -> Map
     headers = delivery.properties.headers
     if delivery.properties.user_id in trusted:
         return headers
-    return {name: value for name, value in headers.items() if name not in _RESERVED}
+    return {name: value for name, value in headers.items() if name not in RESERVED}
 
 
 def published_by(delivery: Delivery) -> str | None:
@@ -115,8 +115,7 @@ def _id(value: object) -> str | None:
 
 def is_copy(delivery: Delivery) -> bool:
     """Tell whether a worker made this. A publisher can pretend so; only diagnostics believe it."""
-    headers = delivery.properties.headers
-    return contract.FAILED_AT in headers and isinstance(headers.get(contract.ORIGIN_QUEUE), str)
+    return isinstance(delivery.properties.headers.get(contract.ORIGIN_QUEUE), str)
 
 
 def header_int(delivery: Delivery, name: str, *, lowest: int, highest: int) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from worker import contract
 from worker.desk.journal import Coverage, read_journal
@@ -19,13 +19,16 @@ from worker.desk.wording import why_not
 from worker.failure import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from worker.desk.journal import JournalStream
 
 _LONGEST_READING_SECONDS: Final = 10.0
 _DEPENDENCIES: Final = ("broker", "management API", "journal", "store")
+
+
+Number = TypeVar("Number", int, float)
 
 
 class Depth(NamedTuple):
@@ -60,6 +63,9 @@ class QueueDepths(Protocol):
 
     async def depths(self, names: Sequence[str]) -> Mapping[str, Depth | None]:
         """Return what is in each queue; None for one that does not exist; those that may not be seen are missing."""
+
+    async def partitions(self) -> int:
+        """Return how many partitions the ingress has; 0: it is not partitioned."""
 
 
 class BrokerView(Protocol):
@@ -115,6 +121,8 @@ class Report:
     retry_delays: Sequence[str] = ()
     queues: Mapping[str, Depth | None] | None = None
     sees_unacknowledged: bool = False
+    partitions: int = 0
+    """Queues that share the ingress, beside the undivided one; 0: it is not partitioned."""
     outcomes: Summary | None = None
     journal: Coverage | None = None
     letters: LetterSummary | None = None
@@ -126,18 +134,34 @@ class Report:
         return None if self.queues is None else self.queues.get(queue)
 
     @property
+    def ingress(self) -> Depth | None:
+        """What is in the ingress, all partitions together; None when that is not known of each."""
+        found = [self.depth(name) for name in contract.ingress_queues(self.partitions)]
+        depths = [depth for depth in found if depth is not None]
+        if len(depths) < len(found):
+            return None
+        heads = [depth.head_at for depth in depths if depth.head_at is not None]
+        return Depth(
+            sum(depth.ready for depth in depths),
+            _sum(depth.unacknowledged for depth in depths),
+            _sum(depth.consumers for depth in depths),
+            _sum(depth.arriving for depth in depths),
+            min(heads, default=None),
+        )
+
+    @property
     def missing(self) -> list[str]:
         """Queues of the contract that do not exist."""
         return [name for name, depth in (self.queues or {}).items() if depth is None]
 
     @property
     def oldest_ms(self) -> int | None:
-        """About how long the oldest message of the ingress queue waits; None when nobody can tell.
+        """About how long the oldest message of the ingress waits; None when nobody can tell.
 
         No broker tells the age of a quorum queue's head. What is in a system, divided by what arrives a second, is how
         long each stays in it; without the management API, what is done a second stands for what arrives.
         """
-        depth = self.depth(contract.INGRESS)
+        depth = self.ingress
         if depth is None:
             return None
         if not depth.all:
@@ -150,9 +174,11 @@ class Report:
         found = [f"{one.name}: {one.detail}" for one in self.dependencies.values() if not one.is_up]
         if self.missing:
             found.append(f"missing on the broker: {', '.join(self.missing)}; run `cim-worker topology apply`")
-        ingress, waiting = self.depth(contract.INGRESS), self.depth(contract.WAITING)
-        if ingress is not None and ingress.ready and ingress.consumers == 0:
-            found.append(f"{ingress.ready} messages wait in {contract.INGRESS}, and no worker consumes it")
+        for name in contract.ingress_queues(self.partitions):
+            ingress = self.depth(name)
+            if ingress is not None and ingress.ready and ingress.consumers == 0:
+                found.append(f"{ingress.ready} messages wait in {name}, and no worker consumes it")
+        waiting = self.depth(contract.WAITING)
         if waiting is not None and waiting.all:
             found.append(f"{waiting.all} messages are in the waiting room: the store is, or was, away or behind")
         parked = self.depth(contract.PARKED)
@@ -164,11 +190,12 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs; times are epoch milliseconds, unknown values null."""
-        ingress, oldest = self.depth(contract.INGRESS), self.oldest_ms
+        ingress, oldest = self.ingress, self.oldest_ms
         return {
             "at": self.at,
             "lag": None if ingress is None else ingress.all,
             "lagHasUnacknowledged": self.sees_unacknowledged,
+            "partitions": self.partitions,
             "oldestSeconds": None if oldest is None else oldest / 1000,
             "queues": None
             if self.queues is None
@@ -191,6 +218,7 @@ class Observer:
         self._window_ms = window_ms
         self._recent = RecentOutcomes(window_ms)
         self._next_offset: int | None = None
+        self._partitions: int | None = None
 
     async def look(self, now: int) -> Report:
         """Return how things are at *now* (epoch ms). Raises nothing for what cannot be asked."""
@@ -203,7 +231,7 @@ class Observer:
     async def _ask_broker(self, report: Report) -> None:
         async def ask() -> str:
             async with self._sources.broker() as view:
-                depths = await view.queues.depths(self._names())
+                depths = await view.queues.depths(await self._names(view.queues, report))
                 if not report.sees_unacknowledged:
                     report.queues = depths
                 await self._read_journal(view.journal, report)
@@ -217,7 +245,7 @@ class Observer:
             return
 
         async def ask() -> str:
-            report.queues = await management.depths(self._names())
+            report.queues = await management.depths(await self._names(management, report))
             report.sees_unacknowledged = True
             return "answers"
 
@@ -253,10 +281,20 @@ class Observer:
 
         await _try("journal", report, ask)
 
-    def _names(self) -> list[str]:
+    async def _names(self, queues: QueueDepths, report: Report) -> list[str]:
+        """Return the queues to look at. Partitions are looked for once: the broker logs what does not exist."""
+        if self._partitions is None:
+            self._partitions = await queues.partitions()
+        report.partitions = self._partitions
         tiers = [contract.retry_queue(delay) for delay in self._sources.retry_delays]
         others = (contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED)
-        return [contract.INGRESS, contract.WAITING, *tiers, *others]
+        return [*contract.ingress_queues(self._partitions), contract.WAITING, *tiers, *others]
+
+
+def _sum(values: Iterable[Number | None]) -> Number | None:
+    """Return the sum of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known[1:], start=known[0]) if known else None
 
 
 async def _try(name: str, report: Report, ask: Callable[[], Awaitable[str]]) -> None:

@@ -359,6 +359,11 @@ METRICS: Final = (
         "Retries that wait in a later tier than their own, because CIM_RETRIES_PER_SECOND of that tier is used up.",
     ),
     Metric(
+        "cim_moved_total",
+        "counter",
+        "Messages moved on from the queue cim.ingress to their partitions: retries, and what is published by its name.",
+    ),
+    Metric(
         "cim_receipts_total",
         "counter",
         "Receipts that publishers asked for: sent, address_refused, queue_gone, queue_refused, dropped or unknown.",

@@ -69,6 +69,7 @@ class Metrics:
         self.settled: Counter[tuple[Outcome, str, str, str]] = Counter()
         self.journal_missed = 0
         self.retries_deferred = 0
+        self.moved = 0
         self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
         self.ages = Histograms("cim_age_seconds")
@@ -111,6 +112,10 @@ class Metrics:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""
         self.retries_deferred += 1
 
+    def count_moved(self, count: int) -> None:
+        """Count messages that were moved on to their partitions."""
+        self.moved += count
+
     def count_confirms(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
         """Count messages published together, whose effect was known after *seconds*."""
         self.confirm_seconds[what].observe(seconds)
@@ -143,6 +148,7 @@ class Metrics:
             "cim_outcomes_total": [[[end.value, *rest], count] for (end, *rest), count in self.settled.items()],
             "cim_journal_missed_total": _one(self.journal_missed),
             "cim_retries_deferred_total": _one(self.retries_deferred),
+            "cim_moved_total": _one(self.moved),
             "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],

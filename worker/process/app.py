@@ -34,6 +34,7 @@ from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.journal import Gap, Journal
+from worker.pipeline.moving import Mover
 from worker.pipeline.pipeline import LOOKUPS_AT_ONCE, Pipeline
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
     from worker.rabbit.connection import Connection
+    from worker.rabbit.partitions import PartitionConsumer
     from worker.settings import Settings
 
 _PAUSE_SECONDS = (1.0, 30.0)
@@ -178,11 +180,16 @@ class App:
         return frozenset((*self.settings.trusted_users, self.own_user))
 
     def session(
-        self, publishing: Connection, publisher: Publisher, ingress: Consumer, waiting_room: Consumer, crash: Crash
+        self,
+        publishing: Connection,
+        publisher: Publisher,
+        ingress: Consumer | PartitionConsumer,
+        waiting_room: Consumer,
+        crash: Crash,
     ) -> IngressSession:
         """Return the work on the ingress queue and the waiting room of one broker session."""
         settings = self.settings
-        consumers = {contract.INGRESS: ingress, contract.WAITING: waiting_room}
+        consumers = {**dict.fromkeys(ingress.queues, ingress), contract.WAITING: waiting_room}
 
         def acknowledge(delivery: Delivery) -> None:
             consumers[delivery.queue].settle(delivery)
@@ -236,6 +243,20 @@ class App:
             clock=self.clock,
             crash=crash,
             pause=self.pause,
+        )
+
+    def mover(self, publisher: Publisher, consumer: Consumer) -> Mover:
+        """Return what moves on to the partitions what *consumer* takes."""
+        return Mover(
+            consumer=consumer,
+            publisher=publisher,
+            trusted=self.trusted_users,
+            max_message_bytes=self.settings.max_message_bytes,
+            pause=self.pause,
+            clock=self.clock,
+            reporter=self.reporter,
+            new_id=new_id,
+            on_moved=self.metrics.count_moved,
         )
 
     def _listeners(self) -> list[Listener]:
@@ -374,9 +395,9 @@ class App:
             reporter=self.reporter,
         )
 
-    def queue_observer(self, connection: Connection) -> QueueObserver:
+    def queue_observer(self, connection: Connection, partitions: int) -> QueueObserver:
         """Return what looks at the depth of our queues, with the management API where that may be asked."""
-        return QueueObserver(connection, self.settings, self.metrics, self.clock)
+        return QueueObserver(connection, self.settings, self.metrics, self.clock, partitions=partitions)
 
     def letter_observer(self) -> LetterObserver:
         """Return what counts the open letters in the store."""

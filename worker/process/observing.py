@@ -32,19 +32,22 @@ _QUEUE_METRICS: Final = ("cim_queue_messages", "cim_queue_consumers", "cim_queue
 _LETTER_METRICS: Final = ("cim_open_letters", "cim_oldest_open_letter_seconds")
 
 
-def watched_queues(settings: Settings) -> list[str]:
+def watched_queues(settings: Settings, partitions: int) -> list[str]:
     """Return the queues whose depth says how the work goes."""
-    fixed = (contract.INGRESS, contract.WAITING, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED)
-    return [*fixed, *map(contract.retry_queue, settings.retry_delays)]
+    ingress = contract.ingress_queues(partitions)
+    fixed = (contract.WAITING, contract.CONVERSATION_EVENTS, contract.DEAD_LETTERS, contract.PARKED)
+    return [*ingress, *fixed, *map(contract.retry_queue, settings.retry_delays)]
 
 
 class QueueObserver:
     """Notes the depth of our queues every ten seconds while a session lasts."""
 
-    def __init__(self, connection: Connection, settings: Settings, metrics: Metrics, clock: Clock) -> None:
-        """Ask on *connection*, and the management API if *settings* name one."""
+    def __init__(
+        self, connection: Connection, settings: Settings, metrics: Metrics, clock: Clock, *, partitions: int = 0
+    ) -> None:
+        """Ask on *connection*, and the management API if *settings* name one; the ingress has so many *partitions*."""
         self._connection = connection
-        self._queues = watched_queues(settings)
+        self._queues = watched_queues(settings, partitions)
         self._metrics = metrics
         self._clock = clock
         better = ManagementDepths.of(settings)

@@ -30,19 +30,20 @@ if TYPE_CHECKING:
 _HAZARDS_SECONDS = 15
 
 
-def wanted_topology(settings: Settings, broker_version: tuple[int, ...] = (0,)) -> Topology:
-    """Return the topology of *settings* on a broker of *broker_version*."""
+def wanted_topology(settings: Settings, broker_version: tuple[int, ...] = (0,), partitions: int = 0) -> Topology:
+    """Return the topology of *settings* on a broker of *broker_version*, the ingress in so many *partitions*."""
     tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
     bounds = JournalBounds(settings.journal_max_bytes, settings.journal_max_days)
-    return wanted(tiers, settings.delivery_limit, broker_version, bounds)
+    return wanted(tiers, settings.delivery_limit, broker_version, bounds, partitions)
 
 
-async def check_topology(connection: Connection, settings: Settings, reporter: Reporter) -> None:
+async def check_topology(connection: Connection, settings: Settings, reporter: Reporter, partitions: int = 0) -> None:
     """Refuse to work on a broker where a message could have nowhere to go.
 
     Raises `TopologyMismatch` when something is missing; other differences are reported.
     """
-    findings = list(problems(await check(connection, wanted_topology(settings, connection.server_version))))
+    topology = wanted_topology(settings, connection.server_version, partitions)
+    findings = list(problems(await check(connection, topology)))
     absent = [f"{one.kind} {one.name}" for one in findings if one.is_missing and one.name != contract.OUTCOMES]
     if absent:
         msg = f"missing: {', '.join(absent)}; run `cim-worker topology apply`"
@@ -57,7 +58,8 @@ async def warn_of_hazards(settings: Settings, reporter: Reporter) -> None:
         return
     try:
         async with asyncio.timeout(_HAZARDS_SECONDS):
-            _warn(problems(await hazards(api, wanted_topology(settings))), reporter)
+            topology = wanted_topology(settings, partitions=await api.partitions())
+            _warn(problems(await hazards(api, topology)), reporter)
     except (ManagementUnavailable, TimeoutError) as error:
         reporter.warn("management_unavailable", reason=str(error) or f"no answer within {_HAZARDS_SECONDS} s")
 
@@ -67,13 +69,13 @@ def _warn(findings: Iterable[Finding], reporter: Reporter) -> None:
         reporter.warn("topology_differs", name=one.name, difference=one.problem, fix=one.fix)
 
 
-async def check_rights(consuming: Connection, publishing: Connection, settings: Settings) -> None:
+async def check_rights(consuming: Connection, publishing: Connection, settings: Settings, partitions: int = 0) -> None:
     """Find out whether we have every right the work needs; nothing is left behind by asking.
 
     A refusal later would hand deliveries back with every new session, and each return counts towards their limit.
     Raises `AccessRefused` with all that is refused.
     """
-    refused = await missing_rights(consuming, publishing, settings)
+    refused = await missing_rights(consuming, publishing, settings, partitions)
     if refused:
         user = user_name(settings.rabbitmq_url)
         msg = f"the user {user} may not {', nor '.join(refused)}: deploy/README.md lists the rights of each user"
@@ -81,13 +83,18 @@ async def check_rights(consuming: Connection, publishing: Connection, settings: 
 
 
 async def missing_rights(
-    consuming: Connection, publishing: Connection, settings: Settings, *, skip_missing: bool = False
+    consuming: Connection,
+    publishing: Connection,
+    settings: Settings,
+    partitions: int = 0,
+    *,
+    skip_missing: bool = False,
 ) -> list[str]:
     """Return each right the work needs and we do not have, as an operator would say it.
 
     What does not exist raises `ChannelClosed`, unless that is to be skipped.
     """
-    probes = _rights(consuming, publishing, settings)
+    probes = _rights(consuming, publishing, settings, partitions)
     answers = await asyncio.gather(*probes.values(), return_exceptions=True)
     refused = []
     for right, answer in zip(probes, answers, strict=True):
@@ -103,16 +110,17 @@ def _is_missing(answer: BaseException) -> bool:
 
 
 def _rights(
-    consuming: Connection, publishing: Connection, settings: Settings
+    consuming: Connection, publishing: Connection, settings: Settings, partitions: int
 ) -> dict[str, Coroutine[None, None, None]]:
     """Return each right we need, as an operator would say it, with what finds out whether we have it."""
+    moved_to = (contract.PARTITIONS,) if partitions else ()
     rights = {
         f"write to the exchange {name or 'amq.default'}": try_publish(
             publishing, name, user_id=user_name(settings.rabbitmq_url)
         )
-        for name in ("", contract.HUB, contract.DEAD_LETTERS)
+        for name in ("", contract.HUB, contract.DEAD_LETTERS, *moved_to)
     }
-    queues = [contract.INGRESS, contract.WAITING]
+    queues = [*contract.ingress_queues(partitions), contract.WAITING]
     if settings.record_dead_letters:
         queues.append(contract.DEAD_LETTERS)
     if settings.conversation_events:

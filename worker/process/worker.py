@@ -32,7 +32,9 @@ from worker.rabbit.errors import (
     ConnectionLost,
     PublisherBlocked,
 )
+from worker.rabbit.partitions import PartitionConsumer
 from worker.rabbit.publisher import Publisher
+from worker.rabbit.topology import found_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from worker.flow.outage import Outage, Part
     from worker.flow.pause import PauseState
     from worker.ops.metrics import Report
+    from worker.pipeline.moving import Mover
     from worker.process.session import IngressSession
     from worker.settings import Settings
 
@@ -55,6 +58,8 @@ _LONGEST_BLOCKED_SECONDS = 300.0
 _BLOCKED_CHECK_SECONDS = 1.0
 _AVOID_SECONDS = 60.0
 """How long a node that did not answer is tried after the others."""
+_MOVE_SECONDS = 2.0
+"""Longest a clean stop waits for what is being moved to its partition."""
 
 
 class Worker:
@@ -71,8 +76,8 @@ class Worker:
         self._log = structlog.get_logger()
         self._metrics = self._app.metrics
         self._stopping = asyncio.Event()
-        self._consumer: Consumer | None = None
-        self._consumers: list[Consumer] = []
+        self._consumer: Consumer | PartitionConsumer | None = None
+        self._consumers: list[Consumer | PartitionConsumer] = []
         self._consuming_since: float | None = None
         self._broker = self._app.broker_outage()
         self._publishing = self._broker.part("publish")
@@ -186,9 +191,14 @@ class Worker:
             publishing = await self._connect(stack, "publish")
             publishing.on_blocked_change = self._publisher_blocked
             stack.callback(self._publisher_unblocked)
-            publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing))
-            consumer = await self._consumer_of(consuming, contract.INGRESS)
-            waiting_room = await self._consumer_of(consuming, contract.WAITING)
+            partitions = await self._unless_stopping(found_partitions(consuming))
+            publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing, partitions))
+            consumer, mover = await self._unless_stopping(self._ingress(consuming, publisher, partitions))
+            consumer.on_received = self._app.reporter.received
+            waiting_room = await self._unless_stopping(
+                Consumer.open(consuming, contract.WAITING, self._app.clock.monotonic)
+            )
+            waiting_room.on_received = self._app.reporter.received
             if self._settings.receipts:
                 receipts = asyncio.create_task(
                     self._app.send_receipts(publishing, lambda: self._open("receipts")), name="receipts"
@@ -206,9 +216,11 @@ class Worker:
             if self._settings.record_dead_letters:
                 jobs.append(self._app.recorder(consuming, publisher).run())
             if self._index == 0:  # one process of the pool looks for all
-                jobs.append(self._app.queue_observer(publishing).run())
+                jobs.append(self._app.queue_observer(publishing, partitions).run())
+            if mover is not None:
+                jobs += [mover.run(), mover.run_consumer()]
             tasks = [asyncio.create_task(job) for job in jobs]
-            self._consuming(consumer, consuming)
+            self._consuming(consumer, consuming, partitions)
             try:
                 await self._until_an_end(
                     [*tasks, crash.happened], consuming.closed, publishing.closed, publisher.closed
@@ -217,11 +229,11 @@ class Worker:
                 self._consumer = None
                 self._connecting_since = self._app.clock.now_ms()
                 await cancel_and_wait(tasks)
-                await self._leave(session, consumer)
+                await self._leave(session, consumer, mover)
 
-    async def _checked_publisher(self, consuming: Connection, publishing: Connection) -> Publisher:
-        await check_topology(consuming, self._settings, self._app.reporter)
-        await check_rights(consuming, publishing, self._app.settings)
+    async def _checked_publisher(self, consuming: Connection, publishing: Connection, partitions: int) -> Publisher:
+        await check_topology(consuming, self._settings, self._app.reporter, partitions)
+        await check_rights(consuming, publishing, self._app.settings, partitions)
         return await Publisher.open(
             publishing,
             confirm_timeout_ms=self._settings.confirm_timeout_ms,
@@ -240,19 +252,27 @@ class Worker:
             await cancel_and_wait([task, stopping])
         raise BrokerUnreachable("told to stop while starting")
 
-    async def _consumer_of(self, connection: Connection, queue: str) -> Consumer:
-        consumer = await self._unless_stopping(Consumer.open(connection, queue, self._app.clock.monotonic))
-        consumer.on_received = self._app.reporter.received
-        return consumer
+    async def _ingress(
+        self, connection: Connection, publisher: Publisher, partitions: int
+    ) -> tuple[Consumer | PartitionConsumer, Mover | None]:
+        """Return what takes activities, and where they come in by partitions, what moves the others there."""
+        clock = self._app.clock.monotonic
+        undivided = await Consumer.open(connection, contract.INGRESS, clock)
+        if not partitions:
+            return undivided, None
+        _, *queues = contract.ingress_queues(partitions)
+        consumer = await PartitionConsumer.open(connection, queues, clock)
+        return consumer, self._app.mover(publisher, undivided)
 
-    def _consuming(self, consumer: Consumer, connection: Connection) -> None:
+    def _consuming(self, consumer: Consumer | PartitionConsumer, connection: Connection, partitions: int) -> None:
         self._consumer = consumer
         self._consuming_since = self._app.clock.monotonic()
         if self._broker.failure is None:  # otherwise the progress watch says when the outage is over
             self._metrics.dependency_up["broker"] = True
         self._metrics.sessions += 1
         version = ".".join(map(str, connection.server_version))
-        self._log.info("consuming", queue=contract.INGRESS, broker_version=version)
+        divided = {"partitions": partitions} if partitions else {}
+        self._log.info("consuming", queue=contract.INGRESS, broker_version=version, **divided)
 
     def _progress_watch(self, publishing: Connection, publisher: Publisher) -> ProgressWatch:
         def look() -> Progress:
@@ -293,8 +313,12 @@ class Worker:
     async def _close(self, connection: Connection) -> None:
         await connection.close(failed=not self._stopping.is_set())
 
-    async def _leave(self, session: IngressSession, consumer: Consumer) -> None:
+    async def _leave(
+        self, session: IngressSession, consumer: Consumer | PartitionConsumer, mover: Mover | None
+    ) -> None:
         """Drain when we were told to stop; otherwise the broker delivers again what was in hand."""
+        if mover is not None:
+            await (mover.finish(_MOVE_SECONDS) if self._stopping.is_set() else mover.abandon())
         if not self._stopping.is_set():
             back = await session.abandon()
             if back:
@@ -378,7 +402,7 @@ class Worker:
             return f"connecting to the broker at {at} since {_shown(self._connecting_since)}"
         return "the broker has cancelled the consumer; connecting again"
 
-    def _takes_what_it_may(self, consumer: Consumer) -> bool:
+    def _takes_what_it_may(self, consumer: Consumer | PartitionConsumer) -> bool:
         return consumer.is_consuming or (self._app.pause.is_closed and consumer.is_open)
 
     def _paused(self) -> str | None:

@@ -63,10 +63,21 @@ class Delivery:
         return max(1, *(count for count in counts if isinstance(count, int)))
 
 
+class Inbox:
+    """Deliveries that arrived and were not taken yet. The consumers of several queues can share one."""
+
+    def __init__(self) -> None:
+        self.deliveries: deque[Delivery] = deque()
+        self.arrival = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+
 class Consumer:
     """Takes deliveries from one queue. Single use: a lost channel means a new consumer."""
 
-    def __init__(self, connection: Connection, channel: Channel, queue: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: Connection, channel: Channel, queue: str, clock: Callable[[], float], inbox: Inbox
+    ) -> None:
         self._connection = connection
         self._channel = channel
         self._queue = queue
@@ -76,8 +87,8 @@ class Consumer:
         self._resizing: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ending.set_result(None)
-        self._arrived: deque[Delivery] = deque()
-        self._arrival = asyncio.Event()
+        self._arrived = inbox.deliveries
+        self._arrival = inbox.arrival
         self._ledger = AckLedger()
         self._open: dict[int, Delivery] = {}
         self._ack_scheduled = False
@@ -88,19 +99,31 @@ class Consumer:
         self._bytes_in_run = 0
         self._bytes_settled = 0
         self._is_ended = False
-        self.cancelled = asyncio.Event()
+        self.cancelled = inbox.cancelled
         """Set when the broker cancelled the consumer (queue deleted, leader lost, acknowledgement timeout on 4.3)."""
 
     @classmethod
-    async def open(cls, connection: Connection, queue: str, clock: Callable[[], float]) -> Self:
-        """Open a channel for *queue*. Nothing is delivered until `start`."""
+    async def open(
+        cls, connection: Connection, queue: str, clock: Callable[[], float], inbox: Inbox | None = None
+    ) -> Self:
+        """Open a channel for *queue*. Nothing is delivered until `start`; then into *inbox*, if that is given."""
         channel = await connection.channel()
-        self = cls(connection, channel, queue, clock)
+        self = cls(connection, channel, queue, clock, inbox or Inbox())
         channel.raw.add_on_cancel_callback(lambda _: self._on_cancelled())
         channel.closed.add_done_callback(lambda _: self._on_cancelled())
         connection.raw.attach(channel.raw.channel_number, self)
         connection.on_closing.append(self._give_back)
         return self
+
+    @property
+    def queue(self) -> str:
+        """The queue it takes from."""
+        return self._queue
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues it takes from: one."""
+        return (self._queue,)
 
     async def start(self, prefetch: int) -> None:
         """Begin to take deliveries with at most *prefetch* unacknowledged."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.contract import INGRESS, PARTITIONS
+
 if TYPE_CHECKING:
     from worker.rabbit.topology import Queue, Topology
 
@@ -36,18 +38,21 @@ def definitions(topology: Topology, vhost: str, version: tuple[int, ...]) -> dic
         ],
         "queues": [_queue(one, vhost) for one in topology.queues],
         "bindings": [
-            {
-                "source": exchange,
-                "vhost": vhost,
-                "destination": queue.name,
-                "destination_type": "queue",
-                "routing_key": "#",
-                "arguments": {},
-            }
-            for queue in topology.queues
-            for exchange in queue.bound_to
+            *([_binding(INGRESS, "exchange", PARTITIONS, "#", vhost)] if topology.partitions else ()),
+            *(_binding(exchange, "queue", queue.name, queue.key, vhost) for exchange, queue in topology.bindings),
         ],
         "policies": [_disconnected(vhost)] if version >= _KNOWS_DISCONNECTED else [],
+    }
+
+
+def _binding(source: str, kind: str, destination: str, key: str, vhost: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "vhost": vhost,
+        "destination": destination,
+        "destination_type": kind,
+        "routing_key": key,
+        "arguments": {},
     }
 
 

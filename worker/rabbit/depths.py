@@ -8,6 +8,7 @@ from worker.desk.status import Depth
 from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed
 from worker.rabbit.management import Management
 from worker.rabbit.probing import fresh_channel
+from worker.rabbit.topology import found_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,10 @@ class PassiveDepths:
                 found[name] = Depth(answer.message_count, consumers=answer.consumer_count)
         return found
 
+    async def partitions(self) -> int:
+        """Return how many partitions the ingress has; 0: it is not partitioned. Raises `BrokerError`."""
+        return await found_partitions(self._connection)
+
 
 class ManagementDepths:
     """Asks the management API, whose numbers are up to five seconds old."""
@@ -61,6 +66,10 @@ class ManagementDepths:
         """Return what is in each queue, None for one that does not exist. Raises `ManagementUnavailable`."""
         found = {name: await self._management.queue(name) for name in names}
         return {name: None if queue is None else _depth(queue) for name, queue in found.items()}
+
+    async def partitions(self) -> int:
+        """Return how many partitions the ingress has; 0: it is not partitioned. Raises `ManagementUnavailable`."""
+        return await self._management.partitions()
 
 
 def _depth(queue: Mapping[str, Any]) -> Depth:

@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from worker.contract import CONVERSATION_PREFIX, DEAD_LETTERS, HUB, PARKED, conversation_exchange
+from worker.contract import (
+    CONVERSATION_PREFIX,
+    DEAD_LETTERS,
+    HUB,
+    INGRESS,
+    PARKED,
+    PARTITIONS,
+    conversation_exchange,
+)
 from worker.rabbit import leaders
 from worker.rabbit.topology import Exchange, Finding, compare
 
@@ -26,8 +34,10 @@ _NAMES_SHOWN = 3
 
 def not_checked(topology: Topology) -> list[Finding]:
     """Return the rows that only the management API could fill."""
-    names = [(queue.name, exchange) for queue in topology.queues for exchange in queue.bound_to]
-    rows = [Finding("binding", f"{exchange} → {queue}", unchecked=_NO_MANAGEMENT) for queue, exchange in names]
+    names = [f"{exchange} → {queue.name}" for exchange, queue in topology.bindings]
+    if topology.partitions:
+        names.insert(0, f"{INGRESS} → {PARTITIONS}")
+    rows = [Finding("binding", name, unchecked=_NO_MANAGEMENT) for name in names]
     rows.append(Finding("binding", f"{HUB} → {conversation_exchange('…')}", unchecked=_NO_MANAGEMENT))
     rows.append(Finding("leaders", "queues", unchecked=_NO_MANAGEMENT))
     return [*rows, Finding("policies", "all", unchecked=_NO_MANAGEMENT)]
@@ -38,9 +48,9 @@ async def hazards(management: Management, topology: Topology) -> list[Finding]:
 
     Raises `ManagementUnavailable`.
     """
-    rows = [
-        await _binding(management, exchange, queue.name) for queue in topology.queues for exchange in queue.bound_to
-    ]
+    rows = [await _binding(management, exchange, queue.name) for exchange, queue in topology.bindings]
+    if topology.partitions:
+        rows.append(await _way_in(management))
     rows.append(await _hub_bindings(management))
     harmful = [
         *_of_policies(await management.policies(), topology),
@@ -70,6 +80,16 @@ async def _binding(management: Management, exchange: str, queue: str) -> Finding
     if await management.bindings(exchange, queue):
         return Finding("binding", name)
     return Finding("binding", name, "missing", _APPLY)
+
+
+async def _way_in(management: Management) -> Finding:
+    """Compare the ways from the ingress exchange: to the partitions, and to nothing else of ours."""
+    name = f"{INGRESS} → {PARTITIONS}"
+    if PARTITIONS not in await management.bound_to(INGRESS):
+        return Finding("binding", name, "missing", _APPLY)
+    if await management.bindings(INGRESS, INGRESS):
+        return Finding("binding", name, f"the queue {INGRESS} is bound beside it: everything arrives twice", _APPLY)
+    return Finding("binding", name)
 
 
 async def _hub_bindings(management: Management) -> Finding:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from worker.addresses import virtual_host
+from worker.contract import partition_queue
 from worker.rabbit.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ class Management:
         """Return what is known of a queue, or None when it does not exist. Raises `ManagementUnavailable`."""
         found: dict[str, Any] | None = await self._get(f"queues/{self._vhost}/{_quoted(name)}")
         return found
+
+    async def partitions(self) -> int:
+        """Return how many partitions the ingress has; 0: it is not partitioned. Raises `ManagementUnavailable`."""
+        count = 0
+        while await self.queue(partition_queue(count)) is not None:
+            count += 1
+        return count
 
     async def exchange(self, name: str) -> dict[str, Any] | None:
         """Return what is known of an exchange, or None when it does not exist. Raises `ManagementUnavailable`."""

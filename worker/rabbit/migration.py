@@ -115,9 +115,9 @@ class Migration:
             await self._management.remove_policy(_POLICY)
             await channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments)
             for exchange in queue.bound_to:
-                await channel.call("queue_bind", queue.name, exchange, routing_key="#")
+                await channel.call("queue_bind", queue.name, exchange, routing_key=queue.key)
             for exchange in queue.bound_to:
-                await channel.call("queue_unbind", spare, exchange, routing_key="#")
+                await channel.call("queue_unbind", spare, exchange, routing_key=queue.key)
             await asyncio.sleep(_SETTLE_SECONDS)
             await self._point_way(channel, queue.name, away_from=spare)
             await self._move(spare)
@@ -129,11 +129,11 @@ class Migration:
         arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
         await channel.call("queue_declare", spare, durable=True, arguments=arguments)
         for exchange in queue.bound_to:
-            await channel.call("queue_bind", spare, exchange, routing_key="#")
+            await channel.call("queue_bind", spare, exchange, routing_key=queue.key)
 
     async def _unbind(self, channel: Channel, queue: Queue) -> None:
         for exchange in queue.bound_to:
-            await channel.call("queue_unbind", queue.name, exchange, routing_key="#")
+            await channel.call("queue_unbind", queue.name, exchange, routing_key=queue.key)
 
     async def _remove_old(self, channel: Channel, name: str) -> None:
         """Move all messages away and delete the queue when there are no more."""

@@ -5,6 +5,11 @@ publishers ──▶ (cim.ingress) ──▶ [cim.ingress] ──▶ worker ─�
                                     ├─ TTL ─ [cim.ingress.retry.<delay>] ◀─ worker
                                     │        [cim.ingress.waiting] ◀──────▶ worker ──▶ [cim.outcomes]
 platform ──▶ (cim.conversation-events) ──▶ [cim.conversation-events] ──▶ worker
+
+With partitions:
+
+publishers ──▶ (cim.ingress) ──▶ (cim.ingress.partitions) ──▶ [cim.ingress.<n>] ──▶ worker
+by name ─────▶ [cim.ingress] ──▶ worker ──▲
 """
 
 from __future__ import annotations
@@ -14,8 +19,26 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from worker.contract import CONVERSATION_EVENTS, DEAD_LETTERS, HUB, INGRESS, OUTCOMES, PARKED, WAITING, retry_queue
-from worker.rabbit.errors import NOT_FOUND, PRECONDITION_FAILED, AccessRefused, ChannelClosed
+from worker.contract import (
+    CONVERSATION_EVENTS,
+    DEAD_LETTERS,
+    HUB,
+    INGRESS,
+    OUTCOMES,
+    PARKED,
+    PARTITIONS,
+    WAITING,
+    partition_queue,
+    retry_queue,
+)
+from worker.rabbit.errors import (
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    AccessRefused,
+    ChannelClosed,
+    ConnectionLost,
+    TopologyMismatch,
+)
 from worker.rabbit.probing import fresh_channel
 
 if TYPE_CHECKING:
@@ -29,6 +52,16 @@ _MAY_NOT_COMPARE = "exists; not compared: only a user with configure permission,
 _MAY_NOT_DECLARE = "this user may not declare it"
 _KNOWN_EVERYWHERE_TRIES, _KNOWN_EVERYWHERE_SECONDS = 20, 0.1
 _FIRST_WITH_DEFAULT_DELIVERY_LIMIT = (4, 0)
+_HASHING = "x-consistent-hash"
+_WEIGHT = "1"
+"""Binding key of a partition: all get the same share of the keys."""
+_EVERY_KEY = "#"
+_UNKNOWN_TYPE = "exchange type"
+"""In the broker's words when no plugin knows an exchange's type; it ends the connection, from 4.3 on the channel."""
+_NO_PLUGIN = (
+    "the broker knows no consistent-hash exchange: "
+    "run `rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its nodes"
+)
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for \w+ '.*' in vhost '.*': "
     r"received (?P<received>.+) but current is (?P<current>.+)"
@@ -47,11 +80,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable quorum queue or stream, and the exchanges it is bound to with key `#`."""
+    """A durable quorum queue or stream, and the exchanges it is bound to with *key*."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     bound_to: tuple[str, ...] = ()
+    key: str = _EVERY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +105,13 @@ class Topology:
 
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
+    partitions: tuple[Queue, ...] = ()
+    """Those of *queues* that share the ingress, where it is partitioned."""
+
+    @property
+    def bindings(self) -> tuple[tuple[str, Queue], ...]:
+        """Every exchange with each queue that is bound to it."""
+        return tuple((exchange, queue) for queue in self.queues for exchange in queue.bound_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +136,12 @@ def wanted(
     delivery_limit: int,
     broker_version: tuple[int, ...],
     journal: JournalBounds = DEFAULT_BOUNDS,
+    partitions: int = 0,
 ) -> Topology:
     """Return the topology for *retry_tiers* (delay name, seconds) on a broker of *broker_version*.
+
+    With *partitions* the ingress exchange leads to so many queues by the routing key's hash, and the queue of its name
+    takes only what is published to it by name, retries included.
 
     All but the journal, a stream, are quorum queues that dead-letter at least once and refuse publishes when full: the
     default, at most once, loses messages silently when the target is away.
@@ -116,9 +161,14 @@ def wanted(
     )
     # From 4.0 on, a queue without a limit of its own drops a message at its 21st return: looking would destroy.
     keep_for_ever = {"x-delivery-limit": -1} if broker_version >= _FIRST_WITH_DEFAULT_DELIVERY_LIMIT else {}
+    parts = tuple(
+        Queue(partition_queue(number), to_dead_letters, (PARTITIONS,), _WEIGHT) for number in range(partitions)
+    )
     return Topology(
+        partitions=parts,
         exchanges=(
             Exchange(INGRESS, "topic"),
+            *([Exchange(PARTITIONS, _HASHING)] if parts else ()),
             Exchange(HUB, "direct"),
             Exchange(CONVERSATION_EVENTS, "topic"),
             Exchange(DEAD_LETTERS, "fanout"),
@@ -130,7 +180,8 @@ def wanted(
                 (DEAD_LETTERS,),
             ),
             Queue(PARKED, {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever}),
-            Queue(INGRESS, to_dead_letters, (INGRESS,)),
+            Queue(INGRESS, to_dead_letters, () if parts else (INGRESS,)),
+            *parts,
             Queue(WAITING, to_dead_letters),
             *tiers,
             Queue(
@@ -160,15 +211,54 @@ async def apply(connection: Connection, topology: Topology, *, nodes: Sequence[C
     A new queue is led by the node on which it is declared: they are declared on *nodes*, if given, in turn.
 
     Returns one finding for each thing; a mismatch is reported, not raised, so that one run shows them all.
+    Raises `TopologyMismatch` when the broker lacks the plugin that partitions need.
     """
     findings = [await _declare_exchange(connection, exchange) for exchange in topology.exchanges]
     for number, queue in enumerate(topology.queues):
-        node = nodes[number % len(nodes)] if nodes else connection
-        finding = await _declare_queue(node, queue)
-        findings.append(finding)
-        if finding.problem is None:
-            findings += [await _bind(node, queue.name, exchange) for exchange in queue.bound_to]
+        if queue not in topology.partitions:
+            findings += await _declare_and_bind(nodes[number % len(nodes)] if nodes else connection, queue)
+    if topology.partitions:
+        findings += await _partition(connection, topology, nodes or (connection,))
     return findings
+
+
+async def _declare_and_bind(connection: Connection, queue: Queue) -> list[Finding]:
+    finding = await _declare_queue(connection, queue)
+    if finding.problem is not None:
+        return [finding]
+    return [finding, *[await _bind(connection, queue.name, exchange, queue.key) for exchange in queue.bound_to]]
+
+
+async def _partition(connection: Connection, topology: Topology, nodes: Sequence[Connection]) -> list[Finding]:
+    """Put the partitions between ingress exchange and workers, or more of them; publishers and workers go on.
+
+    At every moment there is one way for each message: the undivided queue becomes the only partition first, which the
+    broker reaches once however many ways lead there; then the direct way ends, the others join, and it leaves. A run
+    that was interrupted is taken up by the next one: the first partition exists only after the direct way has ended.
+    """
+    steps = []
+    if not await found_partitions(connection):
+        steps.append(await _bind(connection, INGRESS, PARTITIONS, _WEIGHT))
+    joined = await _join(connection)
+    if any(problems([*steps, joined])):
+        return [*steps, joined]
+    await _unbind(connection, INGRESS, INGRESS, _EVERY_KEY)
+    findings = [joined]
+    for number, queue in enumerate(topology.partitions):
+        findings += await _declare_and_bind(nodes[number % len(nodes)], queue)
+    if not any(problems(findings)):
+        await _unbind(connection, INGRESS, PARTITIONS, _WEIGHT)
+    return findings
+
+
+async def found_partitions(connection: Connection) -> int:
+    """Return how many partitions the ingress has on the broker; 0: it is not partitioned, or not for this user."""
+    count = 0
+    while True:
+        absent = await _missing(connection, "queue", partition_queue(count))
+        if absent is not None:
+            return count
+        count += 1
 
 
 async def check(connection: Connection, topology: Topology) -> list[Finding]:
@@ -229,9 +319,17 @@ async def _missing(connection: Connection, kind: str, name: str) -> Finding | No
 
 
 async def _declare_exchange(connection: Connection, exchange: Exchange) -> Finding:
-    return await _try(
-        connection, "exchange", exchange.name, "exchange_declare", exchange.name, exchange.type, durable=True
-    )
+    try:
+        finding = await _try(
+            connection, "exchange", exchange.name, "exchange_declare", exchange.name, exchange.type, durable=True
+        )
+    except ConnectionLost as error:
+        if exchange.type == _HASHING and _UNKNOWN_TYPE in str(error):
+            raise TopologyMismatch(_NO_PLUGIN) from error
+        raise
+    if exchange.type == _HASHING and _UNKNOWN_TYPE in (finding.problem or ""):
+        raise TopologyMismatch(_NO_PLUGIN)
+    return finding
 
 
 async def _declare_queue(connection: Connection, queue: Queue) -> Finding:
@@ -247,17 +345,28 @@ async def _declare_queue_with(connection: Connection, name: str, arguments: Mapp
     return await _try(connection, "queue", name, "queue_declare", name, durable=True, arguments=arguments)
 
 
-async def _bind(connection: Connection, queue: str, exchange: str) -> Finding:
+async def _bind(connection: Connection, queue: str, exchange: str, key: str) -> Finding:
     """Bind; an exchange that was declared on another node may take a moment to be known on this one."""
     name = f"{exchange} → {queue}"
     for _ in range(_KNOWN_EVERYWHERE_TRIES):
         try:
-            return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key="#")
+            return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key=key)
         except ChannelClosed as error:
             if error.reply_code != NOT_FOUND:
                 raise
             await asyncio.sleep(_KNOWN_EVERYWHERE_SECONDS)
-    return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key="#")
+    return await _try(connection, "binding", name, "queue_bind", queue, exchange, routing_key=key)
+
+
+async def _join(connection: Connection) -> Finding:
+    """Lead the ingress exchange to the partitions."""
+    name = f"{INGRESS} → {PARTITIONS}"
+    return await _try(connection, "binding", name, "exchange_bind", PARTITIONS, INGRESS, routing_key=_EVERY_KEY)
+
+
+async def _unbind(connection: Connection, queue: str, exchange: str, key: str) -> None:
+    async with fresh_channel(connection) as channel:
+        await channel.call("queue_unbind", queue, exchange, routing_key=key)
 
 
 async def _try(

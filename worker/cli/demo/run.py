@@ -126,7 +126,7 @@ async def _keep_running(environment: Environment, announcer: Announcer, say: Cal
 
 
 async def _prepare(settings: Settings, connection: Connection) -> None:
-    findings = await topology.apply(connection, wanted_topology(settings, connection))
+    findings = await topology.apply(connection, await wanted_topology(settings, connection))
     for finding in topology.problems(findings):
         raise CommandError(ExitCode.CONFIGURATION, f"{finding.name}: {finding.problem}; {finding.fix}")
     if await _is_used(connection):

@@ -33,7 +33,8 @@ _ANSWER_SECONDS: Final = 10.0
 async def examine_broker(connection: Connection, publishing: Connection, settings: Settings) -> list[Finding]:
     """Return what was found over AMQP and, where *settings* name it, by the management API."""
     findings = [*_connection(connection, settings)]
-    wanted = wanted_topology(settings, connection.server_version)
+    partitions = await topology.found_partitions(connection)
+    wanted = wanted_topology(settings, connection.server_version, partitions)
     compared = await topology.check(connection, wanted)
     management = Management.of(settings)
     if management is not None:
@@ -49,8 +50,8 @@ async def examine_broker(connection: Connection, publishing: Connection, setting
         subjects = limits.subjects_of_management(connection.server_version)
         findings += [BROKER.unchecked(one, "over AMQP it cannot be seen", _NEEDS_MANAGEMENT) for one in subjects]
     findings += _of_topology(compared)
-    findings.append(await _consumers(connection))
-    return [*findings, *await _by_publishing(connection, publishing, settings)]
+    findings.append(await _consumers(connection, partitions))
+    return [*findings, *await _by_publishing(connection, publishing, settings, partitions)]
 
 
 def _connection(connection: Connection, settings: Settings) -> Iterator[Finding]:
@@ -74,10 +75,12 @@ def _of_topology(compared: list[topology.Finding]) -> Iterator[Finding]:
             yield BROKER.ok(what)
 
 
-async def _by_publishing(connection: Connection, publishing: Connection, settings: Settings) -> list[Finding]:
+async def _by_publishing(
+    connection: Connection, publishing: Connection, settings: Settings, partitions: int
+) -> list[Finding]:
     """Return what is learned from publishes that are rolled back; a broker with an alarm does not even read them."""
     questions: dict[str, Callable[[], Coroutine[Any, Any, Finding]]] = {
-        "rights": lambda: _rights(connection, publishing, settings),
+        "rights": lambda: _rights(connection, publishing, settings, partitions),
         "rights too wide": lambda: _too_wide(connection, settings),
         "message size": lambda: _message_size(connection, settings),
     }
@@ -104,8 +107,8 @@ async def _answer(step: Coroutine[Any, Any, Finding], blocked: asyncio.Future[st
     return None
 
 
-async def _rights(connection: Connection, publishing: Connection, settings: Settings) -> Finding:
-    refused = await missing_rights(connection, publishing, settings, skip_missing=True)
+async def _rights(connection: Connection, publishing: Connection, settings: Settings, partitions: int) -> Finding:
+    refused = await missing_rights(connection, publishing, settings, partitions, skip_missing=True)
     user = user_name(settings.rabbitmq_url)
     if refused:
         text = f"the user {user} may not {', nor '.join(refused)}"
@@ -144,17 +147,28 @@ async def _message_size(connection: Connection, settings: Settings) -> Finding:
     return limits.message_size(None if takes_all else sizes.proven, ours)
 
 
-async def _consumers(connection: Connection) -> Finding:
+async def _consumers(connection: Connection, partitions: int) -> Finding:
     try:
-        async with fresh_channel(connection) as channel:
-            queue = await channel.call("queue_declare", contract.INGRESS, passive=True)
+        queues = {name: await _state(connection, name) for name in contract.ingress_queues(partitions)}
     except BrokerError as error:
         return BROKER.unchecked("consumers", str(error), "run `cim-worker topology apply`")
-    if queue.consumer_count:
-        text = f"{queue.consumer_count} of {contract.INGRESS}, {queue.message_count} messages ready"
-        return BROKER.ok("consumers", text)
-    text = f"nobody consumes {contract.INGRESS}, {queue.message_count} messages ready"
-    return BROKER.risk("consumers", text, "start `cim-worker run`, or `cim-worker resume` a paused pool")
+    consumers, ready = (sum(queue[place] for queue in queues.values()) for place in (0, 1))
+    idle = [name for name, queue in queues.items() if not queue[0]]
+    if not idle:
+        among = f" and its {partitions} partitions" if partitions else ""
+        return BROKER.ok("consumers", f"{consumers} of {contract.INGRESS}{among}, {ready} messages ready")
+    text = f"nobody consumes {', '.join(idle)}, {sum(queues[name][1] for name in idle)} messages ready"
+    fix = "start `cim-worker run`, or `cim-worker resume` a paused pool"
+    if len(idle) < len(queues):
+        fix = "restart the workers: they look for partitions when they connect"
+    return BROKER.risk("consumers", text, fix)
+
+
+async def _state(connection: Connection, queue: str) -> tuple[int, int]:
+    """Return how many consumers and ready messages a queue has."""
+    async with fresh_channel(connection) as channel:
+        answer = await channel.call("queue_declare", queue, passive=True)
+        return int(answer.consumer_count), int(answer.message_count)
 
 
 async def _by_management(management: Management, version: tuple[int, ...]) -> list[Finding]:
