@@ -131,6 +131,12 @@ class Settings(BaseSettings):
         default=20_000, ge=0, description="Maximum number of conversations one process remembers."
     )
 
+    ingress_order: bool = Field(
+        default=False,
+        description="Whether activities with one routing key are worked on in their order, one at a time; needs a "
+        "partitioned ingress, and the same value for `topology apply`.",
+    )
+
     retry_delays: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("1s", "10s", "1m", "10m"),
         min_length=1,

@@ -150,3 +150,52 @@ def test_fewer_partitions_are_refused_and_a_check_knows_those_that_are_there(wor
     ways = {(one["source"], one["destination"], one["routing_key"]) for one in exported["bindings"]}
     assert ways >= {(INGRESS, "cim.ingress.partitions", "#"), ("cim.ingress.partitions", "cim.ingress.1", "1")}
     assert (INGRESS, INGRESS, "#") not in ways
+
+
+def test_the_order_of_each_key_is_kept_through_a_retry_and_the_death_of_a_worker(world: World) -> None:
+    world.apply_topology(2, ordered=True)
+    keys = [f"key-{number}" for number in range(6)]
+    with world.pool(CIM_INGRESS_ORDER="true") as dying, world.pool(CIM_INGRESS_ORDER="true") as living:
+        for pool in (dying, living):
+            pool.wait_for("consuming")
+        desk, refusing = world.open("c-1"), world.open("c-2")
+        with plain(world.amqp_url) as channel:
+            channel.queue_delete(refusing)
+            channel.queue_declare(refusing, arguments={"x-max-length": 3, "x-overflow": "reject-publish"})
+            channel.queue_bind(refusing, "conversation.c-2")
+            for _ in range(3):
+                channel.basic_publish("", refusing, b"it is full now")
+        world.publish(message("r-0", conversationId="c-2"), exchange=INGRESS, key="r")
+        eventually(lambda: dying.lines("retry") + living.lines("retry"), "the retry")
+        world.received(refusing)
+        for number in (1, 2):
+            world.publish(message(f"r-{number}", conversationId="c-2"), exchange=INGRESS, key="r")
+
+        with plain(world.amqp_url) as channel:
+            for number in range(200):
+                for key in keys:
+                    body = message(f"{key} {number:03}", conversationId="c-1")
+                    channel.basic_publish(INGRESS, key, body, pika.BasicProperties(delivery_mode=2))
+                if number == 100:
+                    dying.kill_everything()
+
+        events: list[str] = []
+
+        def all_there() -> bool:
+            events.extend(json.loads(body)["data"]["id"] for *_, body in world.received(desk))
+            return len(set(events)) == 200 * len(keys)
+
+        eventually(all_there, "every event", seconds=60)
+        refused: list[str] = []
+
+        def retried_there() -> bool:
+            refused.extend(json.loads(body)["data"]["id"] for *_, body in world.received(refusing))
+            return len(set(refused)) == 3
+
+        eventually(retried_there, "the events that waited for the retry")
+        assert living.metrics_now()["cim_order_given_up_total"] == 0
+
+    for key in keys:
+        arrived = list(dict.fromkeys(event for event in events if event.startswith(f"{key} ")))
+        assert arrived == sorted(arrived)
+    assert list(dict.fromkeys(refused)) == ["r-0", "r-1", "r-2"]

@@ -45,11 +45,11 @@ class World:
     delivery_limit: int = 20
     pools: list[Pool] = field(default_factory=list)
 
-    def apply_topology(self, partitions: int = 0) -> None:
+    def apply_topology(self, partitions: int = 0, *, ordered: bool = False) -> None:
         async def create() -> None:
             async with connected(self.amqp_url) as connection:
                 version = connection.server_version
-                topology = wanted((("1s", 1),), self.delivery_limit, version, partitions=partitions)
+                topology = wanted((("1s", 1),), self.delivery_limit, version, partitions=partitions, ordered=ordered)
                 assert not list(problems(await apply(connection, topology)))
 
         asyncio.run(create())

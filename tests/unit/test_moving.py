@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.deliveries import FakeClock, FakeDelivery, RecordingReporter
+from tests.support.deliveries import FakeDelivery, RecordingReporter
 from tests.support.eventually import eventually_async
 from tests.support.fakes import FakePublisher
 from worker import contract
@@ -18,7 +18,7 @@ from worker.dead_letters.provenance import attempt_of, published_by, reply_to
 from worker.failure import Failure
 from worker.flow.pause import Pause
 from worker.flow.tasks import cancel_and_wait
-from worker.pipeline.moving import Mover
+from worker.pipeline.moving import Mover, PartitionKeys
 from worker.ports import Outgoing, Properties
 
 OURS = "cim-worker"
@@ -64,10 +64,8 @@ def mover(consumer: Any, publisher: FakePublisher) -> Mover:
     return Mover(
         consumer=consumer,
         publisher=publisher,
-        trusted={OURS},
-        max_message_bytes=10_000,
+        keys=PartitionKeys({OURS}, 10_000),
         pause=Pause(None),
-        clock=FakeClock(),
         reporter=RecordingReporter(),
         new_id=lambda: "copy",
         on_moved=lambda _count: None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from worker.rabbit.topology import Finding, Topology
     from worker.settings import Settings
 
-_ENVIRONMENT = ("CIM_RABBITMQ_URL", "CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT")
+_ENVIRONMENT = ("CIM_RABBITMQ_URL", "CIM_RETRY_DELAYS", "CIM_DELIVERY_LIMIT", "CIM_INGRESS_ORDER")
 _WITH_MANAGEMENT = (*_ENVIRONMENT, "CIM_RABBITMQ_MANAGEMENT_URL")
 _ASK_SECONDS = 5.0
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -170,6 +170,12 @@ EVENTS: Final = (
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")
     ),
     LogEvent(
+        "order_not_kept",
+        "warning",
+        "CIM_INGRESS_ORDER is set, and the ingress has no partitions.",
+        ("fix",),
+    ),
+    LogEvent(
         "work",
         "info",
         "What a process did in the last ten seconds, by outcome, and how many were stored why; not said while nothing "
@@ -362,6 +368,11 @@ METRICS: Final = (
         "cim_moved_total",
         "counter",
         "Messages moved on from the queue cim.ingress to their partitions: retries, and what is published by its name.",
+    ),
+    Metric(
+        "cim_order_given_up_total",
+        "counter",
+        "Keys whose order was given up (CIM_INGRESS_ORDER): 100 messages, or 60 s, behind a retry.",
     ),
     Metric(
         "cim_receipts_total",

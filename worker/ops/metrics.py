@@ -70,6 +70,7 @@ class Metrics:
         self.journal_missed = 0
         self.retries_deferred = 0
         self.moved = 0
+        self.order_given_up = 0
         self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
         self.ages = Histograms("cim_age_seconds")
@@ -112,6 +113,10 @@ class Metrics:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""
         self.retries_deferred += 1
 
+    def count_order_given_up(self) -> None:
+        """Count a key whose order was given up: too many waited, or for too long, for one that is retried."""
+        self.order_given_up += 1
+
     def count_moved(self, count: int) -> None:
         """Count messages that were moved on to their partitions."""
         self.moved += count
@@ -149,6 +154,7 @@ class Metrics:
             "cim_journal_missed_total": _one(self.journal_missed),
             "cim_retries_deferred_total": _one(self.retries_deferred),
             "cim_moved_total": _one(self.moved),
+            "cim_order_given_up_total": _one(self.order_given_up),
             "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],

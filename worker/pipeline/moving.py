@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from worker import contract
 from worker.cim import Rejected, parse
 from worker.dead_letters.envelope import moved_copy, partition_key
 from worker.dead_letters.provenance import strip_reserved_headers
@@ -19,12 +20,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from worker.flow.pause import Pause
-    from worker.ports import Clock, Consumer, Delivery, EventPublisher, Outgoing, Reporter
+    from worker.ports import Consumer, Delivery, EventPublisher, Outgoing, Reporter
 
 _AT_ONCE: Final = 100
 _BYTES: Final = 1024 * 1024
 _PAUSE_UNKNOWN_SECONDS: Final = 3.0
 _MAX_KEY_BYTES: Final = 255
+_BESIDE: Final = frozenset({contract.INGRESS, contract.WAITING})
+"""Queues beside the partitions: what is in them came by the queue's name."""
+
+
+class PartitionKeys:
+    """Finds the routing key by which a delivery belongs to its partition."""
+
+    def __init__(self, trusted: Collection[str | None], max_message_bytes: int) -> None:
+        """Believe headers of ours of *trusted* users; read bodies up to *max_message_bytes*."""
+        self._trusted = trusted
+        self._max_message_bytes = max_message_bytes
+
+    def of(self, delivery: Delivery) -> str:
+        """Return the key that brought *delivery* into its partition, or would; strips headers not to be believed."""
+        if delivery.queue not in _BESIDE:
+            return delivery.routing_key
+        strip_reserved_headers(delivery, self._trusted)
+        key = partition_key(delivery)
+        return self._anchor(delivery) if key is None else key
+
+    def _anchor(self, delivery: Delivery) -> str:
+        """Return the most specific anchor of a message: what its publisher would best have given as routing key."""
+        try:
+            message = parse(
+                delivery.body,
+                received_at=0,
+                max_bytes=self._max_message_bytes,
+                content_encoding=delivery.properties.content_encoding,
+            )
+        except Exception:  # noqa: BLE001 - what is wrong with it is said where it is worked on: in any partition
+            return ""
+        if isinstance(message, Rejected):
+            anchor = message.identity.conversation_id
+        else:
+            anchor = message.conversation_id or message.channel_session_id or message.customer_id
+        return (anchor or "").encode("utf-8", "replace")[:_MAX_KEY_BYTES].decode("utf-8", "ignore")
 
 
 class Mover:
@@ -35,21 +72,17 @@ class Mover:
         *,
         consumer: Consumer,
         publisher: EventPublisher,
-        trusted: Collection[str | None],
-        max_message_bytes: int,
+        keys: PartitionKeys,
         pause: Pause,
-        clock: Clock,
         reporter: Reporter,
         new_id: Callable[[], str],
         on_moved: Callable[[int], None],
     ) -> None:
-        """Move what *consumer* takes; *on_moved* is told how many went. Headers of ours are believed of *trusted*."""
+        """Move what *consumer* takes to the partition of its key; *on_moved* is told how many went."""
         self._consumer = consumer
         self._publisher = publisher
-        self._trusted = trusted
-        self._max_message_bytes = max_message_bytes
+        self._keys = keys
         self._pause = pause
-        self._clock = clock
         self._reporter = reporter
         self._new_id = new_id
         self._on_moved = on_moved
@@ -93,23 +126,4 @@ class Mover:
             self._on_moved(len(batch))
 
     def _copy(self, delivery: Delivery) -> Outgoing:
-        strip_reserved_headers(delivery, self._trusted)
-        key = partition_key(delivery)
-        return moved_copy(delivery, self._anchor(delivery) if key is None else key, copy_id=self._new_id())
-
-    def _anchor(self, delivery: Delivery) -> str:
-        """Return the most specific anchor of a message: what its publisher would best have given as routing key."""
-        try:
-            message = parse(
-                delivery.body,
-                received_at=self._clock.now_ms(),
-                max_bytes=self._max_message_bytes,
-                content_encoding=delivery.properties.content_encoding,
-            )
-        except Exception:  # noqa: BLE001 - what is wrong with it is said where it is worked on: in any partition
-            return ""
-        if isinstance(message, Rejected):
-            anchor = message.identity.conversation_id
-        else:
-            anchor = message.conversation_id or message.channel_session_id or message.customer_id
-        return (anchor or "").encode("utf-8", "replace")[:_MAX_KEY_BYTES].decode("utf-8", "ignore")
+        return moved_copy(delivery, self._keys.of(delivery), copy_id=self._new_id())

@@ -34,7 +34,8 @@ from worker.ops.reporter import LoggingReporter
 from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.journal import Gap, Journal
-from worker.pipeline.moving import Mover
+from worker.pipeline.moving import Mover, PartitionKeys
+from worker.pipeline.order import KeyOrder
 from worker.pipeline.pipeline import LOOKUPS_AT_ONCE, Pipeline
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
@@ -196,7 +197,10 @@ class App:
 
         journal = self._journal(publishing, acknowledge) if settings.journal else None
         tracing = None if self.traces is None else self.traces.session(self.clock)
-        observers = [] if tracing is None else [tracing]
+        observers: list[Listener] = [] if tracing is None else [tracing]
+        order = self._key_order() if settings.ingress_order and len(ingress.queues) > 1 else None
+        if order is not None:
+            observers.append(order)
         settlement = Settlement(acknowledge, self.reporter, self.clock, journal, self._listeners(), observers)
         reading = Reading(
             Senders(settings.sender_users, self.trusted_users),
@@ -243,6 +247,14 @@ class App:
             clock=self.clock,
             crash=crash,
             pause=self.pause,
+            order=order,
+        )
+
+    def _key_order(self) -> KeyOrder:
+        return KeyOrder(
+            key_of=PartitionKeys(self.trusted_users, self.settings.max_message_bytes).of,
+            most_in_all=self.settings.prefetch // 4,
+            on_given_up=self.metrics.count_order_given_up,
         )
 
     def mover(self, publisher: Publisher, consumer: Consumer) -> Mover:
@@ -250,10 +262,8 @@ class App:
         return Mover(
             consumer=consumer,
             publisher=publisher,
-            trusted=self.trusted_users,
-            max_message_bytes=self.settings.max_message_bytes,
+            keys=PartitionKeys(self.trusted_users, self.settings.max_message_bytes),
             pause=self.pause,
-            clock=self.clock,
             reporter=self.reporter,
             new_id=new_id,
             on_moved=self.metrics.count_moved,

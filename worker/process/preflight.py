@@ -34,7 +34,8 @@ def wanted_topology(settings: Settings, broker_version: tuple[int, ...] = (0,), 
     """Return the topology of *settings* on a broker of *broker_version*, the ingress in so many *partitions*."""
     tiers = tuple((delay, delay_seconds(delay)) for delay in settings.retry_delays)
     bounds = JournalBounds(settings.journal_max_bytes, settings.journal_max_days)
-    return wanted(tiers, settings.delivery_limit, broker_version, bounds, partitions)
+    order = settings.ingress_order
+    return wanted(tiers, settings.delivery_limit, broker_version, bounds, partitions, ordered=order)
 
 
 async def check_topology(connection: Connection, settings: Settings, reporter: Reporter, partitions: int = 0) -> None:
@@ -49,6 +50,8 @@ async def check_topology(connection: Connection, settings: Settings, reporter: R
         msg = f"missing: {', '.join(absent)}; run `cim-worker topology apply`"
         raise TopologyMismatch(msg)
     _warn(findings, reporter)
+    if settings.ingress_order and not partitions:
+        reporter.warn("order_not_kept", fix="cim-worker topology apply --partitions N")
 
 
 async def warn_of_hazards(settings: Settings, reporter: Reporter) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from worker.flow.pause import Pause
     from worker.flow.tasks import Crash
+    from worker.pipeline.order import KeyOrder
     from worker.pipeline.pipeline import Pipeline
     from worker.pipeline.settlement import Settlement
     from worker.pipeline.storing import Storing
@@ -30,6 +31,8 @@ _LATE_CHECK_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.5
 _PAUSE_UNKNOWN_SECONDS: Final = 3.0
 """How long the store may take to say whether the pool is paused; live traffic does not wait for it longer."""
+_ORDERED_WINDOW: Final = 500
+"""Window where order is kept: it cannot grow with deliveries in hand, and a process that dies counts for all of it."""
 _WITHOUT_REGISTRY_SECONDS: Final = 1.0
 """Pause after each batch of the waiting room while the registry is away: what needs it goes back there at once."""
 
@@ -49,7 +52,12 @@ class IngressSession:
         clock: Clock,
         crash: Crash,
         pause: Pause,
+        order: KeyOrder | None = None,
     ) -> None:
+        """With *order*, deliveries begin when that says so."""
+        self._order = order
+        if order is not None:
+            order.begin = lambda batch: self._start(batch, self._batches)
         self._ingress = ingress
         self._waiting_room = waiting_room
         self._pipeline = pipeline
@@ -79,7 +87,8 @@ class IngressSession:
             batch = self._take(self._ingress)
             if batch:
                 self._begin(batch, self._batches)
-                if self._window.observe((one.prior_deliveries, len(one.body)) for one in batch):
+                is_resized = self._window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+                if is_resized and self._order is None:
                     self._set_storing_window()
                     if self._is_taking:
                         await self._ingress.resize(self._window.size)
@@ -90,9 +99,11 @@ class IngressSession:
         while True:
             await self._pause.wait_open()
             size = self._window.size
-            await self._ingress.start(size)
+            await self._ingress.start(size if self._order is None else min(_ORDERED_WINDOW, self._settings.prefetch))
             self._is_taking = True
-            if self._window.size != size:  # the first deliveries came, and were taken, while it began
+            if (
+                self._window.size != size and self._order is None
+            ):  # the first deliveries came, and were taken, while it began
                 await self._ingress.resize(self._window.size)
             await self._pause.wait_closed()
             self._is_taking = False
@@ -124,6 +135,9 @@ class IngressSession:
         await self._stop_consuming()
         self._storing.keep_nothing()
         now = self._clock.monotonic()
+        if self._order is not None:
+            await self._end_in_order(now + grace_seconds)
+            grace_seconds = 0
         deadline, silent_at = now + grace_seconds, now + _STOP_SECONDS
         while self._ingress.is_open and (now := self._clock.monotonic()) < deadline:
             if self._unsettled:
@@ -137,8 +151,17 @@ class IngressSession:
         back = await self.abandon(failed=False)
         return max(0, in_hand - back), back
 
+    async def _end_in_order(self, deadline: float) -> None:
+        """Finish what has begun, and nothing else; nobody else gets what follows before the channel closes."""
+        assert self._order is not None  # noqa: S101 - the caller has asked
+        self._order.end()
+        while self._ingress.is_open and self._order.begun and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - time
+            await asyncio.sleep(0.005)
+
     async def abandon(self, *, failed: bool = True) -> int:
         """Drop what is unsettled: back to the queue if the channel lives, redelivered by the broker if not."""
+        if self._order is not None:
+            self._order.end()
         await cancel_and_wait([*self._batches, *self._returning])
         await self._pipeline.stop()
         self._settlement.acknowledge_proven()
@@ -183,13 +206,15 @@ class IngressSession:
 
     async def _process_waiting(self, batch: Sequence[Delivery]) -> None:
         """Process *batch*; whoever is cancelled here leaves it to `drain` or `abandon`, not half done to nobody."""
-        await asyncio.wait([self._begin(batch, self._returning)])
+        if task := self._begin(batch, self._returning):
+            await asyncio.wait([task])
 
     def _take(self, consumer: Consumer) -> Sequence[Delivery]:
         return consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
 
     async def _stop_consuming(self) -> None:
-        for consumer in (self._ingress, self._waiting_room):
+        stopped = (self._ingress, self._waiting_room) if self._order is None else (self._waiting_room,)
+        for consumer in stopped:
             with contextlib.suppress(Exception):  # a dying channel, or a silent broker, must not keep us from the rest
                 async with asyncio.timeout(_STOP_SECONDS):
                     await consumer.stop()
@@ -205,7 +230,12 @@ class IngressSession:
         if self._batches and self._ingress.waiting < settings.batch_size and settings.batch_linger_ms:
             await self._ingress.wait_for(settings.batch_size, settings.batch_linger_ms / 1000)
 
-    def _begin(self, batch: Sequence[Delivery], among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    def _begin(self, batch: Sequence[Delivery], among: set[asyncio.Task[None]]) -> asyncio.Task[None] | None:
+        """Start a batch; of one in which nothing may begin yet, None."""
+        admitted = batch if self._order is None else self._order.admit(batch)
+        return self._start(admitted, among) if admitted else None
+
+    def _start(self, batch: Sequence[Delivery], among: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._pipeline.process(batch), name="batch")
         among.add(task)
         task.add_done_callback(among.discard)

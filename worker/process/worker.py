@@ -261,7 +261,11 @@ class Worker:
         if not partitions:
             return undivided, None
         _, *queues = contract.ingress_queues(partitions)
-        consumer = await PartitionConsumer.open(connection, queues, clock)
+        # The first to consume a queue in order has it alone: each process of a pool begins with another one.
+        first = self._index % partitions
+        queues = [*queues[first:], *queues[:first]]
+        is_ordered = self._settings.ingress_order
+        consumer = await PartitionConsumer.open(connection, queues, clock, is_ordered=is_ordered)
         return consumer, self._app.mover(publisher, undivided)
 
     def _consuming(self, consumer: Consumer | PartitionConsumer, connection: Connection, partitions: int) -> None:

@@ -76,8 +76,16 @@ class Consumer:
     """Takes deliveries from one queue. Single use: a lost channel means a new consumer."""
 
     def __init__(
-        self, connection: Connection, channel: Channel, queue: str, clock: Callable[[], float], inbox: Inbox
+        self,
+        connection: Connection,
+        channel: Channel,
+        queue: str,
+        clock: Callable[[], float],
+        inbox: Inbox,
+        *,
+        is_ordered: bool = False,
     ) -> None:
+        self._is_ordered = is_ordered
         self._connection = connection
         self._channel = channel
         self._queue = queue
@@ -104,11 +112,21 @@ class Consumer:
 
     @classmethod
     async def open(
-        cls, connection: Connection, queue: str, clock: Callable[[], float], inbox: Inbox | None = None
+        cls,
+        connection: Connection,
+        queue: str,
+        clock: Callable[[], float],
+        inbox: Inbox | None = None,
+        *,
+        is_ordered: bool = False,
     ) -> Self:
-        """Open a channel for *queue*. Nothing is delivered until `start`; then into *inbox*, if that is given."""
+        """Open a channel for *queue*. Nothing is delivered until `start`; then into *inbox*, if that is given.
+
+        What *is_ordered* goes back by closing the channel alone: the broker then puts it back before the next consumer
+        gets anything, while one that is cancelled, or returns messages one by one, is overtaken.
+        """
         channel = await connection.channel()
-        self = cls(connection, channel, queue, clock, inbox or Inbox())
+        self = cls(connection, channel, queue, clock, inbox or Inbox(), is_ordered=is_ordered)
         channel.raw.add_on_cancel_callback(lambda _: self._on_cancelled())
         channel.closed.add_done_callback(lambda _: self._on_cancelled())
         connection.raw.attach(channel.raw.channel_number, self)
@@ -264,7 +282,7 @@ class Consumer:
 
     def _give_back(self, failed: bool) -> list[Delivery]:  # noqa: FBT001 - called by `Connection.close`
         tag, self._tag = self._tag, None
-        if tag is not None:
+        if tag is not None and not self._is_ordered:
             # In order on the same channel: when it reads what comes back, the broker has stopped to deliver to us.
             self._write([encode_cancel(self._number, tag)])
         self._send_acks(singles=True)
@@ -273,7 +291,7 @@ class Consumer:
         self._open.clear()
         self._arrived.clear()
         self._connection.release(sum(len(delivery.body) for delivery in back))
-        if back and self.is_open:
+        if back and self.is_open and not self._is_ordered:
             for delivery in back:
                 self._ledger.give_back(delivery.tag)
             self._write([encode_requeue(self._number, (delivery.tag for delivery in back), failed=failed)])

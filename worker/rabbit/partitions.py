@@ -29,10 +29,13 @@ class PartitionConsumer:
         self.cancelled = inbox.cancelled
 
     @classmethod
-    async def open(cls, connection: Connection, queues: Sequence[str], clock: Callable[[], float]) -> Self:
-        """Open a channel for each of *queues*. Nothing is delivered until `start`."""
+    async def open(
+        cls, connection: Connection, queues: Sequence[str], clock: Callable[[], float], *, is_ordered: bool = False
+    ) -> Self:
+        """Open a channel for each of *queues*. Nothing comes until `start`. *is_ordered*: see `Consumer.open`."""
         inbox = Inbox()
-        return cls([await Consumer.open(connection, queue, clock, inbox) for queue in queues], inbox)
+        parts = [await Consumer.open(connection, queue, clock, inbox, is_ordered=is_ordered) for queue in queues]
+        return cls(parts, inbox)
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -137,11 +137,14 @@ def wanted(
     broker_version: tuple[int, ...],
     journal: JournalBounds = DEFAULT_BOUNDS,
     partitions: int = 0,
+    *,
+    ordered: bool = False,
 ) -> Topology:
     """Return the topology for *retry_tiers* (delay name, seconds) on a broker of *broker_version*.
 
     With *partitions* the ingress exchange leads to so many queues by the routing key's hash, and the queue of its name
-    takes only what is published to it by name, retries included.
+    takes only what is published to it by name, retries included. *ordered*: each of them, that queue
+    and the waiting room have one consumer at a time.
 
     All but the journal, a stream, are quorum queues that dead-letter at least once and refuse publishes when full: the
     default, at most once, loses messages silently when the target is away.
@@ -161,9 +164,8 @@ def wanted(
     )
     # From 4.0 on, a queue without a limit of its own drops a message at its 21st return: looking would destroy.
     keep_for_ever = {"x-delivery-limit": -1} if broker_version >= _FIRST_WITH_DEFAULT_DELIVERY_LIMIT else {}
-    parts = tuple(
-        Queue(partition_queue(number), to_dead_letters, (PARTITIONS,), _WEIGHT) for number in range(partitions)
-    )
+    in_order = {**to_dead_letters, **({"x-single-active-consumer": True} if ordered and partitions else {})}
+    parts = tuple(Queue(partition_queue(number), in_order, (PARTITIONS,), _WEIGHT) for number in range(partitions))
     return Topology(
         partitions=parts,
         exchanges=(
@@ -180,9 +182,9 @@ def wanted(
                 (DEAD_LETTERS,),
             ),
             Queue(PARKED, {"x-queue-type": "quorum", "x-overflow": "reject-publish", **keep_for_ever}),
-            Queue(INGRESS, to_dead_letters, () if parts else (INGRESS,)),
+            Queue(INGRESS, in_order, () if parts else (INGRESS,)),
             *parts,
-            Queue(WAITING, to_dead_letters),
+            Queue(WAITING, in_order),
             *tiers,
             Queue(
                 OUTCOMES,
