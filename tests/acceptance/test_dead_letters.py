@@ -290,8 +290,10 @@ def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: Wo
     assert (
         "id says whose message it is and is locked" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
     )
-    fixed.write_text(json.dumps(message("m-1")))
-    assert on_call.json("edit", letter, "--file", str(fixed))["replayedNow"]["prediction"] == "would_store"
+    editing = OnCall(world, EDITOR='sed -i s/"id":.*"customer-1"/"_id":"customer-1"/')
+    edited = editing.run("edit", letter, "--yes").stdout
+    assert '+      "_id": "customer-1"' in edited
+    assert "saved; replayed now it would be stored (stand_alone)" in edited
 
     assert "nothing was deleted" in on_call.run("purge", letter, *REASON, code=2).stderr
     on_call.run("purge", letter, "--yes", *REASON)
@@ -373,6 +375,7 @@ def test_ctrl_c_ends_a_replay_in_order_and_says_how_to_go_on(world: World) -> No
     assert running.returncode == 0
     assert f"go on with: cim-worker dead-letters replay --resume {job}" in output
     assert _job(on_call, job)["state"] == "cancelled"
+    assert f"job {job} is not running: it is cancelled" in on_call.run("jobs", "cancel", job, code=6).stderr
     statuses = on_call.statuses()
     assert "sending" not in statuses
     assert statuses["replayed"] + statuses["open"] == 30

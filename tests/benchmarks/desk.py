@@ -20,15 +20,19 @@ import psutil
 
 from tests.contract.store import servers
 from tests.services.services import private_broker
-from worker.cli.dead_letters.opening import desk_on, sending_on
 from worker.dead_letters.letter import LetterRecord, letter_id
+from worker.desk.desk import Who
 from worker.desk.filter import parse_filter
+from worker.desk.options import Options
 from worker.desk.plan import Plan, plan
 from worker.desk.query import groups, list_letters
-from worker.desk.replay import Options, replay
+from worker.desk.replay import replay
+from worker.desk.steps import Control
 from worker.mongo import indexes
 from worker.mongo.client import connect
 from worker.mongo.letters import LetterCollection
+from worker.opening import desk_on, sending_on
+from worker.process.clock import SystemClock
 from worker.rabbit.connection import Connection
 from worker.rabbit.topology import apply, wanted
 from worker.settings import load_settings
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
 
 _CAUSES = 20
 _AT_ONCE = 1000
-NOW = 1_760_000_000_000
+NOW = time.time_ns() // 1_000_000 - 3_600_000
+"""The letters died in the last hour: what is asked of new causes is asked here, too."""
 
 
 def letters(number: int) -> list[LetterRecord]:
@@ -136,12 +141,16 @@ async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> d
     )
     store = connect(mongodb_uri, "desk", timeout_ms=120_000)
     try:
-        async with _connection(amqp_url) as publishing, _connection(amqp_url) as reading:
+        clock, control = SystemClock(), Control()
+        async with (
+            _connection(amqp_url) as publishing,
+            _connection(amqp_url) as reading,
+            sending_on(publishing, reading, settings, clock, control) as sending,
+        ):
             await apply(publishing, wanted((("1s", 1),), 20, publishing.server_version))
             filling = await _seconds(fill(store, number))
             print(f"{number} letters put into the store in {filling:.0f} s")
-            desk = desk_on(store, settings, "benchmark")
-            sending = await sending_on(publishing, reading, settings)
+            desk = desk_on(store, settings, Who("benchmark"), clock)
             options = Options(limit=replayed, wait_seconds=0)
             everything = parse_filter({}, now=NOW)
             return await measure(

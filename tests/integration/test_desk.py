@@ -13,28 +13,36 @@ import pytest
 from bson.objectid import ObjectId
 
 from tests.contract.store.examples import letter
+from tests.support.eventually import eventually_async
 from tests.support.fakes import FakePublisher
 from worker.cim import parse
-from worker.cli.dead_letters.opening import desk_on
 from worker.conversations.conversation import Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.audit import revealed
-from worker.desk.decide import purge, restore
+from worker.desk.decide import discard, purge, restore
+from worker.desk.desk import Who
+from worker.desk.details import details
 from worker.desk.edit import edit
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
+from worker.desk.jobs import cancel
+from worker.desk.options import Allowed, Options
 from worker.desk.plan import plan
+from worker.desk.ports import Published
 from worker.desk.query import count, groups, lineage
-from worker.desk.replay import Allowed, Control, Interrupted, Options, replay, resume
+from worker.desk.replay import replay, resume
+from worker.desk.steps import Control, Interrupted
 from worker.desk.transfer import export, import_
 from worker.failure import StoreUnavailable, store_silent
 from worker.mongo.client import connect
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.registry import Registry
+from worker.opening import desk_on
 from worker.ports import Confirmation
+from worker.process.clock import SystemClock
 from worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ AT_ONCE = Options(wait_seconds=0)
 async def opened(store: Store, database: str) -> AsyncIterator[tuple[Desk, OpenStore]]:
     connected = connect(store.uri, database)
     try:
-        yield desk_on(connected, load_settings(), "anna"), connected
+        yield desk_on(connected, load_settings(), Who("anna"), SystemClock()), connected
     finally:
         await connected.close()
 
@@ -187,6 +195,30 @@ async def test_letters_of_a_conversation_go_one_after_the_other_and_those_that_a
         "held: its conversation has newer activities": 1,
         "held: the one before it died again": 1,
     }
+
+
+async def test_a_letter_waits_while_newer_activities_of_its_conversation_were_published(
+    store: Store, database: str
+) -> None:
+    names = ("busy", "quiet", "replayed")
+    letters = [died(name, T0, header={"conversationId": name}, first_seen=T0, conversation_id=name) for name in names]
+    settled: dict[str, Any] = {"status": "settled", "outcome": "published", "conversation_id": "replayed"}
+    alone = died("of nobody", T0, first_seen=T0)
+    async with opened(store, database) as (desk, connected):
+        later = died("later", T0 + 9, first_seen=T0 + 9, **settled)
+        await LetterCollection(connected).insert([*letters, alone, later])
+        workers = Workers(DeadLetterStore(connected))
+
+        job = await replay(desk, workers, Journal(), everything(), "in order", Options(keep_order=True))
+        blind = await replay(desk, workers, None, everything(), "in order", Options(keep_order=True))
+
+    assert sorted(workers.published) == ["busy", "of nobody", "quiet"]
+    assert job.counts == {"sent": 2, "held: its conversation has newer activities": 2}
+    assert job.document["order"] == (
+        "what was published before 2025-10-09T08:53:20.010Z is not known: the journal was read no further; "
+        "the conversation of 1 of the letters is not known: they keep no order"
+    )
+    assert "the journal cannot be read" in blind.document["order"]
 
 
 async def test_what_follows_a_letter_that_did_not_arrive_is_held(store: Store, database: str) -> None:
@@ -336,8 +368,30 @@ async def test_what_comes_back_stays_open_and_is_not_counted_as_a_replay(store: 
     assert (one.status, one.replays, one.job_id) == ("open", 0, "")
 
 
+async def test_a_letter_expires_once_it_is_decided_and_never_while_it_is_open(store: Store, database: str) -> None:
+    letter, dead = died("m-1"), died("m-22")
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([letter, dead])
+        recorder = DeadLetterStore(connected, retention_ms=desk.retention_ms)
+
+        async def expiring() -> dict[str, bool]:
+            found = await connected.collection("dead_letters").find().to_list(None)
+            return {one["messageId"]: "expiresAt" in one for one in found}
+
+        assert await expiring() == {"m-1": False, "m-22": False}
+        await discard(desk, everything(message="m-1"), "r")
+        assert await expiring() == {"m-1": True, "m-22": False}
+        await restore(desk, everything(message="m-1"), "r")
+        assert await expiring() == {"m-1": False, "m-22": False}
+
+        await replay(desk, Workers(recorder, **{"m-22": "dead"}), None, everything(), "r")
+        assert await expiring() == {"m-1": True, "m-22": True}
+        await recorder.record([letter], {})  # it died once more
+        assert await expiring() == {"m-1": False, "m-22": True}
+
+
 class Journal:
-    """A journal that knows some replays."""
+    """A journal that knows some replays, and what else was published."""
 
     def __init__(self, **known: tuple[str, str]) -> None:
         self.known = known
@@ -345,6 +399,10 @@ class Journal:
     async def outcomes_of(self, jobs: Mapping[str, str], since: int) -> dict[str, tuple[str, str]]:
         assert since < T0 * 2
         return {one: self.known[one] for one in jobs if one in self.known}
+
+    async def published(self, conversation_ids: Collection[str], since: int) -> Published:
+        newest = {"busy": T0 + 50, "quiet": T0 - 50}
+        return Published({one: newest[one] for one in conversation_ids if one in newest}, since + 10, is_complete=True)
 
 
 async def test_letters_are_opened_again_in_one_way_whoever_does_it(store: Store, database: str) -> None:
@@ -582,6 +640,34 @@ async def test_live_traffic_that_lags_and_a_colleague_end_a_replay(store: Store,
 
         assert (job.document["state"], job.document["why"]) == ("stopped", "live traffic lags")
         assert await count(desk, everything()) == 1
+
+
+async def test_a_colleague_stops_a_job_and_whoever_ran_it_reads_who_did(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(9)])
+        options = replace(AT_ONCE, rate=1)
+        replaying = asyncio.create_task(replay(desk, FakePublisher(), None, everything(), "r", options))
+        (job,) = await eventually_async(lambda: desk.actions.latest(1), "a job")
+        await cancel(replace(desk, who=Who("berta")), job["_id"])
+        ended = await asyncio.wait_for(replaying, 30)
+        with pytest.raises(DeskError, match=f"job {ended.id} is not running: it is cancelled"):
+            await cancel(desk, ended.id)
+
+        assert (ended.document["state"], ended.document["why"]) == ("cancelled", "cancelled by berta")
+        assert "open" in await desk.letters.counts({}, "status")
+        assert "sending" not in await desk.letters.counts({}, "status")
+
+
+async def test_a_letters_details_name_what_was_meant_and_the_rename_that_mends_it(store: Store, database: str) -> None:
+    letter = died("m-1", header={"customer": {"id": "u-1"}}, code="missing_anchor", pointer="/header", problems=())
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([letter])
+        told = await details(desk, letter)
+    (mark,), (hint,) = told.marks, told.hints
+    lines = told.text.splitlines()
+    assert (mark.pointer, lines[mark.line - 1]) == ("/header", '  "header": {')
+    assert hint.rename == "header.customer.id=header.customer._id"
+    assert '"id": "<text of 3>"' in lines[hint.line - 1]
 
 
 async def test_a_replay_is_sent_as_it_came_with_what_it_is_a_replay_of(store: Store, database: str) -> None:

@@ -14,8 +14,8 @@ from worker.desk.edit import Rules, diff, parse_rules
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter, parse_time
 from worker.desk.masking import masked
+from worker.desk.options import parse_allowed, parse_ramp
 from worker.desk.query import shortest_handles
-from worker.desk.replay import parse_allowed, parse_ramp
 from worker.desk.times import utc
 
 DEEP = "[" * 900 + "]" * 900

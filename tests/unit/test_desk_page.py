@@ -3,76 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from starlette.requests import Request
 
-from tests.support.deliveries import FakeDelivery
-from worker.dead_letters.reading import read_letter
 from worker.desk.errors import DeskError
 from worker.web.desk.asked import split
 from worker.web.desk.door import VISIT, Caller, Door, DoorError, read_tokens
 from worker.web.desk.fresh import Fresh
-from worker.web.desk.payload import hints, payload, problems
+from worker.web.desk.payload import payload
 from worker.web.desk.render import Page, render
 from worker.web.desk.tasks import Task, Tasks
 
-if TYPE_CHECKING:
-    from worker.web.desk.payload import Payload
 
-MESSAGE = {
-    "id": "m",
-    "header": {"sender": {"id": "s", "type": "APP"}, "customer": {"id": "u"}},
-    "body": {"type": "PLAIN"},
-}
-
-
-def shown(document: object, *pointers: str, reveal: bool = True) -> Payload:
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return payload(body, pointers, reveal=reveal)
-
-
-def marked(found: Payload) -> list[str]:
-    return [line.text.strip() for line in found.lines if line.mark == "fault"]
-
-
-@pytest.mark.parametrize(
-    ("pointer", "line"),
-    [
-        ("/header/customer/id", '"id": "u"'),
-        ("/header/customer/_id", '"customer": {'),
-        ("/header/nothing/here", '"header": {'),
-        ("", "{"),
-        ("/body", '"body": {'),
-    ],
-)
-def test_the_place_at_fault_is_marked_and_what_is_missing_where_it_should_be(pointer: str, line: str) -> None:
-    assert marked(shown(MESSAGE, pointer)) == [line]
-
-
-def test_names_with_slashes_and_list_places_are_found() -> None:
-    assert marked(shown({"a/b": [{"c~d": 1}, 2]}, "/a~1b/0/c~0d", "/a~1b/1")) == ['"c~d": 1', "2"]
-
-
-def test_what_is_shown_is_bounded_and_what_is_no_json_is_text() -> None:
-    assert shown({str(number): number for number in range(5000)}).is_cut
-    assert len(shown({"x": "y" * 100_000}).lines[1].text) < 3000
-    assert "deep" not in str(shown(b"[" * 100_000 + b"]" * 100_000).lines)
-    assert shown(b"\xff\x00", reveal=False).lines[0].text == "2 bytes that are no JSON"
-    assert "\x1b" not in shown(b"\x1b[2J", reveal=True).lines[0].text
-
-
-def test_values_are_masked_and_problems_name_kinds_only() -> None:
-    secret = {**MESSAGE, "body": {"type": "PLAIN", "markdownText": "4111 1111"}}
-    body = json.dumps(secret).encode()
-    assert "4111" not in str(shown(secret, reveal=False).lines)
-    letter = read_letter(FakeDelivery(body), recorded_at=1)
-    assert "4111" not in str(problems(letter, body))
-    (hint,) = hints(body, now=1)
-    assert (hint.where, hint.rename) == ("header.customer.id", "header.customer.id=header.customer._id")
+def test_lines_are_marked_by_number_bounded_and_printable() -> None:
+    shown = payload('{\n  "a": 1,\n  "b": 2\n}', {2}, {2, 3}, is_masked=True)
+    assert [line.mark for line in shown.lines] == ["", "fault", "hint", ""]
+    assert payload("x\n" * 5000, (), is_masked=False).is_cut
+    assert len(payload("y" * 100_000, (), is_masked=False).lines[0].text) < 3000
+    assert "\x1b" not in payload("\x1b[2J", (), is_masked=False).lines[0].text
 
 
 def test_templates_escape_everything_and_leave_out_what_is_not_visible() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +11,11 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, counted, print_json, print_line, progress
-from worker.cli.services import broker_connection, command_settings, store_client
+from worker.cli.services import command_settings, store_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from worker.desk.explain import Explanation, Sources
-    from worker.desk.journal import Coverage, JournalStream
+    from worker.desk.explain import Explanation
+    from worker.desk.journal import Coverage
     from worker.desk.story import Story
     from worker.settings import Settings
 
@@ -68,6 +65,7 @@ def explain(wanted: _Id, since: _Since = None, as_json: _Json = False) -> None:
 
 async def _explain(settings: Settings, wanted: str, now: int, since: int | None) -> Explanation:
     from worker.desk.explain import explain as ask
+    from worker.opening import explain_sources
 
     with progress() as display:
         task = display.add_task("reading the journal", total=None)
@@ -75,28 +73,10 @@ async def _explain(settings: Settings, wanted: str, now: int, since: int | None)
         def on_progress(done: int, total: int) -> None:
             display.update(task, completed=done, total=total)
 
-        async with _sources(settings) as sources:
+        name = "cim-worker explain"
+        async with store_client(settings, name) as store:
+            sources = explain_sources(store, settings, name)
             return await ask(wanted, sources, now=now, since=since, on_progress=on_progress)
-
-
-@asynccontextmanager
-async def _sources(settings: Settings) -> AsyncIterator[Sources]:
-    from worker.desk.explain import Sources
-    from worker.mongo.registry import Registry
-    from worker.mongo.searching import StoreSearch
-
-    async with store_client(settings, "cim-worker explain") as store:
-        search = StoreSearch(store)
-        yield Sources(search, search, Registry(store), lambda: _journal(settings))
-
-
-@asynccontextmanager
-async def _journal(settings: Settings) -> AsyncIterator[JournalStream]:
-    from worker.contract import OUTCOMES
-    from worker.rabbit.stream import Stream
-
-    async with broker_connection(settings, "cim-worker explain") as connection:
-        yield Stream(connection, OUTCOMES)
 
 
 def _read_since(text: str | None, now: int) -> int | None:

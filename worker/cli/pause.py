@@ -115,7 +115,8 @@ async def _followed(pools: Pools, name: str, wait: float) -> list[dict[str, Any]
 
 
 async def _processes(pools: Pools, name: str) -> list[dict[str, Any]]:
-    from worker.mongo.pools import ALL, living_processes
+    from worker.desk.pools import living_processes
+    from worker.mongo.pools import ALL
 
     documents, now = await pools.all(), time.time_ns() // 1_000_000
     of_all = any(one["_id"] == ALL and one.get("paused") for one in documents)

@@ -42,6 +42,8 @@ def command_settings(**overrides: Any) -> Settings:
 @asynccontextmanager
 async def open_broker(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a connection to the broker, closed at the end. Raises `CommandError` for every failure of the broker."""
+    from worker.opening import broker_connection
+
     with _broker_failures_reported(settings):
         async with broker_connection(settings, "cim-worker command line") as connection:
             connection.on_blocked_change = _say_blocked
@@ -55,30 +57,11 @@ def _say_blocked(reason: str | None) -> None:
 
 
 @asynccontextmanager
-async def broker_connection(settings: Settings, name: str, *, url: str | None = None) -> AsyncIterator[Connection]:
-    """Yield a connection that the broker lists as *name*, closed at the end; to *url* alone, if given.
-
-    Raises `BrokerError`.
-    """
-    from worker.rabbit.connection import Connection
-
-    connection = await Connection.open(
-        url or settings.rabbitmq_url.get_secret_value(),
-        name=name,
-        heartbeat_seconds=settings.rabbitmq_heartbeat_seconds,
-        ca_file=settings.rabbitmq_ca_file,
-    )
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-@asynccontextmanager
 async def every_node(settings: Settings) -> AsyncIterator[list[Connection]]:
     """Yield a connection to each node that CIM_RABBITMQ_URL names and that answers; none where it names only one."""
     import asyncio
 
+    from worker.opening import broker_connection
     from worker.rabbit.errors import BrokerError
 
     urls = settings.rabbitmq_url.get_secret_value().split(",")
@@ -111,15 +94,9 @@ async def store_client(settings: Settings, name: str, *, timeout_ms: int | None 
 
     Raises `OperatorFault` for an address that cannot be used.
     """
-    from worker.mongo.client import connect
+    from worker.opening import store_of
 
-    store = connect(
-        settings.mongodb_uri.get_secret_value(),
-        settings.mongodb_database,
-        timeout_ms=timeout_ms or settings.mongodb_timeout_ms,
-        ca_file=settings.mongodb_ca_file,
-        app_name=name,
-    )
+    store = store_of(settings, name, timeout_ms=timeout_ms)
     try:
         yield store
     finally:

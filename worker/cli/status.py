@@ -6,8 +6,6 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,14 +13,12 @@ import typer
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import add_command, counted, print_json, print_line, print_table
-from worker.cli.services import broker_connection, command_settings, store_client
+from worker.cli.services import command_settings, store_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from worker.desk.status import Depth, Report, Sources
-    from worker.rabbit.depths import PassiveDepths
-    from worker.rabbit.stream import Stream
+    from worker.desk.status import Depth, Report
     from worker.settings import Settings
 
 _Since = Annotated[str, typer.Option(help="How far back outcomes and new letters are counted: 30s, 5m, 2h.")]
@@ -61,44 +57,17 @@ def status(since: _Since = "5m", watch: _Watch = False, interval: _Interval = 2.
 
 async def _run(settings: Settings, window_ms: int, interval: float | None, *, as_json: bool) -> ExitCode:
     from worker.desk.status import Observer
+    from worker.opening import status_sources
 
-    async with _sources(settings) as sources:
-        observer = Observer(sources, window_ms)
+    name = "cim-worker status"
+    async with store_client(settings, name) as store:
+        observer = Observer(status_sources(store, settings, name), window_ms)
         while True:
             report = await observer.look(time.time_ns() // 1_000_000)
             _show(report, as_json=as_json, again=interval is not None)
             if interval is None:
                 return _exit_code(report)
             await asyncio.sleep(interval)
-
-
-@dataclass(frozen=True, slots=True)
-class _BrokerView:
-    version: str
-    queues: PassiveDepths
-    journal: Stream
-
-
-@asynccontextmanager
-async def _sources(settings: Settings) -> AsyncIterator[Sources]:
-    from worker.desk.status import Sources
-    from worker.mongo.overview import Overview
-    from worker.rabbit.depths import ManagementDepths
-
-    async with store_client(settings, "cim-worker status") as store:
-        depths = ManagementDepths.of(settings)
-        yield Sources(lambda: _broker(settings), depths, Overview(store), settings.retry_delays)
-
-
-@asynccontextmanager
-async def _broker(settings: Settings) -> AsyncIterator[_BrokerView]:
-    from worker.contract import OUTCOMES
-    from worker.rabbit.depths import PassiveDepths
-    from worker.rabbit.stream import Stream
-
-    async with broker_connection(settings, "cim-worker status") as connection:
-        version = ".".join(map(str, connection.server_version))
-        yield _BrokerView(version, PassiveDepths(connection), Stream(connection, OUTCOMES))
 
 
 def _window(text: str) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from worker.outcome import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,7 +39,18 @@ PARKED: Final = Status.PARKED
 DECIDED: Final = frozenset({Status.REPLAYED, Status.SETTLED, Status.DIED_AGAIN, Status.DISCARDED})
 """Statuses of letters that nobody is working on; another letter of the same content opens them again."""
 
+_AFTER: Final = {
+    Outcome.PUBLISHED.value: Status.SETTLED,
+    Outcome.STORED.value: Status.SETTLED,
+    Outcome.DUPLICATE.value: Status.SETTLED,
+    Outcome.DEAD.value: Status.DIED_AGAIN,
+}
 Document = dict[str, Any]
+
+
+def status_after(outcome: str) -> Status | None:
+    """Return what a letter is once its replay ended in *outcome*; None for one that is not the last word."""
+    return _AFTER.get(outcome)
 
 
 def reopened(now: int) -> Document:

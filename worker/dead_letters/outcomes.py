@@ -9,11 +9,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from worker import contract
-from worker.dead_letters.letter import Status
+from worker.dead_letters.letter import status_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.dead_letters.letter import Status
     from worker.flow.gate import Gate
     from worker.outcome import Outcome
     from worker.ports import Clock, Delivery, Reporter
@@ -24,13 +25,6 @@ _WRITTEN_AT_ONCE: Final = 500
 _PAUSE_SECONDS: Final = 0.1
 _REMINDER_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 2.0
-_STATUSES: Final = {
-    "published": Status.SETTLED,
-    "stored": Status.SETTLED,
-    "duplicate": Status.SETTLED,
-    "dead": Status.DIED_AGAIN,
-}
-"""By outcome; any other is not the last word."""
 
 
 class ReplayOutcome(NamedTuple):
@@ -94,7 +88,7 @@ class ReplayOutcomes:
         replay_of = headers.get(contract.REPLAY_OF)
         if replay_of is None:  # most are no replays: who asks for a receipt is followed, too
             return
-        status, job = _STATUSES.get(outcome.value), headers.get(contract.REPLAY_JOB)
+        status, job = status_after(outcome.value), headers.get(contract.REPLAY_JOB)
         if status is None or not isinstance(replay_of, str) or not isinstance(job, str):
             return
         if len(self._waiting) >= _KEPT:

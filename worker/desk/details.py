@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.cim.locate import MessageText
 from worker.cim.warnings import find_warnings
-from worker.codes import Code
+from worker.codes import Code, WarningCode
 from worker.dead_letters.letter import LetterProblem
 from worker.desk.audit import revealed
 from worker.desk.edit import unpacked
@@ -18,6 +18,7 @@ from worker.desk.query import lineage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.cim.warnings import CimWarning
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.desk import Desk
     from worker.desk.plan import Forecast
@@ -46,6 +47,10 @@ class Hint(NamedTuple):
 
     pointer: str
     sentence: str
+    rename: str
+    """The rename that would mend it, as `fix` takes it; empty if it is another kind of mistake."""
+    line: int
+    """Of the text shown, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Details:
     letter: LetterRecord
     text: str
     """Its payload, pretty-printed; masked unless revealed."""
+    original: str | None
+    """As it arrived, when it was edited since; shown likewise."""
     marks: Sequence[Mark]
     hints: Sequence[Hint]
     forecast: Forecast
@@ -69,14 +76,15 @@ async def details(desk: Desk, letter: LetterRecord, *, reveal: bool = False) -> 
         await revealed(desk, letter.id)
     body = unpacked(letter)
     text = _text(body, reveal=reveal)
-    (forecast,) = await forecast_all(desk, [letter], force=True)
+    (forecast,) = await forecast_all(desk, [letter])
     problems = letter.problems or (LetterProblem(letter.code, letter.pointer, letter.detail),)
     warnings = find_warnings(body, received_at=desk.clock.now_ms(), max_bytes=_MAX_BYTES)
     return Details(
         letter,
         text,
+        None if letter.original_body is None else _text(letter.original_body, reveal=reveal),
         [_mark(body, text, problem) for problem in problems],
-        [Hint(one.pointer, one.expected) for one in warnings],
+        [_hint(text, one) for one in warnings],
         forecast,
         await lineage(desk, letter),
     )
@@ -86,6 +94,24 @@ def _text(body: bytes, *, reveal: bool) -> str:
     if len(body) > _MAX_BYTES:
         return f"<{len(body)} bytes: export the letter to look at it>"
     return unmasked_text(body) if reveal else masked_text(body)
+
+
+def dotted(pointer: str) -> str:
+    """Return a JSON pointer as people write places: `header.sender.type`."""
+    return ".".join(_parts(pointer)) or "the whole message"
+
+
+def _parts(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _hint(text: str, warning: CimWarning) -> Hint:
+    rename = ""
+    if warning.code is WarningCode.MISSPELT_FIELD and warning.did_you_mean is not None:
+        *around, last = _parts(warning.pointer)
+        rename = "=".join(".".join([*around, name]) for name in (last, warning.did_you_mean))
+    line = MessageText(text.encode("utf-8", "replace")).place_of(warning.code, warning.pointer).line
+    return Hint(warning.pointer, warning.expected, rename, line)
 
 
 def _mark(body: bytes, text: str, problem: LetterProblem) -> Mark:

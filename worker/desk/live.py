@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.dead_letters.letter import status_after
 from worker.desk.journal import read_journal
+from worker.desk.ports import Published
 from worker.failure import AdapterError
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from worker.desk.journal import Entry, JournalStream
     from worker.ports import Clock
 
-_FINAL: Final = frozenset({Outcome.PUBLISHED, Outcome.STORED, Outcome.DUPLICATE, Outcome.DEAD})
+_LONGEST_READING_SECONDS: Final = 30.0
+_MOST_NEEDLES: Final = 50
+"""Looking for more ids in each message takes longer than reading all of it."""
 _WINDOW_MS: Final = 5_000
 """Live traffic is judged by the outcomes of so long."""
 _BEFORE_MS: Final = 60_000
@@ -45,7 +50,7 @@ class JournalOutcomes:
 
         def take(entry: Entry) -> None:
             job = jobs.get(entry.replay_of or "")
-            if job is not None and entry.replay_job in {job, None} and entry.outcome in _FINAL:
+            if job is not None and entry.replay_job in {job, None} and status_after(entry.outcome):
                 found[entry.replay_of or ""] = entry.outcome, entry.letter_id or ""
 
         try:
@@ -53,6 +58,35 @@ class JournalOutcomes:
         except AdapterError:
             return {}
         return found
+
+    async def published(self, conversation_ids: Collection[str], since: int) -> Published | None:
+        """Return what was published to conversations since *since* (epoch ms); None if the journal cannot be read.
+
+        Reading ends after some seconds, and then says so.
+        """
+        newest: dict[str, int] = {}
+        wanted = frozenset(conversation_ids)
+        until = time.monotonic() + _LONGEST_READING_SECONDS
+
+        def take(entry: Entry) -> None:
+            name = entry.conversation_id
+            if name in wanted and entry.outcome == Outcome.PUBLISHED and entry.replay_of is None:
+                newest[name] = max(entry.received_at, newest.get(name, 0))
+
+        try:
+            coverage = await read_journal(
+                self._stream,
+                since=since,
+                take=take,
+                ids=wanted if len(wanted) <= _MOST_NEEDLES else (),
+                on_progress=lambda _done, _total: time.monotonic() < until,
+            )
+        except AdapterError:
+            return None
+        back = coverage.reaches_back_to
+        if back is None:  # an empty journal knows nothing of what was before it
+            return None
+        return Published(newest, max(since, back), coverage.is_complete and not coverage.gaps)
 
 
 class _Seen(NamedTuple):
@@ -104,7 +138,7 @@ class LiveTraffic:
             self._seen.popleft()
 
     def _take(self, entry: Entry) -> None:
-        if entry.replay_of is None and entry.outcome in _FINAL:
+        if entry.replay_of is None and status_after(entry.outcome):
             self._seen.append(_Seen(entry.at, (entry.at - entry.received_at) / 1000))
 
 

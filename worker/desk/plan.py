@@ -141,7 +141,7 @@ async def plan(
     *force*: letters are not refused for having been replayed too often. *progress* is told how many were looked at.
     """
     made = Plan()
-    async for page in matching(desk, chosen):
+    async for page in matching(desk, chosen, limit=limit):
         letters = page if limit is None else page[: limit - made.letters]
         if rules is not None:
             edited = [rules.edited(letter) for letter in letters]

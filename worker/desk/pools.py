@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_GONE_MS: Final = 30_000
+GONE_MS: Final = 30_000
 """A process that did not report for this long is gone."""
 _FORGOTTEN_MS: Final = 300_000
 _ALL: Final = "*"
@@ -76,22 +76,35 @@ def resume_command(name: str) -> str:
 
 def read_pool(document: Mapping[str, Any], now: int) -> Pool:
     """Return the pool of a document of the collection `pools` at *now* (epoch ms), whatever is in it."""
-    entries = document.get("processes")
-    processes = [one for one in entries.values() if isinstance(one, dict)] if isinstance(entries, dict) else []
-    ages = [(now - at if isinstance(at := one.get("at"), int) else _FORGOTTEN_MS, one) for one in processes]
-    living = [one for age, one in ages if age <= _GONE_MS]
+    ages = [_age(one, now) for one in processes_of(document).values()]
+    living = living_processes(document, now)
     reasons = [str(reason) for one in living if one.get("ready") is False for reason in _list(one.get("reasons"))]
     return Pool(
         name=str(document.get("_id")),
         processes=len(living),
         ready=sum(one.get("ready") is True for one in living),
-        silent=sum(_GONE_MS < age < _FORGOTTEN_MS for age, _ in ages),
+        silent=sum(GONE_MS < age < _FORGOTTEN_MS for age in ages),
         not_ready=tuple(dict.fromkeys(reasons)),
         versions=tuple(sorted({str(one["version"]) for one in living if "version" in one})),
         is_paused=document.get("paused") is True,
         paused_by=str(document.get("pausedBy") or ""),
         paused_because=str(document.get("reason") or ""),
     )
+
+
+def living_processes(document: Mapping[str, Any], now: int) -> list[dict[str, Any]]:
+    """Return the processes of a pool that reported within half a minute before *now* (epoch ms)."""
+    return [one for one in processes_of(document).values() if _age(one, now) <= GONE_MS]
+
+
+def processes_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the processes of a pool reported last, by their keys; strange entries are left out."""
+    found = document.get("processes")
+    return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+
+
+def _age(process: Mapping[str, Any], now: int) -> int:
+    return now - at if isinstance(at := process.get("at"), int) else _FORGOTTEN_MS
 
 
 def _list(value: object) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -61,8 +61,10 @@ class Letters(Protocol):
     async def some(self, query: Query, limit: int) -> list[LetterRecord]:
         """Return some letters, whole."""
 
-    def stream(self, query: Query, page: int, *, bodies: bool = True) -> AsyncIterator[list[LetterRecord]]:
-        """Yield letters in pages, without their headers; without *bodies* these are empty."""
+    def stream(
+        self, query: Query, page: int, *, bodies: bool = True, limit: int | None = None
+    ) -> AsyncIterator[list[LetterRecord]]:
+        """Yield letters, at most *limit*, in pages, without their headers; without *bodies* these are empty."""
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
@@ -112,8 +114,22 @@ class Activities(Protocol):
         """Return how many activities a customer has."""
 
 
+class Published(NamedTuple):
+    """What the journal knows of published activities. Times are epoch milliseconds."""
+
+    newest: Mapping[str, int]
+    """When the newest one of each conversation arrived, replays left out."""
+    since: int
+    """From when on it is known."""
+    is_complete: bool
+    """Whether it was read to its end, and says of no gap."""
+
+
 class ReplayOutcomes(Protocol):
-    """The journal, asked what became of replays."""
+    """The journal, asked what became of replays, and what else was published."""
+
+    async def published(self, conversation_ids: Collection[str], since: int) -> Published | None:
+        """Return what was published to conversations since *since* (epoch ms); None if the journal cannot be read."""
 
     async def outcomes_of(self, jobs: Mapping[str, str], since: int) -> Mapping[str, tuple[str, str]]:
         """Return the final outcome and the letter it became (or "") of those replays that the journal knows.

@@ -74,14 +74,13 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
     """
     counted = await (_counted(desk, chosen) if chosen.where else desk.letters.groups(chosen.query()))
     counted = [one for one in counted if one.fingerprint]
-    handles = shortest_handles({*(await _causes(desk)), *(one.fingerprint for one in counted)})
+    of_all = await desk.letters.counts({}, "fingerprint")
+    handles = shortest_handles({*of_all, *(one.fingerprint for one in counted)})
     now = desk.clock.now_ms()
-    looks_new = any(one.first_seen > now - NEW_MS for one in counted)
+    # Others of a cause may be older, unless all of them were counted.
+    looks_new = any(one.first_seen > now - NEW_MS and one.letters < of_all.get(one.fingerprint, 0) for one in counted)
     known = await desk.letters.first_seen() if looks_new else {}
-    recent: Mapping[str, int] = {}
-    if any(one.last_seen > now - _HOUR_MS for one in counted) and not chosen.where:
-        since = max(now - _HOUR_MS, chosen.since or 0)
-        recent = await desk.letters.counts(replace(chosen, since=since).query(), "fingerprint")
+    recent = await _recent(desk, chosen, counted, now)
     samples = await _samples(desk, chosen, counted)
     causes = [
         _cause(
@@ -111,10 +110,11 @@ async def list_letters(desk: Desk, chosen: Filter, limit: int) -> list[LetterRec
 
 
 async def matching(
-    desk: Desk, chosen: Filter, *, bodies: bool = True, page: int = PAGE
+    desk: Desk, chosen: Filter, *, bodies: bool = True, page: int = PAGE, limit: int | None = None
 ) -> AsyncIterator[list[LetterRecord]]:
-    """Yield all letters *chosen* in pages, without their headers."""
-    async for letters in desk.letters.stream(chosen.query(), page, bodies=bodies or bool(chosen.where)):
+    """Yield all letters *chosen* in pages, without their headers; a few more than *limit* may come."""
+    most = None if chosen.where else limit
+    async for letters in desk.letters.stream(chosen.query(), page, bodies=bodies or bool(chosen.where), limit=most):
         found = [letter for letter in letters if chosen.matches(letter.body)] if chosen.where else letters
         if found:
             yield found
@@ -222,6 +222,14 @@ async def _successor(desk: Desk, letter: LetterRecord) -> LetterRecord | None:
         return named
     found = await desk.letters.latest({"replayOf": letter.id}, 1) if letter.replays else []
     return found[0] if found else None
+
+
+async def _recent(desk: Desk, chosen: Filter, counted: Sequence[GroupCount], now: int) -> Mapping[str, int]:
+    """Return how many letters of each cause were seen in the last hour; with conditions about the payload, of none."""
+    begin = now - _HOUR_MS
+    if chosen.where or not any(one.first_seen < begin < one.last_seen for one in counted):
+        return {} if chosen.where else {one.fingerprint: one.letters for one in counted if one.last_seen > begin}
+    return await desk.letters.counts(replace(chosen, since=max(begin, chosen.since or 0)).query(), "fingerprint")
 
 
 async def _counted(desk: Desk, chosen: Filter) -> list[GroupCount]:

@@ -17,10 +17,13 @@ from worker.mongo.evidence import Inserted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
+    from pymongo.asynchronous.command_cursor import AsyncCommandCursor
     from pymongo.asynchronous.cursor import AsyncCursor
 
     from worker.desk.ports import Change, Query
     from worker.mongo.client import Document, Store
+
+    _Cursor = AsyncCursor[Document] | AsyncCommandCursor[Document]
 
 _LARGE: Final = ("body", "headers", "originalBody", "properties", "problems")
 _NO_LARGE: Final = dict.fromkeys(_LARGE, 0)
@@ -101,7 +104,8 @@ class LetterCollection:
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large."""
         async with self._store.operation():
-            cursor = self._collection.find(query, _NO_LARGE).sort("lastSeen", 1 if oldest_first else -1).limit(limit)
+            found = self._collection.find(_unspecific(query), _NO_LARGE)
+            cursor = found.sort("lastSeen", 1 if oldest_first else -1).limit(limit)
             return [_letter(document) async for document in cursor]
 
     async def some(self, query: Query, limit: int) -> list[LetterRecord]:
@@ -109,10 +113,13 @@ class LetterCollection:
         async with self._store.operation():
             return [_letter(document) async for document in self._collection.find(query).limit(limit)]
 
-    async def stream(self, query: Query, page: int, *, bodies: bool = True) -> AsyncIterator[list[LetterRecord]]:
+    async def stream(
+        self, query: Query, page: int, *, bodies: bool = True, limit: int | None = None
+    ) -> AsyncIterator[list[LetterRecord]]:
         """Yield letters in pages, by number and by bytes, without their headers; without *bodies* these are empty."""
+        without = _NO_HEADERS if bodies else _NO_LARGE
         async with self._store.operation():
-            cursor = self._collection.find(query, _NO_HEADERS if bodies else _NO_LARGE).batch_size(page)
+            cursor = await self._opened(query, without, page, limit)
         most_bytes = _MOST_BYTES if bodies else None
         coming = asyncio.create_task(self._page(cursor, page, most_bytes))
         try:
@@ -126,15 +133,31 @@ class LetterCollection:
             await asyncio.gather(coming, return_exceptions=True)
             await cursor.close()
 
-    async def _page(self, cursor: AsyncCursor[Document], page: int, most_bytes: int | None) -> list[Document]:
+    async def _opened(self, query: Query, without: Mapping[str, int], page: int, limit: int | None) -> _Cursor:
+        """Return a cursor over letters.
+
+        Where it aggregates, the embedded server leaves fields out before it reads them; where not, it finds many ids by
+        their index.
+        """
+        if any(isinstance(value, dict) and "$in" in value for value in query.values()):
+            return self._collection.find(_unspecific(query), without).batch_size(page).limit(limit or 0)
+        stages: list[Document] = [{"$match": _unspecific(query)}]
+        if limit is not None:
+            stages.append({"$limit": limit})
+        stages.append({"$project": dict(without)})
+        return await self._collection.aggregate(stages, batchSize=page, allowDiskUse=True)
+
+    async def _page(self, cursor: _Cursor, page: int, most_bytes: int | None) -> list[Document]:
         async with self._store.operation():
             if most_bytes is None:
                 return await cursor.to_list(page)
             found: list[Document] = []
             size = 0
-            while len(found) < page and size < most_bytes and (some := await cursor.to_list(1)):
-                found += some
-                size += len(some[0].get("body", b""))
+            async for document in cursor:
+                found.append(document)
+                size += len(document.get("body", b""))
+                if len(found) >= page or size >= most_bytes:
+                    break
             return found
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
@@ -169,7 +192,8 @@ class LetterCollection:
         return [_result(next(answers)) if isinstance(one, Encoded) else RecordResult.REFUSED for one in encoded]
 
     async def _aggregate(self, query: Query, group: Mapping[str, Any]) -> list[Document]:
-        pipeline: list[Document] = [*([{"$match": query}] if query else []), {"$group": dict(group)}]
+        matching: list[Document] = [{"$match": _unspecific(query)}] if query else []
+        pipeline: list[Document] = [*matching, {"$group": dict(group)}]
         async with self._store.operation():
             cursor = await self._collection.aggregate(pipeline, allowDiskUse=True)
             return [document async for document in cursor]
@@ -185,6 +209,15 @@ def _group(document: Document) -> GroupCount:
         senders=_names(document.get("senders", ())),
         users=_names(document.get("users", ())),
     )
+
+
+def _unspecific(query: Query) -> Document:
+    """Return *query* so that the embedded server does not pick the index of the status, which most letters share.
+
+    It uses an index for a single value, and none for a list.
+    """
+    status = query.get("status")
+    return {**query, "status": {"$in": [status]}} if isinstance(status, str) else dict(query)
 
 
 def _names(values: Sequence[object]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.desk.pools import GONE_MS, processes_of
 from worker.flow.pause import NOT_PAUSED, PauseState
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 COLLECTION: Final = "pools"
 ALL: Final = "*"
 """The document that speaks for all pools, those that begin later included."""
-GONE_MS: Final = 30_000
-"""A process that did not report for this long is gone."""
 _NOT_IN_KEY: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -76,7 +75,7 @@ class Pools:
     async def forget_gone(self, pool: str, now: int) -> None:
         """Take away the entries of processes that did not report for long."""
         document = await self.find(pool)
-        gone = [key for key, one in _processes(document).items() if now - one.get("at", 0) > 10 * GONE_MS]
+        gone = [key for key, one in processes_of(document or {}).items() if now - one.get("at", 0) > 10 * GONE_MS]
         if gone:
             await self._update(pool, {"$unset": {f"processes.{key}": "" for key in gone}})
 
@@ -117,16 +116,6 @@ class Pools:
     async def _update(self, pool: str, changes: Document) -> None:
         async with self._store.operation(writes=True):
             await self._collection.update_one({"_id": pool}, changes, upsert=True)
-
-
-def living_processes(document: Mapping[str, Any] | None, now: int) -> list[dict[str, Any]]:
-    """Return the processes of a pool that reported within half a minute before *now* (epoch ms)."""
-    return [one for one in _processes(document).values() if now - one.get("at", 0) <= GONE_MS]
-
-
-def _processes(document: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    found = (document or {}).get("processes")
-    return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
 
 def _state(document: Mapping[str, Any]) -> PauseState:

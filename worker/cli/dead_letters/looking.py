@@ -256,6 +256,8 @@ def _details_document(told: Details) -> dict[str, Any]:
 
 
 def _print_details(told: Details, *, reveal: bool) -> None:
+    from worker.desk.details import dotted
+
     letter = told.letter
     print_line(f"letter {letter.id}: {letter.status}, {letter.code} ({letter.failure_class}, {letter.stage})")
     for mark in told.marks:
@@ -263,7 +265,7 @@ def _print_details(told: Details, *, reveal: bool) -> None:
         expected = mark.expected.rstrip(".")
         print_line(f"  why         {mark.pointer or 'whole message'}: {mark.code}; expected: {expected}{found}")
     for hint in told.hints:
-        print_line(f"  hint        you sent {_dotted(hint.pointer)}: {hint.sentence}")
+        print_line(f"  hint        you sent {dotted(hint.pointer)}: {hint.sentence}")
     _print_facts(letter)
     if len(told.lineage) > 1:
         chain = " -> ".join(f"{one.id} ({one.status})" for one in told.lineage)
@@ -382,10 +384,6 @@ def _row(letter: LetterRecord) -> Sequence[object]:
         letter.count,
         letter.replays,
     )
-
-
-def _dotted(pointer: str) -> str:
-    return pointer.lstrip("/").replace("/", ".") or "the whole message"
 
 
 def _time(at: int | None) -> str:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from worker.desk.desk import Desk
     from worker.desk.edit import Rules
     from worker.desk.filter import Filter
+    from worker.desk.options import Options
     from worker.desk.plan import Plan
     from worker.desk.ports import Document
-    from worker.desk.replay import Control, Options
+    from worker.desk.steps import Control
     from worker.failure import Failure
     from worker.settings import Settings
 
@@ -93,7 +94,7 @@ def replay(
     connection --resume JOB goes on, and nothing is lost or stored twice. It stops by itself when too many letters of a
     step die again, or when live traffic lags. Exit code 6 when it stopped by itself, 3 when the broker was lost.
     """
-    from worker.desk.replay import Options, parse_allowed, parse_ramp
+    from worker.desk.options import Options, parse_allowed, parse_ramp
 
     if resume:
         asyncio.run(_resume(resume, acts_as, as_json=as_json))
@@ -208,24 +209,19 @@ async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
 
 async def _sent(settings: Settings, control: Control, send: Any) -> tuple[Action, Failure | None]:
     """Send with the broker's connections open and live traffic watched; return also the failure that interrupted it."""
-    from worker.desk.replay import Interrupted
+    from worker.desk.steps import Interrupted
 
-    async with open_sending(settings) as sending:
-        control.live = sending.live
-        watching = asyncio.create_task(sending.live.run())
+    async with open_sending(settings, control) as sending:
         try:
-            action: Action = await send(sending)
+            return await send(sending), None
         except Interrupted as interrupted:
             return interrupted.action, interrupted.failure
-        finally:
-            watching.cancel()
-    return action, None
 
 
 @contextmanager
 def _following(total: int | None) -> Iterator[Control]:
     """Show progress, and turn the first Ctrl-C (or SIGTERM) into an orderly end; the second one ends at once."""
-    from worker.desk.replay import Control
+    from worker.desk.steps import Control
 
     loop = asyncio.get_running_loop()
     control = Control()
@@ -311,6 +307,8 @@ def _print_end(action: Action, lost: Failure | None, *, as_json: bool) -> None:
             names = {"replayed": "without outcome yet", "sending": "sent or not: unknown"}
             text = ", ".join(f"{number} {names.get(one, one)}" for one, number in sorted(outcomes.items()))
             print_line(f"  outcomes: {text}")
+        if document.get("order"):
+            print_line(f"  order: {document['order']}")
     if document["state"] != "done":
         text = f"{document.get('why', '')}; go on with: cim-worker dead-letters replay --resume {action.id}"
         raise CommandError(exit_code(document["state"], lost), text)

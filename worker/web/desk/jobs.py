@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from worker.desk.audit import RUNNING, audit, lines_of
 from worker.desk.jobs import cancel, job, jobs
-from worker.desk.replay import Control
+from worker.desk.steps import Control
 from worker.web.desk.render import Page
 from worker.web.desk.tasks import Task
 

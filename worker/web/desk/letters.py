@@ -8,13 +8,13 @@ from starlette.responses import RedirectResponse, Response
 
 from worker.dead_letters.letter import LetterRecord, Status
 from worker.desk.audit import revealed
+from worker.desk.details import details
 from worker.desk.edit import edit, unpacked
 from worker.desk.errors import rejected
 from worker.desk.masking import unmasked_text
 from worker.desk.numbers import whole_number
-from worker.desk.plan import forecast_all
-from worker.desk.query import get, lineage, list_letters
-from worker.web.desk.payload import hints, payload, problems
+from worker.desk.query import get, list_letters
+from worker.web.desk.payload import payload
 from worker.web.desk.render import Page
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ async def listed(asked: Asked) -> Page:
 
 async def reveal(asked: Asked) -> Page:
     """Return a letter with its values unmasked; who looked is written down."""
-    desk = asked.desk
-    desk.check_may_change("", needs_reason=False)
-    letter = await get(desk, asked.path("letter_id"))
-    await revealed(desk, letter.id)
+    letter = await get(asked.desk, asked.path("letter_id"))
     return Page("letter.html", f"Letter {letter.id}", letter=await letter_facts(asked, letter, reveal=True))
 
 
@@ -74,23 +71,17 @@ async def save(asked: Asked) -> Page | Response:
 
 async def letter_facts(asked: Asked, letter: LetterRecord, *, reveal: bool = False) -> dict[str, Any]:
     """Return what a page shows of one letter."""
-    desk = asked.desk
-    body = unpacked(letter)
-    meant = hints(body, now=letter.first_seen)
-    hinted = [one.pointer for one in meant]
-    pointers = [one.pointer for one in letter.problems] or [letter.pointer]
-    forecast = None
-    if letter.status == Status.OPEN:
-        (forecast,) = await forecast_all(desk, [letter])
-    chain = await lineage(desk, letter)
+    told = await details(asked.desk, letter, reveal=reveal)
+    faults = {mark.line or 1 for mark in told.marks}
+    hints = {hint.line for hint in told.hints}
     return {
         "record": letter,
-        "problems": problems(letter, body),
-        "hints": meant,
-        "renames": [one.rename for one in meant if one.rename],
-        "payload": payload(body, pointers, hinted, reveal=reveal),
-        "original": None if letter.original_body is None else payload(letter.original_body, pointers, reveal=reveal),
-        "forecast": forecast,
-        "lineage": chain if len(chain) > 1 else [],
+        "marks": told.marks,
+        "hints": told.hints,
+        "renames": [one.rename for one in told.hints if one.rename],
+        "payload": payload(told.text, faults, hints, is_masked=not reveal),
+        "original": None if told.original is None else payload(told.original, (), is_masked=not reveal),
+        "forecast": told.forecast if letter.status == Status.OPEN else None,
+        "lineage": told.lineage if len(told.lineage) > 1 else [],
         "now": asked.now,
     }

@@ -11,9 +11,10 @@ from worker.desk.decide import discard, restorable, restore
 from worker.desk.edit import FixPreview, diff, fix, parse_rules, preview
 from worker.desk.errors import not_found, usage
 from worker.desk.numbers import whole_number
+from worker.desk.options import Options, parse_allowed, parse_ramp
 from worker.desk.plan import Plan, plan
 from worker.desk.query import count
-from worker.desk.replay import Control, Options, parse_allowed, parse_ramp
+from worker.desk.steps import Control
 from worker.web.desk.render import Page
 from worker.web.desk.tasks import Task
 

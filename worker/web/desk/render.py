@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jinja2
 
 from worker import __version__
+from worker.desk.details import dotted
 from worker.desk.times import duration, utc
 from worker.desk.wording import code_in_words
 from worker.ops.printable import printable
@@ -58,6 +59,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "utc": lambda at: utc(at, timespec="seconds") if at else "unknown",
         "span": duration,
+        "dotted": dotted,
         "meaning": code_in_words,
         "number": lambda number: f"{number:,}".replace(",", "\u202f"),
         "short": lambda text: str(text)[:_SHORT_DIGITS],
