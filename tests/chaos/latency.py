@@ -107,7 +107,7 @@ async def _background(world: World) -> None:
 
 
 def _start_trickle(world: World, file: Path) -> subprocess.Popen[bytes]:
-    url, place = world.publisher_url, world.places.calm[0]
+    url, place = world.publisher_url.partition(",")[0], world.places.calm[0]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.trickle", url, place, CALM_QUEUE, str(_PER_SECOND), str(file)],
         cwd=REPOSITORY,

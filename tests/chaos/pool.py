@@ -104,7 +104,8 @@ class Pool:
         self.starts += 1
         environment = dict(self._environment)
         if frame_max is not None:
-            environment["CIM_RABBITMQ_URL"] += f"?frame_max={frame_max}"
+            urls = environment["CIM_RABBITMQ_URL"].split(",")
+            environment["CIM_RABBITMQ_URL"] = ",".join(f"{url}?frame_max={frame_max}" for url in urls)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _GUARD, POISONABLE, "run", "--processes", str(processes)],
             cwd=self._code,

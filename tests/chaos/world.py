@@ -122,7 +122,7 @@ class World:
 
         Raises TimeoutError when it never does.
         """
-        return await asyncio.to_thread(_insist, self.broker.vhost_url(VHOST), action)
+        return await asyncio.to_thread(_insist, lambda: self.broker.vhost_url(VHOST), action)
 
     def has_letter(self, code: str, body: bytes) -> bool:
         """Tell whether a letter of that code and body was recorded. Raises PyMongoError while the store is away."""
@@ -278,13 +278,13 @@ def _keep_trying(action: Callable[[], object]) -> None:
             return
 
 
-def _insist(url: str, action: Callable[[Any], T]) -> T:
+def _insist(address: Callable[[], str], action: Callable[[Any], T]) -> T:
     deadline = time.monotonic() + _ADMIN_TIMEOUT_SECONDS
-    parameters = pika.URLParameters(url)
-    parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
-    parameters.connection_attempts = 1
-    parameters.heartbeat = 6
     while True:
+        parameters = pika.URLParameters(address())
+        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
+        parameters.connection_attempts = 1
+        parameters.heartbeat = 6
         try:
             connection = pika.BlockingConnection(parameters)
             try:
