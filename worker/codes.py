@@ -380,6 +380,7 @@ class WarningCode(StrEnum):
     IMPLAUSIBLE_TIME = "implausible_time"
     TIME_IN_SECONDS = "time_in_seconds"
     BLANKS_AROUND_ID = "blanks_around_id"
+    PLACEHOLDER_ID = "placeholder_id"
     PERSONAL_DATA = "personal_data"
     INEXACT_NUMBER = "inexact_number"
 
@@ -395,6 +396,7 @@ _WARNINGS = {
     WarningCode.LOWER_CASE_TYPE: "A type of body or sender is in lower case; types are compared letter by letter.",
     WarningCode.TIME_IN_SECONDS: "A time is in seconds; CIM counts milliseconds, only header.timestamp is converted.",
     WarningCode.BLANKS_AROUND_ID: "An id begins or ends with a blank, which makes it another id.",
+    WarningCode.PLACEHOLDER_ID: "An id is what a program writes that has none, such as `undefined` or `{{id}}`.",
     WarningCode.PERSONAL_DATA: "An id that is written to logs looks like an e-mail address or a phone number.",
     WarningCode.IMPLAUSIBLE_TIME: "header.timestamp lies before the year 2000 or more than a day in the future.",
     WarningCode.INEXACT_NUMBER: "A number has more digits than a double holds, so readers get another one.",

@@ -157,3 +157,4 @@ def test_the_journal_is_searched_as_far_back_as_asked_and_damaged_messages_end_n
     refused = cim_worker("explain", "x", "--since", "yesterday")
     assert refused.returncode == 2
     assert "--since" in refused.stderr
+    assert cim_worker("explain", " ").returncode == 2, "what a script gives that has no id"

@@ -55,6 +55,19 @@ def test_a_message_that_is_wrapped_in_something_is_found_there(around: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"conversationId": "c-1"}, "; /conversationId is outside the header, where it is not read"),
+        ({"body": {"type": "X", "customer": {}}}, "; /body/customer is outside the header, where it is not read"),
+        ({}, ""),
+    ],
+)
+def test_an_anchor_outside_the_header_is_told_with_the_one_that_is_missing(more: dict[str, Any], where: str) -> None:
+    message = {"header": {"sender": {"id": "a", "type": "APP"}}, "body": {"type": "X"}, **more}
+    assert [one for _, _, one in found_in(json.dumps(message)).values()] == [f"none of the three{where}"]
+
+
+@pytest.mark.parametrize(
     ("body", "found"),
     [
         (TEXT.encode("utf-16"), "the byte 0xFF, as UTF-16 begins"),

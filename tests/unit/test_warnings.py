@@ -214,6 +214,17 @@ def test_blanks_around_an_id_make_it_another_one(path: str) -> None:
     assert warned(message) == [("blanks_around_id", f"/{path}")]
 
 
+@pytest.mark.parametrize("value", ["undefined", "NULL", "None", "[object Object]", "{{conversationId}}", "${id}", "%s"])
+@pytest.mark.parametrize("path", ["id", "header/conversationId"])
+def test_an_id_that_stands_where_a_variable_was_never_set(path: str, value: str) -> None:
+    assert ("placeholder_id", f"/{path}") in warned(spoilt(path, value))
+
+
+@pytest.mark.parametrize("value", ["nullable", "none-such", "c-{1}", "<a@b>", "{65f0c0ff-ee00-4000-8000-000000000000}"])
+def test_an_id_that_only_looks_a_little_like_that_is_none(value: str) -> None:
+    assert warned(spoilt("id", value)) == []
+
+
 @pytest.mark.parametrize(
     ("number", "inexact"),
     [

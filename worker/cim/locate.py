@@ -28,6 +28,7 @@ _LETTER: Final = re.compile(r"[^\W\d_]")
 _SHAPE_CHARACTERS: Final = 40
 _MISSING: Final = frozenset(code for code in Code if code.value.startswith("missing_"))
 _MESSAGE_KEYS: Final = frozenset({"header", "body"})
+_ANCHORS: Final = frozenset({"conversationId", "channelSessionId", "customer"})
 _BEGINNINGS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "a ZIP archive"}
 """What else a file may be, by its first bytes."""
 _ABOUT_THE_KEY: Final = frozenset({Code.DUPLICATE_KEY, WarningCode.MISSPELT_FIELD})
@@ -91,6 +92,8 @@ class MessageText:
         member, complete = _resolve(self.text, pointer)
         start, end = member.value
         found = _found(code, self.text[start:end]) if complete else _instead(self.text, member)
+        if complete and code is Code.MISSING_ANCHOR:
+            found += _outside_header(self.text)
         if member.key is not None and code in _ABOUT_THE_KEY:
             return *member.key, found
         return start, start + 1 if self.text[start : start + 1] in {"{", "["} else end, found
@@ -103,6 +106,16 @@ def _instead(text: str, around: _Member) -> str:
             if {one.name for one in _members(text, member.value[0])} >= _MESSAGE_KEYS:
                 return f"nothing; the object at /{member.name} looks like the message"
     return "nothing"
+
+
+def _outside_header(text: str) -> str:
+    """Return where an anchor stands that is not read there, if one does."""
+    for around in ("", "/body"):
+        member, is_there = _resolve(text, around)
+        for one in _members(text, member.value[0]) if is_there else ():
+            if one.name in _ANCHORS:
+                return f"; {around}/{one.name} is outside the header, where it is not read"
+    return ""
 
 
 def _resolve(text: str, pointer: str) -> tuple[_Member, bool]:

@@ -40,6 +40,11 @@ _ITEMS_LOOKED_AT: Final = 20
 _SEPARATORS = re.compile(r"[^0-9a-z]")
 _EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
 _PHONE = re.compile(r"(?:tel:)?(?:\+|00)\d[\d ()./-]{6,18}\d")
+_PLACEHOLDER = re.compile(
+    r"(?i:undefined|null|none|nil|nan|n/a|string|\[object \w+\])|\{\{.*\}\}|[$#]?\{[\w. ]*\}|%[sd]",
+    re.DOTALL,
+)
+"""What stands where a variable was never set, or a template never filled."""
 _OPAQUE = re.compile(r"[0-9a-fA-F-]{12,}@")
 """How the id of a SIP call begins, which looks like an e-mail address otherwise."""
 
@@ -196,6 +201,9 @@ def _doubtful_ids(document: dict[str, Any]) -> Iterator[CimWarning]:
         if value is not None and value != value.strip():
             expected = "No blanks around an id: with them it is another id."
             yield CimWarning(WarningCode.BLANKS_AROUND_ID, pointer(path), expected)
+        if value is not None and _PLACEHOLDER.fullmatch(value.strip()):
+            expected = "An id: this stands where a variable was never set; leave the field out where there is none."
+            yield CimWarning(WarningCode.PLACEHOLDER_ID, pointer(path), expected)
     for path in LOGGED_IDS:
         kind = _personal_data_in(text_at(document, path) or "")
         if kind is not None:

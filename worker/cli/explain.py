@@ -53,6 +53,8 @@ def explain(wanted: _Id, since: _Since = None, as_json: _Json = False) -> None:
     away is said, and the others are asked. All activities with the same message id are shown, and anchors that
     contradict each other. Exit code 5 when nothing is found, 3 or 4 when nothing is found and not all could be asked.
     """
+    if not wanted.strip():
+        raise CommandError(ExitCode.CONFIGURATION, "the id is blank; give a message id, event id or letter id")
     now = time.time_ns() // 1_000_000
     explanation = asyncio.run(_explain(command_settings(), wanted, now, _read_since(since, now)))
     if as_json:
