@@ -138,6 +138,10 @@ gateway-bench: .venv/.made-bench ## requests per second, beside the same endpoin
 fuzz: .venv/.made ## mutated and raw bytes: always an outcome, never an exception (SEED=, INPUTS=)
 	@$(RUN)/python -m tests.fuzz $(OPTIONS)
 
+.PHONY: answers-bench
+answers-bench: .venv/.made-bench ## what receipts and the journal cost (ARGS=--days: what bad days of both do to the work)
+	@$(RUN)/python -m tests.benchmarks.answers $(ARGS)
+
 .PHONY: desk-speed
 desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store mongo-java-server")
 	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)
