@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pymongo
 import pytest
 import trustme
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 # anything reads it. The addresses are kept, because they say which services to test against.
 _AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
 _chosen_services: list[str] = []
+
+# How long one example takes says how busy the machine is: what must be fast is measured, not hoped for.
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 _TURNS = pytest.StashKey[Turns]()
 
 
