@@ -88,12 +88,12 @@ def _letter(place: int) -> LetterRecord:
 
 
 async def fill(store: Store, number: int) -> None:
-    """Put letters into an empty collection with its indexes."""
-    for index in indexes.OWN:
-        await indexes.make(store, index)
+    """Put letters into an empty collection, then make its indexes: the other way round takes longer."""
     collection = LetterCollection(store)
     for start in range(0, number, _AT_ONCE):
         await collection.insert([_letter(place) for place in range(start, min(number, start + _AT_ONCE))])
+    for index in indexes.OWN:
+        await indexes.make(store, index)
 
 
 async def measure(

@@ -386,8 +386,10 @@ async def test_a_letter_expires_once_it_is_decided_and_never_while_it_is_open(st
 
         await replay(desk, Workers(recorder, **{"m-22": "dead"}), None, everything(), "r")
         assert await expiring() == {"m-1": True, "m-22": True}
-        await recorder.record([letter], {})  # it died once more
+        await recorder.record([letter], {})  # it died once more, and nothing says that it is a replay
         assert await expiring() == {"m-1": False, "m-22": True}
+        (again,) = await desk.letters.some({"_id": letter.id}, 1)
+        assert again.replays == 1  # still counted: who loses the lineage does not get past the limit
 
 
 class Journal:
