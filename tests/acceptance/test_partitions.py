@@ -171,6 +171,14 @@ def test_the_order_of_each_key_is_kept_through_a_retry_and_the_death_of_a_worker
         for number in (1, 2):
             world.publish(message(f"r-{number}", conversationId="c-2"), exchange=INGRESS, key="r")
 
+        refused: list[str] = []
+
+        def retried_there() -> bool:
+            refused.extend(json.loads(body)["data"]["id"] for *_, body in world.received(refusing))
+            return len(set(refused)) == 3
+
+        eventually(retried_there, "the events that waited for the retry")
+
         with plain(world.amqp_url) as channel:
             for number in range(200):
                 for key in keys:
@@ -186,13 +194,6 @@ def test_the_order_of_each_key_is_kept_through_a_retry_and_the_death_of_a_worker
             return len(set(events)) == 200 * len(keys)
 
         eventually(all_there, "every event", seconds=60)
-        refused: list[str] = []
-
-        def retried_there() -> bool:
-            refused.extend(json.loads(body)["data"]["id"] for *_, body in world.received(refusing))
-            return len(set(refused)) == 3
-
-        eventually(retried_there, "the events that waited for the retry")
         assert living.metrics_now()["cim_order_given_up_total"] == 0
 
     for key in keys:
