@@ -70,7 +70,8 @@ LONGER_THAN_TIMEOUTS = 10.0
 SHORTER_THAN_TIMEOUTS = 0.8
 UNLISTED_CODE = 365
 """An error of the store that no list of the worker knows."""
-_FRESH_COUNTS = "collect_statistics_interval = 1000"
+# Counts that are fresh, and room for the message that no document can hold: 4.3 takes 16 MiB unless told otherwise.
+_CONFIGURATION = ("collect_statistics_interval = 1000", "max_message_size = 134217728")
 _ADMIN_TIMEOUT_SECONDS = 90.0
 
 
@@ -182,8 +183,8 @@ async def world(
 
 def _broker(root: Path | None, *, cluster: bool) -> contextlib.AbstractContextManager[LocalBroker | LocalCluster]:
     if cluster:
-        return LocalCluster(chroot=root, configuration=[_FRESH_COUNTS])
-    return private_broker(configuration=[_FRESH_COUNTS], chroot=root, say=lambda _: None)
+        return LocalCluster(chroot=root, configuration=_CONFIGURATION)
+    return private_broker(configuration=_CONFIGURATION, chroot=root, say=lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
