@@ -13,7 +13,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
+from worker.ops.structured import structlog  # isort: skip - before whatever else loads it
 
 from worker.ops.background import BackgroundHandler
 from worker.ops.console import ConsoleLine

@@ -15,12 +15,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from worker.flow.backoff import Backoff
 from worker.ops.checks import Check, of_pool
 from worker.ops.logging import configure_logging
-from worker.ops.pool_metrics import PoolMetrics
+from worker.ops.structured import structlog
 from worker.process.reports import ReportReader
 from worker.process.signals import StopSignals, end_at_once
 from worker.settings import ConfigurationError, refreshed
@@ -158,6 +156,8 @@ class _Pool:
     def __init__(self, settings: Settings, signals: StopSignals, listener: socket | None) -> None:
         self._settings = settings
         self._signals = signals
+        from worker.ops.pool_metrics import PoolMetrics  # noqa: PLC0415 - its processes load this file, and do without
+
         self._listener = listener
         self._context = multiprocessing.get_context("spawn")
         self._log = structlog.get_logger()
