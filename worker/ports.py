@@ -170,6 +170,11 @@ class Outgoing(NamedTuple):
     reply_to: str | None = None
 
 
+End = tuple[float, "str | None", "str | None", "float | None"]
+"""What is counted of a delivery that ended well: seconds since it was received, why it was stored, its body type, and
+seconds since it happened, as its publisher says."""
+
+
 class EventPublisher(Protocol):
     """Publishes and waits until the effect of each publish is known."""
 
@@ -204,6 +209,9 @@ class Reporter(Protocol):
 
         *reason* says why it was stored.
         """
+
+    def settled_all(self, outcome: Outcome, ends: Sequence[End]) -> None:
+        """Deliveries ended well and together, all in *outcome*."""
 
     def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
         """Messages were published (events, copies, journal), and after *seconds* the effect of each was known."""

@@ -97,13 +97,10 @@ MUTANTS: Final = (
         (
             (
                 "pipeline/publishing.py",
-                (
-                    "            if confirmation is Confirmation.CONFIRMED:\n"
-                    "                self._settlement.settle(inbound,"
-                ),
+                ("            if confirmation is Confirmation.CONFIRMED:\n                confirmed.append(inbound)\n"),
                 (
                     "            if confirmation in {Confirmation.CONFIRMED, Confirmation.RETURNED}:\n"
-                    "                self._settlement.settle(inbound,"
+                    "                confirmed.append(inbound)\n"
                 ),
             ),
         ),
@@ -117,8 +114,7 @@ MUTANTS: Final = (
                 "pipeline/storing.py",
                 _WRITE_FAILS,
                 _WRITE_FAILS
-                + "                for inbound in inbounds:\n"
-                + "                    self._settlement.settle(inbound, Outcome.STORED)\n"
+                + "                self._settlement.settle_all(inbounds, Outcome.STORED)\n"
                 + "                return\n",
             ),
         ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from worker.codes import Code
     from worker.failure import Failure
     from worker.outcome import Outcome
-    from worker.ports import Confirmation, ReceiptResult
+    from worker.ports import Confirmation, End, ReceiptResult
 
 NOW = 1_760_000_000_000
 
@@ -94,6 +94,10 @@ class RecordingReporter:
         if reason is not None:
             self.reasons[reason] += 1
         self.outcomes[outcome.value, code.value if code else ""] += 1
+
+    def settled_all(self, outcome: Outcome, ends: Sequence[End]) -> None:
+        for seconds, reason, body_type, age_seconds in ends:
+            self.settled(outcome, seconds, None, reason, body_type=body_type, age_seconds=age_seconds)
 
     def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
         assert seconds >= 0

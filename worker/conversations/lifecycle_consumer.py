@@ -24,7 +24,7 @@ from worker.dead_letters.reading import id_of_ours
 from worker.failure import AdapterError, Failure, StoreRefused, classify
 from worker.flow.backoff import Backoff
 from worker.flow.confirmed import publish_until_confirmed
-from worker.flow.window import Window
+from worker.flow.window import Window, facts_of
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class LifecycleConsumer:
                 if events := self._due() + self._read(queue, taken):
                     self._look_back()
                     await self._handle(queue, events)
-                if taken and self._window.observe((one.prior_deliveries, len(one.body)) for one in taken):
+                if taken and self._window.observe(*facts_of(taken)):
                     await queue.resize(self._window.size)
                 self._round_pauses.reset()
                 self._check_waiting()

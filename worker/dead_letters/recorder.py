@@ -15,7 +15,7 @@ from worker.dead_letters.letter import PARKED, LetterRecord, RecordResult
 from worker.dead_letters.reading import read_letter
 from worker.failure import AdapterError, Failure, classify
 from worker.flow.confirmed import publish_until_confirmed
-from worker.flow.window import Window
+from worker.flow.window import Window, facts_of
 from worker.ports import Consumer
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class DeadLetterRecorder:
         """Record all that has arrived; return whether the window should change."""
         changed = False
         while batch := queue.take(_PREFETCH, _BATCH_BYTES):
-            changed |= self._window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+            changed |= self._window.observe(*facts_of(batch))
             await self._record(queue, batch)
         return changed
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
+
+    from worker.ports import Delivery
 
 _CAREFUL = 32
 _CALM_AFTER = 64
 """Deliveries in a row, none of them handed out before, after which the window may be full."""
 _WEIGHT = 0.1
 """How fast the average size follows: about ten deliveries."""
+
+
+def facts_of(batch: Collection[Delivery]) -> tuple[int, int, int]:
+    """Return what a window is told of deliveries taken together: count, bytes, and the most often one came before."""
+    worst = max((one.prior_deliveries for one in batch if one.redelivered), default=0)
+    return len(batch), sum(len(one.body) for one in batch), worst
 
 
 class Window:
@@ -31,13 +39,11 @@ class Window:
         self.size = 1
         """The prefetch to use now."""
 
-    def observe(self, deliveries: Iterable[tuple[int, int]]) -> bool:
-        """Take note of (hand-outs before, body bytes) of deliveries taken; return whether `size` changed."""
-        worst = 0
-        for before, size in deliveries:
-            worst = max(worst, before)
-            self._calm = 0 if before else self._calm + 1
-            self._average_bytes += (size - self._average_bytes) * (_WEIGHT if self._average_bytes else 1)
+    def observe(self, count: int, size: int, worst: int) -> bool:
+        """Take note of one delivery or several, as `facts_of` has them; return whether `size` changed."""
+        self._calm = 0 if worst else self._calm + count
+        weight = 1 - (1 - _WEIGHT) ** count if self._average_bytes else 1
+        self._average_bytes += (size / count - self._average_bytes) * weight
         wanted = min(self._cautious(worst), self._affordable(), self._full)
         if self.size // 2 < wanted < self.size * 2:
             return False  # a new consumer costs three round trips; small corrections are not worth them

@@ -13,9 +13,10 @@ from worker.outcome import Outcome
 from worker.ports import Confirmation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from worker.codes import Code
+    from worker.ports import End
 
 Report = dict[str, list[list[Any]]]
 """Samples by metric, each `[label values, value]`, of a histogram `[label values, counts by bucket, sum]`."""
@@ -41,6 +42,13 @@ class Histogram:
         """Count *value*."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: Collection[float]) -> None:
+        """Count each of *values*."""
+        bounds, counts = self._bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
 
 
 class Histograms(dict[str, Histogram]):
@@ -103,11 +111,18 @@ class Metrics:
         age_seconds: float | None = None,
     ) -> None:
         """Count the end of one delivery."""
-        kind = "" if body_type is None else body_type if body_type in BODY_MODELS else _OTHER
-        self.settled[outcome, code.value if code is not None else "", reason or "", kind] += 1
+        self.settled[outcome, code.value if code is not None else "", reason or "", _kind(body_type)] += 1
         self.handling.observe(seconds)
         if age_seconds is not None:
             self.ages[outcome].observe(age_seconds if age_seconds > 0 else 0.0)
+
+    def count_outcomes(self, outcome: Outcome, ends: Sequence[End]) -> None:
+        """Count the ends of deliveries that have no code."""
+        seconds, reasons, body_types, ages = zip(*ends, strict=True)
+        for (reason, body_type), count in Counter(zip(reasons, body_types, strict=True)).items():
+            self.settled[outcome, "", reason or "", _kind(body_type)] += count
+        self.handling.observe_all(seconds)
+        self.ages[outcome].observe_all([max(0.0, age) for age in ages if age is not None])
 
     def count_deferred_retry(self) -> None:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""
@@ -171,6 +186,10 @@ class Metrics:
             "cim_log_lines_dropped_total": _one(background.dropped_lines),
             **self.observed,
         }
+
+
+def _kind(body_type: str | None) -> str:
+    return "" if body_type is None else body_type if body_type in BODY_MODELS else _OTHER
 
 
 def _one(value: float) -> list[list[Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.failure import Failure
     from worker.ops.metrics import Metrics
     from worker.outcome import Outcome
-    from worker.ports import Confirmation, ReceiptResult
+    from worker.ports import Confirmation, End, ReceiptResult
 
 
 _MAX_ID_CHARACTERS = 256
@@ -48,6 +48,10 @@ class LoggingReporter:
     ) -> None:
         """Count one delivery's outcome."""
         self._metrics.count_outcome(outcome, seconds, code, reason, body_type=body_type, age_seconds=age_seconds)
+
+    def settled_all(self, outcome: Outcome, ends: Sequence[End]) -> None:
+        """Count deliveries that ended together."""
+        self._metrics.count_outcomes(outcome, ends)
 
     def published(self, what: str, confirmations: Sequence[Confirmation], seconds: float) -> None:
         """Count messages that were published."""

@@ -42,7 +42,7 @@ _WHY: Final = {
     Confirmation.UNKNOWN: "its AMQP channel ended",
 }
 
-_Noted = tuple["Delivery", "Identity", "Outcome", "str | None", "str | None", "str | None"]
+Noted = tuple["Delivery", "Identity", "Outcome", "str | None", "str | None", "str | None"]
 """Delivery, identity, outcome, reason, code and letter id."""
 
 
@@ -115,7 +115,7 @@ class Journal:
         self._clock = clock
         self._reporter = reporter
         self._publisher: EventPublisher | None = None
-        self._noted: list[_Noted] = []
+        self._noted: list[Noted] = []
         self._written: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         """What is on its way to the stream, with the deliveries that wait for its confirm."""
         self._counted: set[asyncio.Task[None]] = set()
@@ -139,7 +139,11 @@ class Journal:
 
         *reason* says why it was stored, *code* why it failed, *letter_id* which dead letter it became.
         """
-        self._noted.append((delivery, identity, outcome, reason, code, letter_id))
+        self.note_all([(delivery, identity, outcome, reason, code, letter_id)])
+
+    def note_all(self, noted: Sequence[Noted]) -> None:
+        """As `note` for each of *noted*."""
+        self._noted += noted
         if not self._is_scheduled and not self._written:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -169,7 +173,7 @@ class Journal:
             noted, self._noted = self._noted[:_ENTRIES_PER_MESSAGE], self._noted[_ENTRIES_PER_MESSAGE:]
             self._write(noted)
 
-    def _write(self, noted: list[_Noted]) -> None:
+    def _write(self, noted: list[Noted]) -> None:
         deliveries: Sequence[Delivery] = [one[0] for one in noted]
         now = self._clock.now_ms()
         if self._is_doubtful or self._outage.failure is not None:
@@ -257,7 +261,7 @@ class Journal:
         self._gap.add(now, now, count)
 
 
-def _entries(noted: Sequence[_Noted], now: int, monotonic: float) -> list[Entry]:
+def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:
     """Return the entries of outcomes noted just before *now* (epoch ms), which is *monotonic* (seconds)."""
     zero = now - monotonic * 1000  # of the monotonic clock, in epoch milliseconds
     entries = []

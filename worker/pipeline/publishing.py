@@ -126,18 +126,23 @@ class Publishing:
             self._in_progress -= 1
             self._moved_at = self._clock.monotonic()
         self._reporter.published("events", confirmations, self._moved_at - started)
-        for_store = []
-        for inbound, confirmation in zip(inbounds, confirmations, strict=True):
-            if confirmation is Confirmation.CONFIRMED:
-                self._settlement.settle(inbound, Outcome.PUBLISHED)
-            elif confirmation is not Confirmation.UNKNOWN and self._to_store(inbound, confirmation):
-                for_store.append(inbound)
-        if for_store:
-            self._storing.add(for_store)
+        self._end(inbounds, confirmations)
         if Confirmation.UNKNOWN in confirmations:  # the connection is lost: what is kept comes again
             self._kept.clear()
         elif self._kept:
             self._start(self._publish_kept())
+
+    def _end(self, inbounds: Sequence[Inbound], confirmations: Sequence[Confirmation]) -> None:
+        """Settle what was confirmed, and store what was not taken."""
+        confirmed, for_store = [], []
+        for inbound, confirmation in zip(inbounds, confirmations, strict=True):
+            if confirmation is Confirmation.CONFIRMED:
+                confirmed.append(inbound)
+            elif confirmation is not Confirmation.UNKNOWN and self._to_store(inbound, confirmation):
+                for_store.append(inbound)
+        self._settlement.settle_all(confirmed, Outcome.PUBLISHED)
+        if for_store:
+            self._storing.add(for_store)
 
     def _to_store(self, inbound: Inbound, confirmation: Confirmation) -> bool:
         """Say why an event that was not taken goes to the store; False when it is published once more instead."""

@@ -69,11 +69,11 @@ class Reading:
         """
         inbound.translated_at = now
         message = self._message_of(inbound)
-        inbound.activity = activity = self._translate(inbound, message)
         destination, inbound.stored_because = place(message, inbound.conversation)
         if destination is Destination.HUB and refused_before(inbound.delivery) > 1:
             # It waited for the store since; the other subscribers have it twice already.
             destination, inbound.stored_because = Destination.STORE, StoredBecause.REFUSED_BY_SUBSCRIBER
+        inbound.activity = activity = self._translate(inbound, message)
         inbound.size = message.size + activity.added_bytes
         if message.conversation_id is None and inbound.conversation is not None:
             inbound.identity = inbound.identity._replace(conversation_id=inbound.conversation.id)
@@ -94,11 +94,16 @@ class Reading:
         """Return the activity of a message that was routed, to be written; the very same when it is made again."""
         if self._tracing is not None:
             self._tracing.stores(inbound.delivery)
-        activity = inbound.activity or self._translate(inbound, self._message_of(inbound))
-        return activity._replace(stored_because=inbound.stored_because)
+        return inbound.activity or self._translate(inbound, self._message_of(inbound))
 
     def _translate(self, inbound: Inbound, message: CimMessage) -> Activity:
-        return translate(message, inbound.conversation, now=inbound.translated_at, event_names=self._event_names)
+        return translate(
+            message,
+            inbound.conversation,
+            now=inbound.translated_at,
+            event_names=self._event_names,
+            stored_because=inbound.stored_because,
+        )
 
     def _parse(self, delivery: Delivery, received_at: int) -> CimMessage | Rejected:
         properties = delivery.properties

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.pipeline.inbound import Inbound
     from worker.pipeline.journal import Journal
     from worker.pipeline.ports import StoredBecause
-    from worker.ports import Clock, Delivery, Outgoing, Reporter
+    from worker.ports import Clock, Delivery, End, Outgoing, Reporter
 
 
 class Settled(NamedTuple):
@@ -68,24 +68,23 @@ class Settlement:
         self._clock = clock
         self._journal = journal
 
-    def settle(self, inbound: Inbound, outcome: Outcome) -> None:
-        """End a delivery in *outcome*: published, stored or duplicate."""
-        delivery, reason = inbound.delivery, inbound.stored_because
-        seconds = self._clock.monotonic() - delivery.received_at
-        self._reporter.settled(
-            outcome,
-            seconds,
-            None,
-            reason,
-            body_type=inbound.identity.body_type,
-            age_seconds=self._age(inbound.identity),
-        )
-        if listeners := self._listeners_of(delivery):
-            self._tell(listeners, Settled(delivery, inbound.identity, outcome, reason))
+    def settle_all(self, inbounds: Sequence[Inbound], outcome: Outcome) -> None:
+        """End deliveries together, all in *outcome*: published, stored or duplicate."""
+        if not inbounds:
+            return
+        now, monotonic = self._clock.now_ms(), self._clock.monotonic()
+        ends = [_end(one, monotonic, now) for one in inbounds]
+        self._reporter.settled_all(outcome, ends)
+        for one in inbounds:
+            if listeners := self._listeners_of(one.delivery):
+                self._tell(listeners, Settled(one.delivery, one.identity, outcome, one.stored_because))
         if self._journal is None:
-            self._acknowledge(delivery)
+            for one in inbounds:
+                self._acknowledge(one.delivery)
         else:
-            self._journal.note(delivery, inbound.identity, outcome, reason=reason)
+            self._journal.note_all(
+                [(one.delivery, one.identity, outcome, one.stored_because, None, None) for one in inbounds]
+            )
 
     def settle_failed(
         self, delivery: Delivery, outcome: Outcome, failure: Failure, identity: Identity, copy: Outgoing
@@ -129,3 +128,9 @@ class Settlement:
                 listener.settled(settled)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a listener, the work goes on
                 self._reporter.warn("listener_failed", listener=type(listener).__name__, reason=type(error).__name__)
+
+
+def _end(inbound: Inbound, monotonic: float, now: int) -> End:
+    identity, sent_at = inbound.identity, inbound.identity.sent_at
+    age = None if sent_at is None else (now - sent_at) / 1000
+    return monotonic - inbound.delivery.received_at, inbound.stored_because, identity.body_type, age

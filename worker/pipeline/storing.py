@@ -39,6 +39,7 @@ _SLOW_SECONDS: Final = 1.0
 _CANDIDATES: Final = 8
 """Messages kept in hand to probe with; another one each time, so that no single one can hold the gate."""
 _LONGEST_IN_HAND_SECONDS: Final = 300.0
+_OUTCOMES: Final = {Written.STORED: Outcome.STORED, Written.DUPLICATE: Outcome.DUPLICATE}
 _ASK_SECONDS: Final = 2.0
 """How long a message to probe with is waited for before it is sure that none waits in the broker."""
 
@@ -176,25 +177,20 @@ class Storing:
         return await self._store.store(activities, self._clock.now_ms())
 
     def _end_all(self, inbounds: Sequence[Inbound], results: Sequence[StoreResult]) -> dict[str, int]:
-        counts = {written.value: 0 for written in Written}
+        well: dict[Written, list[Inbound]] = {written: [] for written in Written}
         if any(isinstance(result, Written) for result in results):
             self._last_stored_at = self._clock.now_ms()
         for inbound, result in zip(inbounds, results, strict=True):
-            if isinstance(result, Written):
-                counts[result.value] += 1
-            self._end(inbound, result)
-        return counts
-
-    def _end(self, inbound: Inbound, result: StoreResult) -> None:
-        match result:
-            case Written.STORED:
-                self._settlement.settle(inbound, Outcome.STORED)
-            case Written.DUPLICATE:
-                self._settlement.settle(inbound, Outcome.DUPLICATE)
-            case Refused(failure):
-                self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
-            case Unproven(failure):
-                self._suspect(inbound, failure)
+            match result:
+                case Written():
+                    well[result].append(inbound)
+                case Refused(failure):
+                    self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
+                case Unproven(failure):
+                    self._suspect(inbound, failure)
+        for written, ended in well.items():
+            self._settlement.settle_all(ended, _OUTCOMES[written])
+        return {written.value: len(ended) for written, ended in well.items()}
 
     def _suspect(self, inbound: Inbound, failure: Failure) -> None:
         """Find out whose fault a failure is that nobody knows: the message's, or the store's.

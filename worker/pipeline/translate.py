@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EVENT_NAME = "THIRD_PARTY_ACTIVITY"
 EVENT_TYPE = "ACTIVITY"
+_TYPE_AND_TIMESTAMP = f',"type":"{EVENT_TYPE}","timestamp":'.encode()
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -105,20 +106,30 @@ class Activity(NamedTuple):
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
         session, room, message = self.channel_session, self.room, self.message
-        sender: object = orjson.Fragment(message.sender_json) if message.sender_json else message.sender
-        known = self._data_bytes()
-        data: object = self.data if known is None else orjson.Fragment(known)
-        return orjson.dumps(
-            self._envelope(
-                sender,
-                data,
-                orjson.Fragment(session.json) if session else None,
-                orjson.Fragment(room.json) if room else None,
+        return b"".join(
+            (
+                b'{"id":"',
+                self.event_id.encode(),
+                b'","name":',
+                orjson.dumps(self.name),
+                _TYPE_AND_TIMESTAMP,
+                str(self.timestamp).encode(),
+                b',"conversationId":',
+                orjson.dumps(self.conversation_id),
+                b',"eventEmitter":',
+                message.sender_json or orjson.dumps(message.sender),
+                b',"channelSession":',
+                session.json if session else b"null",
+                b',"data":',
+                self.data_bytes() or orjson.dumps(self.data),
+                b',"roomInfo":',
+                room.json if room else b"null",
+                b"}",
             )
         )
 
-    def _data_bytes(self) -> bytes | None:
-        """Return `data` as JSON where the message's own bytes give it, else None."""
+    def data_bytes(self) -> bytes | None:
+        """Return `data` as compact JSON where the message's own bytes give it, else None."""
         message = self.message
         if message.customer_id is None and self.customer_id is not None:
             return message.json_with_customer(self.customer_id)
@@ -139,16 +150,22 @@ class Activity(NamedTuple):
 
 
 def translate(
-    message: CimMessage, conversation: Conversation | None, *, now: int, event_names: Mapping[str, str] = _NO_NAMES
+    message: CimMessage,
+    conversation: Conversation | None,
+    *,
+    now: int,
+    event_names: Mapping[str, str] = _NO_NAMES,
+    stored_because: StoredBecause | None = None,
 ) -> Activity:
     """Return the activity a message becomes at `now` (epoch ms).
 
     `conversation` is what the registry knows (None: nothing); it fills the channel session, the room and the customer.
-    `event_names` are event names by intent; any other intent means `EVENT_NAME`.
+    `event_names` are event names by intent; any other intent means `EVENT_NAME`. `stored_because` is
+    why it goes to the store.
     """
     name = event_names.get(message.intent or "", EVENT_NAME) if event_names else EVENT_NAME
     if conversation is None:
-        return Activity(now, message, message.conversation_id, message.customer_id, None, None, None, name)
+        return Activity(now, message, message.conversation_id, message.customer_id, None, None, stored_because, name)
     return Activity(
         now,
         message,
@@ -156,7 +173,7 @@ def translate(
         message.customer_id or conversation.customer_id,
         _session_of(message, conversation),
         conversation.room,
-        None,
+        stored_because,
         name,
     )
 

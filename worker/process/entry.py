@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 _PARENT_CHECK_SECONDS = 1.0
+_GC_AFTER = 50_000
+"""Objects made and not yet let go before cycles among them are looked for: more than belong to a full window, whose
+deliveries hold no cycles, and would be gone through again and again."""
 
 
 def run_process(
@@ -51,6 +54,7 @@ def run_process(
             signals.attach(lambda: None, _as_the_first)
 
     gc.collect()
+    gc.set_threshold(_GC_AFTER)
     gc.freeze()  # code is never garbage, and searching it at each full collection took a fifth of the processor time
     asyncio.run(main())
 

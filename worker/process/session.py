@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from worker.flow.tasks import cancel_and_wait
-from worker.flow.window import Window
+from worker.flow.window import Window, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ class IngressSession:
             batch = self._take(self._ingress)
             if batch:
                 self._begin(batch, self._batches)
-                is_resized = self._window.observe((one.prior_deliveries, len(one.body)) for one in batch)
+                is_resized = self._window.observe(*facts_of(batch))
                 if is_resized and self._order is None:
                     self._set_storing_window()
                     if self._is_taking:
@@ -193,7 +193,7 @@ class IngressSession:
         batch = self._waiting_room.take(min(self._storing.room, _WAITING_BATCH), self._settings.max_bytes_in_flight)
         if not batch:
             return
-        if self._waiting_window.observe((one.prior_deliveries, len(one.body)) for one in batch):
+        if self._waiting_window.observe(*facts_of(batch)):
             self._set_storing_window()
         await self._process_waiting(batch)
         if not self._pipeline.finds_conversations:

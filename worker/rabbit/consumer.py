@@ -104,6 +104,8 @@ class Consumer:
         self.on_received: Callable[[int], None] = lambda _count: None
         """Called with the number of deliveries of each run received."""
         self._received_in_run = 0
+        self._read_at = 0.0
+        """When the run of bytes was read that is handled now."""
         self._bytes_in_run = 0
         self._bytes_settled = 0
         self._is_ended = False
@@ -348,7 +350,9 @@ class Consumer:
         """Keep a delivery until somebody takes it."""
         if self._is_ended:
             return
-        delivery = Delivery(tag, redelivered, exchange, routing_key, self._queue, properties, body, self._clock())
+        if not self._received_in_run:
+            self._read_at = self._clock()
+        delivery = Delivery(tag, redelivered, exchange, routing_key, self._queue, properties, body, self._read_at)
         self._open[tag] = delivery
         self._arrived.append(delivery)
         self._received_in_run += 1

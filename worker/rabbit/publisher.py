@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol, Self
 
 import pika.exceptions
@@ -78,6 +79,7 @@ class Publisher:
         self._lost_count = 0
         self._calls = 0
         self._sizes = SizeLimit(connection)
+        self._frame_max = connection.raw.frame_max
         self._refused_at: float | None = None
         self._usable = asyncio.Event()
         self._usable.set()
@@ -238,9 +240,10 @@ class Publisher:
     def _adopt(self, channel: Channel) -> None:
         """Publish on *channel* from now on. Nothing may be outstanding: tags begin again."""
         self._channel = channel
+        self._number = channel.raw.channel_number
         self._next_tag = 1
         self._refused_at = None
-        self._connection.raw.attach(channel.raw.channel_number, self)
+        self._connection.raw.attach(self._number, self)
         channel.closed.add_done_callback(lambda _: self._end(channel.closed) if channel is self._channel else None)
 
     def _end(self, reason: asyncio.Future[BrokerError]) -> None:
@@ -284,7 +287,7 @@ class Publisher:
         writes_it_all = compiled.frames is not None and message.reply_to is None
         if writes_it_all and (frames := self._encode_compiled(message)) is not None:
             return frames
-        frame_max = self._connection.raw.frame_max
+        frame_max = self._frame_max
         properties = self._encode_properties(message, message.headers)
         if len(properties) > frame_max - HEADER_FRAME_OVERHEAD:
             properties = fit(
@@ -293,7 +296,7 @@ class Publisher:
                 frame_max - HEADER_FRAME_OVERHEAD,
             )
         return encode_publish(
-            self._channel.raw.channel_number,
+            self._number,
             message.exchange,
             message.routing_key,
             properties,
@@ -304,11 +307,11 @@ class Publisher:
     def _encode_compiled(self, message: Outgoing) -> bytes | None:
         """As `_encode`, for what needs nothing cut, fitted or split; None for the rest."""
         frames: bytes | None = compiled.frames.publish(
-            self._channel.raw.channel_number,
+            self._number,
             message.exchange,
             message.routing_key,
             message.body,
-            self._connection.raw.frame_max,
+            self._frame_max,
             message.content_type,
             message.content_encoding,
             encode_table(message.headers) if message.headers else None,
@@ -376,22 +379,20 @@ class Publisher:
 
     def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
         """Settle the publishes a confirm speaks of; tags settled before, or never seen, are ignored."""
-        tags = [tag]
-        if multiple:
-            tags = []
-            for pending in self._pending:
-                if pending > tag:
-                    break
-                tags.append(pending)
-        for settled in tags:
+        confirmed = Confirmation.CONFIRMED
+        for settled in self._tags_up_to(tag) if multiple else (tag,):
             entry = self._pending.pop(settled, None)
             if entry is None:
                 continue
             window, index, message_id = entry
             if self._tag_by_id.get(message_id) == settled:
                 del self._tag_by_id[message_id]
-            window.settle(index, self._confirmation(settled, positive=positive))
+            is_usual = positive and not self._returned
+            window.settle(index, confirmed if is_usual else self._confirmation(settled, positive=positive))
         self._progress.set()
+
+    def _tags_up_to(self, tag: int) -> list[int]:
+        return list(takewhile(tag.__ge__, self._pending))  # they count up
 
     def _confirmation(self, tag: int, *, positive: bool) -> Confirmation:
         if tag in self._returned:
