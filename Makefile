@@ -41,11 +41,12 @@ native: .venv/.made-native ## compile what has a compiled form; without it every
 	@PYTHON="$(PYTHON)" .ci/setup check native
 	@touch $@
 
-COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,amqp_bytes compiled_frames identity message pipeline plain scan) \
-  tests/compiled tests/integration/test_publisher.py
+COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,activity_document amqp_bytes cache compiled_forms \
+  compiled_frames hostile_headers identity message pipeline plain scan settlement storing translate) \
+  tests/compiled tests/integration/test_consumer.py tests/integration/test_publisher.py
 .PHONY: check-native
 check-native: native ## the tests of what is compiled, and what uses it
-	@$(RUN)/python -c 'from worker import compiled; assert compiled.frames and compiled.scan, "not built"'
+	@$(RUN)/python -c 'from worker import compiled; from worker.pipeline import reading; assert compiled.bson and compiled.frames and compiled.scan and reading.__file__.endswith(".so"), "not built"'
 	@$(RUN)/pytest -q $(COMPILED_TESTS) $(ARGS)
 
 .PHONY: wheel-native
@@ -147,11 +148,12 @@ desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,
 	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)
 
 .PHONY: bench
-bench: .venv/.made-bench ## compare with what others would use (ARGS=--quick: under two minutes)
+bench: .venv/.made-bench native ## compare with what others would use (ARGS=--quick: under two minutes)
 	@$(RUN)/python -m tests.benchmarks $(OPTIONS)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was made by tools
-	@rm -rf worker/compiled/*.c worker/compiled/*.so .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@find worker -name "*.c" -delete -o -name "*.so" -delete
+	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	@rm -rf ./*.egg-info

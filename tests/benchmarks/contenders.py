@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import psutil
 
 from tests.services.processes import KeptProcess
-from worker import contract
+from worker import compiled, contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -165,6 +165,13 @@ def ours(processes: int, rates: Mapping[str, int], **environment: str) -> Comman
     return Command(name, ("-m", "worker", "run", "--processes", str(processes)), rates, environment)
 
 
+def ours_purely(processes: int, rates: Mapping[str, int]) -> Command:
+    """Return the same without what is compiled."""
+    usual = ours(processes, rates)
+    arguments = ("-m", "tests.benchmarks.python_form", *usual.arguments[2:])
+    return Command(f"{usual.name}, Python form", arguments, rates)
+
+
 def _rival(name: str, module: str, prefetch: int, **rates: int) -> Command:
     arguments = ("-m", f"tests.benchmarks.rivals.{module}")
     return Command(name, arguments, rates, {"BENCH_PREFETCH": str(prefetch)} if prefetch else {})
@@ -184,6 +191,7 @@ _MOST_AT_ONCE: Final = 2000
 """The prefetch that suits aio-pika and FastStream best, of 20 to 2000 tried; quorum queues give no more."""
 
 OURS: Final = ours(1, {"live": 8000, "stored": 8000, "mixed": 8000})
+OURS_PURE: Final = ours_purely(1, {"live": 6000, "stored": 6000, "mixed": 6000})
 OURS_TWO: Final = ours(2, {"live": 9000, "stored": 9000, "mixed": 9000})
 OURS_FOUR: Final = ours(4, {"live": 9000, "stored": 9000, "mixed": 9000})
 BLOCKING: Final = _rival("BlockingConnection loop", "blocking_loop", 0, live=800, stored=800)
@@ -205,4 +213,7 @@ SHOVEL: Final = Shovel("shovel (limit)", {"live": 15_000})
 
 RIVALS: Final = (BLOCKING, AIO_PIKA, FASTSTREAM, FASTSTREAM_TUNED, *([GO] if shutil.which("go") else []))
 """Who can take part on this machine: the one in Go only where its toolchain is found."""
-ALL: Final[tuple[Contender, ...]] = (OURS, OURS_TWO, OURS_FOUR, *RIVALS, SHOVEL)
+IS_COMPILED: Final = compiled.scan is not None
+"""Whether `OURS` runs what is compiled; otherwise it is the Python form, and comes once."""
+_FORMS: Final = (OURS, OURS_PURE) if IS_COMPILED else (OURS,)
+ALL: Final[tuple[Contender, ...]] = (*_FORMS, OURS_TWO, OURS_FOUR, *RIVALS, SHOVEL)

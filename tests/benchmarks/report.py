@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.contenders import SHOVEL
+from tests.benchmarks.contenders import IS_COMPILED, SHOVEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,6 +63,8 @@ def machine(broker_version: str, store: str) -> Iterator[str]:
     today = datetime.now(UTC).date().isoformat()
     cores = f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f} before the run"
     yield f"{today}, {cores}, {platform.system()}, Python {sys.version.split()[0]}, RabbitMQ {broker_version}."
+    form = "with what is compiled (`make native`)" if IS_COMPILED else "in its Python form (`make native` was not run)"
+    yield f"The worker runs {form}, where the table does not say otherwise."
     yield f"Store: {store}. {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}."
 
 

@@ -13,11 +13,13 @@ from pydantic import field_validator
 
 from tests.fuzz import shapes
 from tests.support.examples import NAMES, RECEIVED_AT, accepted, document
+from worker import compiled
 from worker.cim import CimMessage, Rejected, parse, parsing
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.models import Body
 from worker.cim.plain import _check, read_plain
 from worker.cim.scan import scan
+from worker.cim.timestamps import LAST_MS
 from worker.conversations.conversation import ChannelSession, Conversation, Room
 from worker.pipeline.translate import translate
 
@@ -73,6 +75,18 @@ def test_a_message_without_a_customer_gets_the_one_the_registry_knows_in_the_sam
     assert outcome(judge(body)) == outcome(judge_fully(body))
 
 
+@pytest.mark.parametrize("seconds", [1, 1_760_000_000, 10**11 - 1, 10**11, 0, -1, 10**14])
+@pytest.mark.parametrize("customer", [..., None, {"_id": "u"}])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_timestamp_in_seconds_is_given_in_milliseconds(seconds: int, customer: Any, is_first: bool) -> None:  # noqa: FBT001
+    header = {name: value for name, value in PLAIN[0]["header"].items() if name not in {"customer", "timestamp"}}
+    header = {"conversationId": "c"} | header | ({} if customer is ... else {"customer": customer})
+    header = {"timestamp": seconds, **header} if is_first else {**header, "timestamp": seconds}
+    body = orjson.dumps({**PLAIN[0], "header": header})
+    assert is_plain(body) or compiled.scan is None or not 0 < seconds <= LAST_MS
+    assert outcome(judge(body)) == outcome(judge_fully(body))
+
+
 @pytest.mark.parametrize("body_type", [*BODY_MODELS, "MADE_UP"])
 def test_every_body_type_has_a_quick_check(body_type: str) -> None:
     bodies = [plain["body"] for plain in PLAIN if plain["body"]["type"] == body_type]
@@ -84,7 +98,6 @@ def test_every_body_type_has_a_quick_check(body_type: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("header/timestamp", 1_760_000_000),
         ("header/timestamp", "1760000000123"),
         ("header/timestamp", None),
         ("header/channelData", None),

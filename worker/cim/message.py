@@ -48,7 +48,7 @@ class CimMessage(NamedTuple):
     size: int
     """Bytes of its JSON as it was sent, unpacked."""
     parsed: dict[str, Any] | None
-    """What `wire` returns; None in a message that travels on as its own bytes and was not parsed."""
+    """What `wire` returns; None where nothing but the quick check has read the message: it is parsed when asked for."""
     json: bytes | None = None
     """The JSON of `wire`, when the message was sent just so."""
     sender_json: bytes | None = None

@@ -30,6 +30,8 @@ class Scanned(NamedTuple):
     customer_gap: tuple[int, int] | None = None
     """From where to where `header.customer` is null in the bytes; an empty span at the header's end where it is absent;
     None when it is there, or was not looked for."""
+    timestamp_end: int = 0
+    """Where the digits of `header.timestamp` end; 0 when it is no positive number, or was not looked for."""
 
 
 def scan(body: bytes, max_depth: int) -> Scanned | None:

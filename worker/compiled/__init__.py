@@ -1,7 +1,10 @@
 """What is compiled where it was built (`make native`): the same answers as Python gives, in less processor time.
 
-`frames` and `scan` are modules, or None where they were not built; then the caller's own Python does the same. Nothing
-else asks which form there is. What they do is in the `.pyx` files beside this one.
+`bson`, `frames` and `scan` are modules, or None where they were not built; then the caller's own Python does the same.
+Nothing else asks which form there is. What they do is in the `.pyx` files beside this one.
+
+`make native` also compiles some modules from the very file that is otherwise interpreted (`AS_THEY_ARE` in
+`hatch_build.py`): Python takes the compiled one where it lies beside its source. After a change there, make it again.
 """
 
 from __future__ import annotations
@@ -17,5 +20,6 @@ def _module(name: str) -> Any:
         return None
 
 
+bson = _module("bson")
 frames = _module("frames")
 scan = _module("scan")

@@ -38,6 +38,7 @@ cdef struct Scan:
     bint not_ascii
     Span sender
     Span body_type
+    Py_ssize_t timestamp # where the digits of the header's timestamp end, 0 for any other
     Span customer        # null, or empty where a member could be added to the header; start -1 when there is one
 
 
@@ -187,6 +188,8 @@ cdef Py_ssize_t object_end(Scan* scan, Py_ssize_t at, int depth, int place) noex
             scan.sender = Span(key_end + 1, at)
         elif place == 2 and member.key == 8 and follows(scan, member.start + 1, b"customer", 8):
             scan.customer = Span(key_end + 1 if follows(scan, key_end + 1, b"null", 4) else -1, at)
+        elif place == 2 and member.key == 9 and follows(scan, member.start + 1, b"timestamp", 9):
+            scan.timestamp = at if c'1' <= scan.text[key_end + 1] <= c'9' else 0
         elif place == 3 and member.key == 4 and follows(scan, member.start + 1, b"type", 4):
             scan.body_type = Span(key_end + 1, at)
         if scan.text[at] == c'}':
@@ -252,6 +255,7 @@ def scan(bytes body not None, int max_depth):
     work.not_ascii = False
     work.sender = Span(0, 0)
     work.body_type = Span(0, 0)
+    work.timestamp = 0
     work.customer = Span(0, 0)
     end = value_end(&work, 0, 0, 1)
     free(work.spare)
@@ -268,4 +272,5 @@ def scan(bytes body not None, int max_depth):
         body[work.body_type.start : work.body_type.end],
         None,
         None if work.customer.start < 0 else (work.customer.start, work.customer.end),
+        work.timestamp,
     )

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
 
+from worker import compiled
 from worker.failure import Failure
-from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.bulk import Encoded, encode_alone, insert_each, ready
 from worker.mongo.errors import DUPLICATE_KEYS, failure_of_write_error
 from worker.mongo.evidence import Inserted, is_own
 from worker.pipeline.ports import Refused, StoreResult, Unproven, Written
+from worker.pipeline.translate import EVENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,8 +65,7 @@ class ActivityStore:
 
     async def _store_distinct(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
         """Store activities of different event ids; return what became of each."""
-        created = DatetimeMS(now_ms)
-        encoded = [encode_alone(activity_document(activity, created)) for activity in activities]
+        encoded = [encode(activity, now_ms) for activity in activities]
         good = [item for item in encoded if isinstance(item, Encoded)]
         answers = iter(await insert_each(self._store, self._collection, good))
         inserted = [next(answers) if isinstance(item, Encoded) else item for item in encoded]
@@ -81,6 +82,38 @@ class ActivityStore:
                 async for document in self._collection.find({"_id": {"$in": ids}}, {"_id": 1}):
                     found.add(str(document["_id"]))
         return found
+
+
+def encode(activity: Activity, now_ms: int) -> Encoded | Failure:
+    """Return the document of *activity*, created at *now_ms*, ready to send."""
+    data = None if compiled.bson is None else _encode_compiled(activity, now_ms)
+    return encode_alone(activity_document(activity, DatetimeMS(now_ms))) if data is None else ready(data)
+
+
+def _encode_compiled(activity: Activity, now_ms: int) -> bytes | None:
+    """Return what BSON makes of `activity_document`, straight from the JSON that is there; None where it is not."""
+    message, session, room = activity.message, activity.channel_session, activity.room
+    data = activity.data_bytes()
+    if data is None or message.sender_json is None:
+        return None
+    document: bytes | None = compiled.bson.activity(
+        activity.event_id,
+        activity.customer_id,
+        activity.conversation_id,
+        activity.channel_session_id,
+        activity.room_id,
+        activity.name,
+        EVENT_TYPE,
+        activity.timestamp,
+        message.sender_json,
+        session.json if session else None,
+        data,
+        room.json if room else None,
+        now_ms,
+        message.id,
+        activity.stored_because.value if activity.stored_because else None,
+    )
+    return document
 
 
 def activity_document(activity: Activity, created: DatetimeMS) -> Document:

@@ -50,6 +50,11 @@ def encode_alone(document: Mapping[str, object]) -> Encoded | Failure:
         data = bson.encode(document)
     except Exception as exc:  # noqa: BLE001 - whatever encoding raises is about this document; classified, not hidden
         return failure_at_encode(exc)
+    return ready(data)
+
+
+def ready(data: bytes) -> Encoded | Failure:
+    """Return a document in BSON, ready to send unless it is larger than a server takes."""
     if len(data) > MAX_DOCUMENT_BYTES:
         return document_too_large()
     return Encoded(RawBSONDocument(data), len(data))

@@ -1,0 +1,17 @@
+def activity(
+    event_id: str,
+    customer_id: str | None,
+    conversation_id: str | None,
+    channel_session_id: str | None,
+    room_id: str | None,
+    event_name: str,
+    event_type: str,
+    timestamp: int,
+    sender: bytes,
+    channel_session: bytes | None,
+    data: bytes,
+    room: bytes | None,
+    created: int,
+    message_id: str,
+    stored_because: str | None,
+) -> bytes | None: ...
