@@ -12,8 +12,9 @@ from msgspec import ValidationError
 from pydantic import field_validator
 
 from tests.fuzz import shapes
+from tests.support.deliveries import delivery
 from tests.support.examples import NAMES, RECEIVED_AT, accepted, document
-from worker import compiled
+from worker import compiled, contract
 from worker.cim import CimMessage, Rejected, parse, parsing
 from worker.cim.bodies import BODY_MODELS
 from worker.cim.models import Body
@@ -21,7 +22,9 @@ from worker.cim.plain import _check, read_plain
 from worker.cim.scan import scan
 from worker.cim.timestamps import LAST_MS
 from worker.conversations.conversation import ChannelSession, Conversation, Room
+from worker.pipeline.reading import _outgoing
 from worker.pipeline.translate import translate
+from worker.ports import Outgoing
 
 CONVERSATION = Conversation(
     "c", "ACTIVE", "customer", Room.of({"id": "r"}), (ChannelSession.of({"id": "s", "state": {"name": "STARTED"}}),), 1
@@ -133,3 +136,25 @@ def test_a_model_with_validators_of_its_own_has_no_quick_check() -> None:
     _check(Body)(body)
     with pytest.raises(ValidationError):
         _check(Own)(body)
+
+
+def test_what_is_made_for_every_message_has_all_its_fields() -> None:
+    body = orjson.dumps(PLAIN[0])
+    message, scanned = judge(body), scan(body, 64)
+    assert isinstance(message, CimMessage)
+    assert scanned is not None
+    activity = translate(message, CONVERSATION, now=1)
+    outgoing = _outgoing(delivery(body), activity, 1)
+    for made in (message, message.identity, scanned, activity, outgoing):
+        assert len(made) == len(made._fields)
+    assert outgoing == Outgoing(
+        contract.HUB,
+        activity.conversation_id or "",
+        activity.event_id,
+        activity.event_bytes(),
+        correlation_id=message.id,
+        type=activity.name,
+        app_id=contract.APP_ID,
+        timestamp=0,
+        headers={},
+    )

@@ -81,7 +81,7 @@ class CimMessage(NamedTuple):
     @property
     def identity(self) -> Identity:
         """Whose message it is and what it is about."""
-        return Identity(
+        fields = (
             self.sender_id,
             self.sender_name,
             self.id,
@@ -90,6 +90,7 @@ class CimMessage(NamedTuple):
             self.body_type,
             self.timestamp,
         )
+        return tuple.__new__(Identity, fields)  # half the time of `Identity(…)`, as in other hot places
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def read_plain(body: bytes, scanned: Scanned) -> CimMessage | None:
         if not scanned.timestamp_end:
             return None
         json, timestamp, gap = _in_milliseconds(body, timestamp, scanned.timestamp_end, gap)
-    return CimMessage(
+    fields = (
         read.id,
         event_id(sender.id, read.id, scanned.content),
         sender.id,
@@ -90,6 +90,7 @@ def read_plain(body: bytes, scanned: Scanned) -> CimMessage | None:
         header.intent,
         gap,
     )
+    return tuple.__new__(CimMessage, fields)
 
 
 def _need_a_look(ids: tuple[str, ...]) -> bool:

@@ -38,7 +38,7 @@ def scan(body: bytes, max_depth: int) -> Scanned | None:
     """Return what is known of *body* when it is compact JSON nested at most *max_depth* levels deep, else None."""
     max_depth = min(max_depth, DEEPEST)
     parts = None if compiled.scan is None else compiled.scan.scan(body, max_depth)
-    return scan_purely(body, max_depth) if parts is None else Scanned(*parts)
+    return scan_purely(body, max_depth) if parts is None else tuple.__new__(Scanned, parts)
 
 
 def scan_purely(body: bytes, max_depth: int) -> Scanned | None:

@@ -127,14 +127,18 @@ class Reading:
 
 
 def _outgoing(delivery: Delivery, activity: Activity, now: int) -> Outgoing:
-    return Outgoing(
+    fields = (
         contract.HUB,
         activity.conversation_id or "",
         activity.event_id,
         activity.event_bytes(),
-        correlation_id=delivery.properties.correlation_id or activity.message.id,
-        type=activity.name,
-        app_id=contract.APP_ID,
-        timestamp=now // 1000,
-        headers=carried_headers(delivery),
+        delivery.properties.correlation_id or activity.message.id,
+        activity.name,
+        contract.APP_ID,
+        now // 1000,
+        "application/json",
+        None,
+        carried_headers(delivery),
+        None,
     )
+    return tuple.__new__(Outgoing, fields)

@@ -166,7 +166,7 @@ def translate(
     name = event_names.get(message.intent or "", EVENT_NAME) if event_names else EVENT_NAME
     if conversation is None:
         return Activity(now, message, message.conversation_id, message.customer_id, None, None, stored_because, name)
-    return Activity(
+    fields = (
         now,
         message,
         message.conversation_id or conversation.id,
@@ -176,6 +176,7 @@ def translate(
         stored_because,
         name,
     )
+    return tuple.__new__(Activity, fields)
 
 
 def contradictions(
