@@ -27,6 +27,7 @@ AS_THEY_ARE = [
         "pipeline/finder",
         "pipeline/inbound",
         "pipeline/pipeline",
+        "pipeline/publishing",
         "pipeline/reading",
         "pipeline/settlement",
         "pipeline/translate",
