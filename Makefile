@@ -122,6 +122,10 @@ chaos: .venv/.made ## faults at random times, then every message accounted for (
 cluster: .venv/.made ## three nodes killed, frozen, cut off and drained, on each RabbitMQ there is (ARGS="--root FOLDER": another)
 	@$(RUN)/python -m tests.cluster $(ARGS)
 
+.PHONY: traces-check
+traces-check: .venv/.made ## the traces of the real command in a real Jaeger (Go builds it once: ten minutes)
+	@$(RUN)/pytest tests/tracing $(ARGS)
+
 .PHONY: gateway-chaos
 gateway-chaos: .venv/.made ## gateway, broker and workers killed under load; what was answered 200 is there (SEED=, MINUTES=)
 	@$(RUN)/python -m tests.chaos.gateway $(OPTIONS)
