@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # Settings of the person who runs the tests must not change what the tests see: taken out of the environment before
 # anything reads it. The addresses are kept, because they say which services to test against.
 _AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
-# An example may take as long as the machine lets it: on a busy one 200 ms say nothing about the code.
-hypothesis.settings.register_profile("any machine", hypothesis.settings.default, deadline=None)
-hypothesis.settings.load_profile("any machine")
 _chosen_services: list[str] = []
 
 # How long one example takes says how busy the machine is: what must be fast is measured, not hoped for.
