@@ -15,7 +15,8 @@ from tests.contract.store.servers import SERVERS, SHORTFALLS, is_available
 from tests.matrix import interpreters
 from tests.matrix.place import CannotStartError, Place
 from tests.services import containers, roots
-from tests.services.broker import find_program
+from tests.services.broker import BrokerStartError, find_program
+from tests.services.cluster import LocalCluster
 from tests.services.store import StoreStartError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 BROKER_PARTS: Final = ("contract", "differences", "integration", "acceptance", "chaos")
+CLUSTER_PARTS: Final = BROKER_PARTS[:-1]
+"""Chaos has node faults of its own: `make chaos ARGS=--cluster`."""
 STORE_PARTS: Final = ("stores", "contract", "acceptance", "chaos")
 PYTHON_PARTS: Final = ("unit", "stores", "contract", "integration", "acceptance", "chaos")
 _LIBRARIES: Final = ("pika", "pymongo", "pydantic")
@@ -74,6 +77,28 @@ def _rabbitmq_of(name: str, suite: str, *packages: str) -> Iterator[Place]:
         raise CannotStartError(str(error)) from error
     environment = {"CIM_SANDBOX_RABBITMQ_ROOT": str(root)}
     yield Place(f"RabbitMQ {_rabbitmq_in(root)}", environment=environment, rabbitmq_root=root)
+
+
+@contextmanager
+def _cluster(name: str, suite: str, *packages: str) -> Iterator[Place]:
+    """Three nodes; tests connect to the first, and reach its leaders and listeners elsewhere."""
+    with _rabbitmq_of(name, suite, *packages) as place, _started(LocalCluster(chroot=place.rabbitmq_root)) as cluster:
+        first = cluster.nodes[0]
+        environment = {"CIM_RABBITMQ_URL": first.url, "CIM_RABBITMQ_MANAGEMENT_URL": first.management_url}
+        yield Place(f"three nodes of {place.version}", environment=environment)
+
+
+@contextmanager
+def _started(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    try:
+        cluster.start()
+    except BrokerStartError as error:
+        cluster.close()
+        raise CannotStartError(str(error).splitlines()[0]) from error
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 @contextmanager
@@ -129,6 +154,13 @@ ROWS: Final = (
         BROKER_PARTS,
         partial(_rabbitmq_of, *interpreters.SID[:2], *interpreters.SID[2]),
         "nack with requeue counts towards no delivery limit; an acknowledgement timeout cancels the consumer",
+    ),
+    Row(
+        "rabbitmq-cluster",
+        "three nodes of that",
+        CLUSTER_PARTS,
+        partial(_cluster, *interpreters.SID[:2], *interpreters.SID[2]),
+        "what was declared through one node may be returned by another for a moment",
     ),
     Row("docker", "RabbitMQ and MongoDB in Docker", BROKER_PARTS, _docker),
     Row("store-mongod", "MongoDB", STORE_PARTS, partial(_store, "mongod")),
