@@ -78,6 +78,8 @@ def test_the_management_api_shows_alternate_exchanges_dropping_policies_and_subs
         channel.exchange_declare("conversation.c-1", "fanout", durable=True)
         channel.queue_declare("crm.full", arguments={"x-max-length": 5, "x-overflow": "reject-publish"})
         channel.queue_bind("crm.full", "conversation.c-1")
+    nodes = broker.management
+    eventually(lambda: "mem_alarm" in nodes.request("GET", "/nodes")[0], "a young node has statistics")
     found = examine(world, code=2, CIM_RABBITMQ_MANAGEMENT_URL=broker.management.url)
     assert states(found, "policy away on exchange cim.conversations") == {"problem"}
     assert states(found, "policy full on queue cim.ingress") == {"problem"}
