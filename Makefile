@@ -60,7 +60,7 @@ demo: .venv/.made ## watch activities of every kind travel, counted at the end (
 
 .PHONY: test
 test: .venv/.made ## every test, against a real RabbitMQ and a MongoDB wire connection (ARGS="-k name" for some)
-	@$(RUN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: .venv/.made ## lint, format, types, imports and the unit tests: seconds, no services

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -35,6 +34,7 @@ _chosen_services: list[str] = []
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
 _TURNS = pytest.StashKey[Turns]()
+_FOLDER = pytest.StashKey[str]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -50,10 +50,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Share locks with the other processes of this run, if there are any."""
     if hasattr(config, "workerinput"):
-        shared = Path(tempfile.gettempdir(), f"cim-tests-{config.workerinput['testrunuid']}")
-        shared.mkdir(exist_ok=True)
-        config.stash[_TURNS] = Turns(shared)
-        config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
+        config.stash[_TURNS] = Turns(Path(config.workerinput["turns"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell one process of this run where the locks are; they are gone when the last has ended."""
+    if _FOLDER not in node.config.stash:
+        folder = tempfile.TemporaryDirectory(prefix="cim-tests-")
+        node.config.stash[_FOLDER] = folder.name
+        node.config.add_cleanup(folder.cleanup)
+    node.workerinput["turns"] = node.config.stash[_FOLDER]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with tests that have to be alone last: the longest test is over by then, and nobody waits for it."""
+    last = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: item.path in last)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
