@@ -156,8 +156,8 @@ class Metrics:
     def stored_because(self) -> Counter[str]:
         """Return how many were stored for which reason."""
         totals: Counter[str] = Counter()
-        for (_, _, reason, _), count in self.settled.items():
-            if reason:
+        for (outcome, _, reason, _), count in self.settled.items():
+            if reason and outcome is Outcome.STORED:  # a duplicate would have been stored for a reason, too
                 totals[str(reason)] += count
         return totals
 
