@@ -17,7 +17,8 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.settings import markdown as settings_table
 from worker.codes import Code, WarningCode
 from worker.mongo import indexes
-from worker.ops.catalogue import EVENTS, GATEWAY_METRICS, METRICS
+from worker.ops.event_catalogue import EVENTS
+from worker.ops.metric_catalogue import GATEWAY_METRICS, METRICS
 from worker.schemas import DOCUMENTS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pytest
 from tests.support.amqp import drained
 from tests.support.gateway import ACTIVITIES, JSON, Gateway, gateway, virtual_host, written
 from worker.cim import CimMessage, parse
-from worker.ops.catalogue import GATEWAY_METRICS, METRICS
+from worker.ops.metric_catalogue import GATEWAY_METRICS, METRICS
 from worker.web.gateway.activities import PATHS
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.documentation import ROOT
 from worker.codes import Code
-from worker.ops.catalogue import EVENTS, METRICS
+from worker.ops.event_catalogue import EVENTS
+from worker.ops.metric_catalogue import METRICS
 from worker.ops.metrics import Metrics
 from worker.ops.pool_metrics import PoolMetrics
 from worker.ops.process import process_report
@@ -51,8 +52,8 @@ def test_every_log_event_has_a_row_and_every_row_is_logged() -> None:
     logged = {one.event for one in logged_events()}
 
     assert [one.place for one in logged_events() if one.event is None] == [], "the event's name has to be a literal"
-    assert logged - {row.name for row in EVENTS} == set(), "add a row to worker/ops/catalogue.py"
-    assert {row.name for row in EVENTS} - logged == set(), "remove the row from worker/ops/catalogue.py"
+    assert logged - {row.name for row in EVENTS} == set(), "add a row to worker/ops/event_catalogue.py"
+    assert {row.name for row in EVENTS} - logged == set(), "remove the row from worker/ops/event_catalogue.py"
 
 
 def test_a_log_event_has_the_fields_of_its_row() -> None:
@@ -94,7 +95,7 @@ async def test_every_metric_has_a_row_and_every_row_is_exposed() -> None:
 
 def test_a_process_reports_what_has_a_row() -> None:
     reported = metrics_with_something_in_each().report() | process_report("0")
-    assert set(reported) - {row.name for row in METRICS} == set(), "add a row to worker/ops/catalogue.py"
+    assert set(reported) - {row.name for row in METRICS} == set(), "add a row to worker/ops/metric_catalogue.py"
 
 
 @pytest.mark.parametrize("row", EVENTS, ids=lambda row: str(row.name))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.documentation import ROOT
-from worker.ops.catalogue import GATEWAY_METRICS, METRICS
+from worker.ops.metric_catalogue import GATEWAY_METRICS, METRICS
 from worker.outcome import Outcome
 from worker.settings import Settings
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import exchanges, journal
 from tests.documentation import ROOT
-from worker.ops.catalogue import METRICS
+from worker.ops.metric_catalogue import METRICS
 from worker.rabbit.topology import JournalBounds
 
 PAGE = (ROOT / "deploy" / "scale.md").read_text()

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from worker import __version__
 from worker.ops import background
-from worker.ops.catalogue import METRIC, METRICS
+from worker.ops.metric_catalogue import METRIC, METRICS
 from worker.ops.metrics import Histogram, Metrics
 from worker.ops.pool_metrics import family
 from worker.ops.process import process_report

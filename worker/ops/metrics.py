@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.cim.bodies import BODY_MODELS
 from worker.ops import background
-from worker.ops.catalogue import METRIC
+from worker.ops.metric_catalogue import METRIC
 from worker.outcome import Outcome
 from worker.ports import Confirmation
 

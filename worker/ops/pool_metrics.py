@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from worker import __version__
 from worker.ops import background
-from worker.ops.catalogue import METRIC, METRICS, Metric
+from worker.ops.metric_catalogue import METRIC, METRICS, Metric
 from worker.ops.process import process_report
 from worker.outcome import Outcome
 
