@@ -157,7 +157,8 @@ class Settings(BaseSettings):
         default=20,
         ge=1,
         le=1000,
-        description="After this many unacknowledged deliveries the broker itself dead-letters a message.",
+        description="After this many unacknowledged deliveries the broker itself dead-letters a message. Not below 6: "
+        "the first deaths of processes that read a message that kills them count for what was handed out with it.",
     )
 
     journal: bool = Field(
