@@ -34,7 +34,10 @@ ACCEPTANCE: Final = (
 )
 """Of the acceptance tests those that lean on what broker, store and interpreter do; `--whole` runs all of them."""
 _CHAOS: Final = ("--seed", "20261122", "--minutes", "1", "--messages", "8000", "--every", "1.5", "--at-once", "3")
-_FOR_PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+_PYTEST_AS_IN_MAKE_TEST: Final = (
+    *("-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
+)
 _SECONDS: Final = 3600
 
 
@@ -57,7 +60,9 @@ def run(part: str, row: Row, place: Place, log: Path, *, whole: bool) -> Count:
         return _chaos(row, place, log)
     command, environment = _PYTEST[part](place, whole), place.environment
     with tempfile.NamedTemporaryFile(suffix=".xml", dir=log.parent) as report:
-        status = _logged([*place.python, *_FOR_PYTEST, *command, f"--junitxml={report.name}"], environment, log)
+        status = _logged(
+            [*place.python, *_PYTEST_AS_IN_MAKE_TEST, *command, f"--junitxml={report.name}"], environment, log
+        )
         count = _counted(Path(report.name).read_text())
     return count if count.failed or not status else count + Count(failed=1)
 

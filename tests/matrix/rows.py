@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BROKER_PARTS: Final = ("contract", "differences", "integration", "acceptance", "chaos")
 CLUSTER_PARTS: Final = BROKER_PARTS[:-1]
 """Chaos has node faults of its own: `make chaos ARGS=--cluster`."""
-STORE_PARTS: Final = ("stores", "contract", "acceptance", "chaos")
+STORE_PARTS: Final = ("stores", "contract", "integration", "acceptance", "chaos")
 PYTHON_PARTS: Final = ("unit", "stores", "contract", "integration", "acceptance", "chaos")
 _LIBRARIES: Final = ("pika", "pymongo", "pydantic")
 _OPTIONS: Final[dict[str, Callable[[], list[str]]]] = {
