@@ -48,14 +48,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Share locks with the other processes of this run, if there are any."""
+    """Share locks and given services with the other processes of this run, if there are any."""
     if hasattr(config, "workerinput"):
+        _AMBIENT.update(config.workerinput["ambient"])
         config.stash[_TURNS] = Turns(Path(config.workerinput["turns"]))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell one process of this run where the locks are; they are gone when the last has ended."""
+    """Tell one process of this run what services are given, and where the locks are, which go with the last process."""
+    node.workerinput["ambient"] = _AMBIENT
     if _FOLDER not in node.config.stash:
         folder = tempfile.TemporaryDirectory(prefix="cim-tests-")
         node.config.stash[_FOLDER] = folder.name
