@@ -50,3 +50,21 @@ def test_every_step_of_the_table_says_what_is_assumed_or_has_a_section_with_what
     for name in ("Processes", "Nodes", "Partitions", "Conversations", "The store", "The journal"):
         section = PAGE.partition(f"## {name}\n")[2].partition("\n## ")[0]
         assert "measured" in section.lower() or "assumed" in section
+
+
+CAPACITY = (ROOT / "deploy" / "capacity.md").read_text()
+RATES = {
+    (kind, int(processes)): int(rate.replace(",", ""))
+    for kind, processes, rate in re.findall(r"^\| (live|stored|mixed) \| (\d) \| ([\d,]+) \|", CAPACITY, re.MULTILINE)
+}
+
+
+def hundreds(*rates: int) -> list[str]:
+    return [f"{round(rate, -2):,}" for rate in rates]
+
+
+def test_what_one_and_two_processes_move_is_what_the_page_about_capacity_measured() -> None:
+    live, stored, mixed = hundreds(RATES["live", 1], RATES["stored", 1], RATES["mixed", 1])
+    assert f"One process moved {live} live, {stored} stored or {mixed} mixed messages" in PAGE
+    assert f"stored: {stored} → {hundreds(RATES['stored', 2])[0]} a second" in PAGE
+    assert f"live: {live} → {hundreds(RATES['live', 2])[0]}, the broker" in PAGE
