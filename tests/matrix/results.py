@@ -65,6 +65,7 @@ class Results:
         """Forget what these parts of a row came to."""
         for part in parts:
             self.of(name).parts.pop(part, None)
+            self.of(name).days.pop(part, None)
 
     def missing(self, name: str, parts: Sequence[str]) -> list[str]:
         """Return those parts that have not passed yet."""
@@ -78,11 +79,12 @@ class Results:
 
     def table(self, rows: Sequence[Row]) -> Iterator[str]:
         """Yield the table of *rows*."""
-        yield "| row | implementation | version | passed | known difference |"
-        yield "|---|---|---|---|---|"
+        yield "| row | implementation | version | passed | known difference | last run |"
+        yield "|---|---|---|---|---|---|"
         for row in rows:
             one = self.of(row.name)
-            yield f"| `{row.name}` | {row.what} | {one.version or '-'} | {_said(row, one)} | {row.known or '-'} |"
+            cells = (row.what, one.version, _said(row, one), row.known, max(one.days.values(), default=""))
+            yield f"| `{row.name}` | {' | '.join(cell or '-' for cell in cells)} |"
 
     def publish(self, rows: Sequence[Row], page: Path = _PAGE) -> None:
         """Write the table of *rows* into the page about the tests."""

@@ -51,11 +51,12 @@ def test_the_table_says_what_passed_what_failed_and_what_never_started(tmp_path:
     known = results(tmp_path)
     known.of("one").version = "RabbitMQ 9"
     known.of("one").note("unit", Count(10, failed=2, known=1))
+    known.of("one").days["unit"] = "2026-11-26"
     known.of("two").reason = "it is not on this machine"
-    lines = list(known.table([row(known="counts otherwise"), row("two")]))
+    lines = list(known.table([row(known="counts more"), row("two")]))
     assert lines[2:] == [
-        "| `one` | a broker | RabbitMQ 9 | unit **2 failed**, 10 (1 known), chaos not run | counts otherwise |",
-        "| `two` | a broker | - | not started: it is not on this machine | - |",
+        "| `one` | a broker | RabbitMQ 9 | unit **2 failed**, 10 (1 known), chaos not run | counts more | 2026-11-26 |",
+        "| `two` | a broker | - | not started: it is not on this machine | - | - |",
     ]
 
 
