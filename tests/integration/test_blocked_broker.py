@@ -12,7 +12,7 @@ import pika
 from tests.support.amqp import depth, plain
 from tests.support.eventually import eventually_async
 from tests.support.worker_pool import World
-from worker.process import worker as module
+from worker.process import broker_session as module
 from worker.process.worker import Worker
 from worker.settings import load_settings
 

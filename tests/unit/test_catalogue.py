@@ -81,7 +81,7 @@ def test_names_of_the_catalogue_are_unique() -> None:
 async def test_every_metric_has_a_row_and_every_row_is_exposed() -> None:
     pool = PoolMetrics()
     pool.restarts["died"] = 1
-    window = Worker(load_settings())._window()
+    window = Worker(load_settings())._readiness.window()
     pool.reported(0, metrics_with_something_in_each().report() | window | process_report("0"))
     exposed = {}
     for family in pool.collect():

@@ -7,9 +7,10 @@ import pytest
 from tests.support.deliveries import FakeClock
 from worker.flow.pause import PauseState
 from worker.flow.reconnecting import Reconnecting
+from worker.process.broker_session import BrokerSession
 from worker.process.reports import ProcessReport
 from worker.process.worker import Worker
-from worker.rabbit.errors import AccessRefused, ConnectionLost
+from worker.rabbit.errors import AccessRefused, BrokerError, ConnectionLost
 from worker.settings import load_settings
 
 LOST = ConnectionLost("the connection was cut")
@@ -20,28 +21,32 @@ async def test_pauses_grow_with_every_attempt_and_are_short_again_after_a_sessio
 ) -> None:
     worker, clock = Worker(load_settings()), FakeClock()
     monkeypatch.setattr(worker._app, "clock", clock)
-    monkeypatch.setattr(worker, "_reconnecting", Reconnecting(random=lambda: 1.0))
-    assert [worker._pause_after(LOST) for _ in range(5)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3])
-    worker._consuming_since = clock.monotonic()
-    clock.ms += 1000
-    assert worker._pause_after(LOST) == 3, "it consumed, but not for long enough"
-    worker._consuming_since = clock.monotonic()
-    clock.ms += 6000
-    assert worker._pause_after(LOST) == pytest.approx(0.2)
-    assert worker._pause_after(LOST) == pytest.approx(0.4), "that session counts once"
-    assert worker._pause_after(AccessRefused("no")) == 10, "only an operator can help"
+    reconnecting = Reconnecting(random=lambda: 1.0)
+
+    def pause_after(error: BrokerError, consumed_ms: int | None = None) -> float:
+        session = BrokerSession(worker._app, 0, worker._connector, worker._readiness, worker._stopping)
+        if consumed_ms is not None:
+            session._consuming_since = clock.monotonic()
+            clock.ms += consumed_ms
+        return reconnecting.pause_after(error.failure, session.lasted_seconds)
+
+    assert [pause_after(LOST) for _ in range(5)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3])
+    assert pause_after(LOST, 1000) == 3, "it consumed, but not for long enough"
+    assert pause_after(LOST, 6000) == pytest.approx(0.2)
+    assert pause_after(LOST) == pytest.approx(0.4), "that session counts once"
+    assert pause_after(AccessRefused("no")) == 10, "only an operator can help"
     await worker._app.store.close()
 
 
 async def test_readiness_says_since_when_and_why_a_dependency_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, clock = Worker(load_settings()), FakeClock()
     monkeypatch.setattr(worker._app, "clock", clock)
-    monkeypatch.setattr(worker._broker, "_clock", clock)
+    monkeypatch.setattr(worker._readiness.broker, "_clock", clock)
     before = {check.name: check.reason or "" for check in worker.report().checks}
     assert before["broker"].startswith("connecting to the broker at localhost:5672 since 2")
     assert before["store"].startswith("store unavailable since 2")
     clock.ms = 1_764_000_000_000
-    worker._broker.began(LOST.failure, str(LOST))
+    worker._readiness.broker.began(LOST.failure, str(LOST))
     clock.ms += 90_000
     after = {check.name: check.reason for check in worker.report().checks}
     assert after["broker"] == "broker unavailable since 2025-11-24T16:00:00Z: the connection was cut"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
 from worker import contract
@@ -10,7 +11,6 @@ from worker.addresses import user_name
 from worker.failure import OperatorFault
 from worker.mongo import indexes
 from worker.mongo.activities import COLLECTION as ACTIVITIES
-from worker.process.app import new_id
 from worker.rabbit.errors import NOT_FOUND, AccessRefused, ChannelClosed, TopologyMismatch
 from worker.rabbit.hazards import hazards
 from worker.rabbit.management import Management, ManagementUnavailable
@@ -129,7 +129,7 @@ def _rights(
     if settings.conversation_events:
         queues.append(contract.CONVERSATION_EVENTS)
         rights[f"configure the queue {contract.RECONCILER}"] = try_configure(consuming, contract.RECONCILER)
-        exchange = contract.conversation_exchange(new_id())
+        exchange = contract.conversation_exchange(secrets.token_hex(12))
         every = contract.conversation_exchange("…")
         rights[f"configure the exchanges {every}"] = try_configure(consuming, exchange)
         rights[f"write to the exchanges {every} or read from {contract.HUB} (to bind one to the other)"] = try_bind(

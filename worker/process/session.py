@@ -1,4 +1,4 @@
-"""One broker session: deliveries are taken in batches and brought to their outcome until an end comes."""
+"""The ingress side of a broker session: deliveries are taken in batches and brought to their outcome."""
 
 from __future__ import annotations
 

@@ -1,0 +1,288 @@
+"""What one broker session is built of. Composition only: what lives longer is in `app`."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker import contract
+from worker.conversations.convergence import Convergence
+from worker.conversations.lifecycle_consumer import LifecycleConsumer
+from worker.conversations.reaper import Reaper
+from worker.conversations.reconciler import ExchangeReconciler
+from worker.dead_letters.recorder import DeadLetterRecorder
+from worker.mongo.activities import ActivityStore
+from worker.mongo.registry import Registry
+from worker.pipeline.copies import Copies
+from worker.pipeline.finder import ConversationFinder
+from worker.pipeline.journal import Journal
+from worker.pipeline.moving import Mover, PartitionKeys
+from worker.pipeline.order import KeyOrder
+from worker.pipeline.pipeline import LOOKUPS_AT_ONCE, Pipeline
+from worker.pipeline.publishing import Publishing
+from worker.pipeline.reading import Reading
+from worker.pipeline.senders import Senders
+from worker.pipeline.settlement import Settlement
+from worker.pipeline.storing import Storing
+from worker.process.session import IngressSession
+from worker.rabbit.consumer import Consumer
+from worker.rabbit.exchanges import ConversationExchanges, ReconcilerSeat
+from worker.rabbit.publisher import Publisher
+from worker.rabbit.receipts import ReceiptPublisher
+from worker.settings import delay_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from worker.flow.tasks import Crash
+    from worker.ops.tracing import SpanTracing
+    from worker.pipeline.settlement import Listener
+    from worker.ports import Delivery
+    from worker.process.app import App
+    from worker.rabbit.connection import Connection
+    from worker.rabbit.partitions import PartitionConsumer
+
+_NEVER_MS = 10**9
+"""A missing confirm of the journal must not end the connection that everything else is published on."""
+
+
+def _new_id() -> str:
+    """Return 24 random hex digits, for copies of deliveries that have no message id."""
+    return secrets.token_hex(12)
+
+
+def ingress_session(
+    app: App,
+    publishing: Connection,
+    publisher: Publisher,
+    ingress: Consumer | PartitionConsumer,
+    waiting_room: Consumer,
+    crash: Crash,
+) -> IngressSession:
+    """Return the work on the ingress queue and the waiting room."""
+    settings = app.settings
+    consumers = {**dict.fromkeys(ingress.queues, ingress), contract.WAITING: waiting_room}
+
+    def acknowledge(delivery: Delivery) -> None:
+        consumers[delivery.queue].settle(delivery)
+
+    journal = _journal(app, publishing, acknowledge) if settings.journal else None
+    tracing = None if app.traces is None else app.traces.session(app.clock)
+    observers: list[Listener] = [] if tracing is None else [tracing]
+    order = _key_order(app) if settings.ingress_order and len(ingress.queues) > 1 else None
+    if order is not None:
+        observers.append(order)
+    settlement = Settlement(acknowledge, app.reporter, app.clock, journal, _listeners(app), observers)
+    reading = Reading(
+        Senders(settings.sender_users, app.trusted_users),
+        max_message_bytes=settings.max_message_bytes,
+        event_names=settings.event_names,
+        tracing=tracing,
+    )
+    copies = _copies(app, publisher, settlement, crash, tracing)
+    storing = _storing(app, copies, settlement, reading, crash)
+    finder = _finder(app, crash)
+    publishing_events = Publishing(
+        publisher=publisher,
+        reading=reading,
+        finder=finder,
+        storing=storing,
+        copies=copies,
+        settlement=settlement,
+        clock=app.clock,
+        reporter=app.reporter,
+        crash=crash,
+        bundle=settings.batch_size,
+        # One for each batch in progress, one for the waiting room's, and those of lookups.
+        at_once=settings.batches_in_flight + 1 + LOOKUPS_AT_ONCE,
+        on_returned=app.event_returned,
+    )
+    pipeline = Pipeline(
+        reading=reading,
+        finder=finder,
+        publishing=publishing_events,
+        storing=storing,
+        copies=copies,
+        clock=app.clock,
+        reporter=app.reporter,
+        crash=crash,
+        bundle=settings.batch_size,
+    )
+    return IngressSession(
+        ingress=ingress,
+        waiting_room=waiting_room,
+        pipeline=pipeline,
+        storing=storing,
+        settlement=settlement,
+        settings=settings,
+        clock=app.clock,
+        crash=crash,
+        pause=app.pause,
+        order=order,
+    )
+
+
+def mover(app: App, publisher: Publisher, consumer: Consumer) -> Mover:
+    """Return what moves on to the partitions what *consumer* takes."""
+    return Mover(
+        consumer=consumer,
+        publisher=publisher,
+        keys=PartitionKeys(app.trusted_users, app.settings.max_message_bytes),
+        pause=app.pause,
+        reporter=app.reporter,
+        new_id=_new_id,
+        on_moved=app.metrics.count_moved,
+    )
+
+
+async def send_receipts(app: App, publishing: Connection, connect: Callable[[], Awaitable[Connection]]) -> None:
+    """Send receipts, on AMQP channels of their own, until cancelled."""
+
+    async def open_direct() -> ReceiptPublisher:
+        connection = await connect()
+        try:
+            return await open_on(connection, owns_connection=True)
+        except BaseException:
+            await connection.close()
+            raise
+
+    open_on = partial(ReceiptPublisher.open, user_id=app.own_user, count=app.reporter.receipts)
+    await app.receipts.run(lambda: open_on(publishing), open_direct, lambda: publishing.is_open)
+
+
+def conversation_jobs(
+    app: App, consuming: Connection, publishing: Connection, publisher: Publisher
+) -> list[Coroutine[None, None, None]]:
+    """Return what keeps the registry and the conversation exchanges.
+
+    Exchanges are declared where we publish: on *consuming* a reply may be behind deliveries that are not read yet.
+    """
+    registry = Registry(app.store, app.unreadable)
+    convergence = Convergence(registry, ConversationExchanges(publishing))
+    reaper = Reaper(
+        registry=registry,
+        convergence=convergence,
+        gate=app.gates["lifecycle"],
+        grace_ms=app.settings.conversation_grace_ms,
+        clock=app.clock,
+        reporter=app.reporter,
+    )
+    reconciler = ExchangeReconciler(
+        registry=registry,
+        convergence=Convergence(registry, ConversationExchanges(publishing)),
+        reaper=reaper,
+        gate=app.gates["lifecycle"],
+        seat=ReconcilerSeat(publishing, app.clock.monotonic),
+        expiry_ms=delay_seconds(app.settings.conversation_expiry) * 1000,
+        clock=app.clock,
+        reporter=app.reporter,
+    )
+    consumer = LifecycleConsumer(
+        open_queue=lambda: Consumer.open(consuming, contract.CONVERSATION_EVENTS, app.clock.monotonic),
+        registry=registry,
+        convergence=convergence,
+        reaper=reaper,
+        owe=reconciler.owe,
+        publisher=publisher,
+        gate=app.gates["lifecycle"],
+        cache=app.cache,
+        retry=app.retry,
+        clock=app.clock,
+        reporter=app.reporter,
+        new_id=_new_id,
+        random=random.random,
+        trusted=app.trusted_users,
+        on_end=app.replays.note,
+    )
+    app.on_event_returned = reconciler.returned
+    return [consumer.run(), reaper.run(), reconciler.run()]
+
+
+def recorder(app: App, connection: Connection, publisher: Publisher) -> DeadLetterRecorder:
+    """Return what moves dead letters into the store."""
+    return DeadLetterRecorder(
+        open_queue=lambda: Consumer.open(connection, contract.DEAD_LETTERS, app.clock.monotonic),
+        letters=app.letters,
+        trusted=app.trusted_users,
+        count_letters=app.letters.count,
+        max_letters=app.settings.max_letters,
+        publisher=publisher,
+        gate=app.gates["letters"],
+        interval_ms=app.settings.record_interval_ms,
+        clock=app.clock,
+        reporter=app.reporter,
+        new_id=_new_id,
+    )
+
+
+def _listeners(app: App) -> list[Listener]:
+    """Return who is told the outcome of deliveries that somebody follows; each notes it and returns at once."""
+    return [app.replays, app.receipts] if app.settings.receipts else [app.replays]
+
+
+def _key_order(app: App) -> KeyOrder:
+    return KeyOrder(
+        key_of=PartitionKeys(app.trusted_users, app.settings.max_message_bytes).of,
+        most_in_all=app.settings.prefetch // 4,
+        on_given_up=app.metrics.count_order_given_up,
+    )
+
+
+def _copies(
+    app: App, publisher: Publisher, settlement: Settlement, crash: Crash, tracing: SpanTracing | None
+) -> Copies:
+    return Copies(
+        tracing=tracing,
+        publisher=publisher,
+        retry=app.retry,
+        settlement=settlement,
+        clock=app.clock,
+        reporter=app.reporter,
+        crash=crash,
+        new_id=_new_id,
+        bundle=app.settings.batch_size,
+        bundle_bytes=app.settings.max_bytes_in_flight // 2,
+    )
+
+
+def _storing(app: App, copies: Copies, settlement: Settlement, reading: Reading, crash: Crash) -> Storing:
+    return Storing(
+        store=ActivityStore(app.store),
+        gate=app.gates["activities"],
+        copies=copies,
+        settlement=settlement,
+        reading=reading,
+        clock=app.clock,
+        reporter=app.reporter,
+        crash=crash,
+        bundle=app.settings.batch_size,
+    )
+
+
+def _finder(app: App, crash: Crash) -> ConversationFinder:
+    return ConversationFinder(
+        registry=Registry(app.store, app.unreadable),
+        cache=app.cache,
+        gate=app.gates["lookups"],
+        clock=app.clock,
+        crash=crash,
+        bundle=app.settings.batch_size,
+        reporter=app.reporter,
+    )
+
+
+def _journal(app: App, publishing: Connection, release: Callable[[Delivery], None]) -> Journal:
+    """Return the journal, on an AMQP channel of its own that ends nothing when it fails."""
+    return Journal(
+        open_publisher=lambda: Publisher.open(publishing, confirm_timeout_ms=_NEVER_MS, user_id=app.own_user),
+        is_connected=lambda: publishing.is_open,
+        gap=app.journal_gap,
+        release=release,
+        worker=app.worker_name,
+        outage=app.journal_outage,
+        backoff=app.listener_backoff(),
+        clock=app.clock,
+        reporter=app.reporter,
+    )
