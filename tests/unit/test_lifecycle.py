@@ -285,9 +285,19 @@ def test_an_event_of_the_future_that_comes_again_does_not_undo_what_followed_it(
     assert told_after(record, again).state.value == "CLOSED"
 
 
-def later(state: str, at: int) -> LifecycleChange:
+def test_an_event_of_the_future_that_waited_for_its_receipt_blocks_nothing_that_was_told_after_it() -> None:
+    opened, reopened = later("ACTIVE", T), later("ACTIVE", RECEIVED - 4_000, received_at=RECEIVED + 20)
+    closed = state_event("CLOSED", RECEIVED + 7_200_000)
+    record = told(opened, closed, reopened)
+    assert record.state == Fact("ACTIVE", RECEIVED - 4_000), "told when the closing waited in the queue"
+    assert told(opened, closed, later("ACTIVE", T, received_at=RECEIVED + 20)).state.value == "CLOSED", "old news"
+    assert told(opened, closed, reopened, later("CLOSED", T + 1, received_at=RECEIVED + 30)).state.value == "ACTIVE"
+    assert told(closed, reopened).state.value == "ACTIVE", "also of a conversation nobody had heard of"
+
+
+def later(state: str, at: int, received_at: int | None = None) -> LifecycleChange:
     body = {"name": "TOPIC_STATE_CHANGED", "timestamp": at, "data": {"id": "c-1", "state": state}}
-    change = parse_lifecycle(json.dumps(body).encode(), received_at=at)
+    change = parse_lifecycle(json.dumps(body).encode(), received_at=at if received_at is None else received_at)
     assert isinstance(change, LifecycleChange)
     return change
 

@@ -181,6 +181,9 @@ class ConversationRecord:
     """Ordered by time, then id; ended ones are kept, because recordings arrive after the call."""
     told_ahead: int = 0
     """Latest time, in epoch ms, that an event about the state gave itself while it was still in the future; 0: none."""
+    state_after: int = 0
+    """When the state was told by an event of the future: the time of the state before it. It is true since some moment
+    between that and its receipt, which is `state.at`. 0: the time of the state is what was told."""
     heard_at: int = 0
     """Receipt of the last event that changed it, in epoch ms; 0: none. Events may tell of times long ago."""
     has_exchange: bool = False
@@ -208,7 +211,12 @@ class ConversationRecord:
 
     def to_document(self) -> JsonObject:
         """Return the document of the `conversations` collection: strings, integers and flat arrays to query by."""
-        rare = {"heardAt": self.heard_at, "toldAhead": self.told_ahead, "exchange": int(self.has_exchange)}
+        rare = {
+            "heardAt": self.heard_at,
+            "toldAhead": self.told_ahead,
+            "stateAfter": self.state_after,
+            "exchange": int(self.has_exchange),
+        }
         return {
             "_id": self.id,
             "state": self.state.value,
@@ -264,6 +272,7 @@ def _read_record(document: JsonObject) -> ConversationRecord:
         Fact(_object_field(document.get("roomInfo"), "roomInfo"), _time(document, "roomUpdatedAt")),
         _session_facts(document),
         _time(document, "toldAhead"),
+        _time(document, "stateAfter"),
         _time(document, "heardAt"),
         bool(_time(document, "exchange")),
     )

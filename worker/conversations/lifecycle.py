@@ -107,10 +107,11 @@ def merge(record: ConversationRecord | None, change: LifecycleChange) -> Convers
     millisecond the later state of a conversation's life wins, and for a session the ended one.
     """
     before = record or _blank(change.conversation_id)
-    told_before = 0 < change.told_ahead <= before.told_ahead
+    state, state_after = _newer_state(before, change)
     after = replace(
         before,
-        state=before.state if told_before else _newer(before.state, change.state, _state_rank),
+        state=state,
+        state_after=state_after,
         customer_id=_newer(before.customer_id, change.customer_id, _text_rank),
         room_info=_newer(before.room_info, change.room_info, _object_rank),
         sessions=_merge_sessions(before.sessions, change.sessions),
@@ -118,6 +119,22 @@ def merge(record: ConversationRecord | None, change: LifecycleChange) -> Convers
         has_exchange=before.has_exchange or before.wants_exchange or _opens(change),
     )
     return None if after == record else replace(after, heard_at=max(before.heard_at, change.received_at))
+
+
+def _newer_state(before: ConversationRecord, change: LifecycleChange) -> tuple[Fact[str], int]:
+    """Return the state after *change*, and after which time it became so when its own time cannot be believed."""
+    unchanged = before.state, before.state_after
+    if change.state is None or 0 < change.told_ahead <= before.told_ahead:
+        return unchanged
+    if change.told_ahead:
+        state = _newer(before.state, change.state, _state_rank)
+        return unchanged if state is before.state else (state, before.state_after or max(before.state.at, 1))
+    if before.state_after and change.state.at > before.state_after:
+        # The clock of the event before is ahead, so its time is that of its receipt, for which it may have waited as
+        # this one did: what comes after it was told after it.
+        return change.state, 0
+    state = _newer(before.state, change.state, _state_rank)
+    return unchanged if state is before.state else (state, 0)
 
 
 def _opens(change: LifecycleChange) -> bool:
