@@ -80,6 +80,7 @@ def _run_parts(row: Row, place: Place, parts: Sequence[str], results: Results, *
         results.of(row.name).note(part, count)
         results.write()
         known = f", {count.known} failed as known" if count.known else ""
+        known += f", {count.again} of them when run again" if count.again else ""
         seconds = time.monotonic() - started
         print(f"  {part:12} {count.passed} passed, {count.failed} failed{known}  {seconds:.0f} s", flush=True)
 

@@ -104,8 +104,9 @@ def _said(row: Row, one: Result) -> str:
 def _count(count: Count | None) -> str:
     if count is None:
         return "not run"
-    known = f" ({count.known} known)" if count.known else ""
-    return f"**{count.failed} failed**, {count.passed}{known}" if count.failed else f"{count.passed}{known}"
+    notes = [f"{number} {word}" for number, word in ((count.known, "known"), (count.again, "again")) if number]
+    passed = f"{count.passed} ({', '.join(notes)})" if notes else str(count.passed)
+    return f"**{count.failed} failed**, {passed}" if count.failed else passed
 
 
 def _result(facts: dict[str, object]) -> Result:

@@ -29,7 +29,7 @@ def nowhere() -> Iterator[Place]:
 
 
 def row(name: str = "one", *, known: str = "") -> Row:
-    return Row(name, "a broker", ("unit", "chaos"), lambda: contextlib.nullcontext(Place("RabbitMQ 9")), known)
+    return Row(name, "broker", ("unit", "chaos"), lambda: contextlib.nullcontext(Place("RabbitMQ 9")), known)
 
 
 def results(tmp_path: Path) -> Results:
@@ -50,13 +50,16 @@ def test_results_survive_and_what_has_not_passed_is_missing(tmp_path: Path) -> N
 def test_the_table_says_what_passed_what_failed_and_what_never_started(tmp_path: Path) -> None:
     known = results(tmp_path)
     known.of("one").version = "RabbitMQ 9"
-    known.of("one").note("unit", Count(10, failed=2, known=1))
+    known.of("one").note("unit", Count(10, failed=2, known=1, again=3))
     known.of("one").days["unit"] = "2026-11-26"
     known.of("two").reason = "it is not on this machine"
     lines = list(known.table([row(known="counts more"), row("two")]))
     assert lines[2:] == [
-        "| `one` | a broker | RabbitMQ 9 | unit **2 failed**, 10 (1 known), chaos not run | counts more | 2026-11-26 |",
-        "| `two` | a broker | - | not started: it is not on this machine | - | - |",
+        (
+            "| `one` | broker | RabbitMQ 9 | unit **2 failed**, 10 (1 known, 3 again), chaos not run"
+            " | counts more | 2026-11-26 |"
+        ),
+        "| `two` | broker | - | not started: it is not on this machine | - | - |",
     ]
 
 
@@ -86,6 +89,34 @@ def test_what_is_expected_to_fail_is_no_failure_and_a_run_that_says_nothing_is_o
     report = '<testsuites><testsuite tests="9" failures="1" errors="1" skipped="2"/></testsuites>'
     assert parts._counted(report) == Count(passed=5, failed=2, known=2)
     assert parts._counted("") == Count(failed=1)
+
+
+REPORT = """<testsuites><testsuite tests="3" failures="{failed}" errors="0" skipped="0">
+<testcase classname="tests.integration.test_x" name="test_that_passes"/>
+<testcase classname="tests.integration.test_x" name="test_that_fails[a b]">{what}</testcase>
+<testcase classname="tests.integration.test_x" name="test_too"/></testsuite></testsuites>"""
+SECOND = '<testsuites><testsuite tests="1" failures="{0}" errors="0" skipped="0"/></testsuites>'
+
+
+@pytest.mark.parametrize(
+    ("fails_again", "count"),
+    [(0, Count(passed=3, again=1)), (1, Count(passed=2, failed=1))],
+)
+def test_what_fails_beside_others_runs_once_more_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_again: int, count: Count
+) -> None:
+    reports = [REPORT.format(failed=1, what="<failure/>"), SECOND.format(fails_again)]
+    commands: list[list[str]] = []
+
+    def logged(command: list[str], _environment: object, _log: Path) -> int:
+        Path(command[-1].removeprefix("--junitxml=")).write_text(reports[len(commands)])
+        commands.append(command)
+        return 1
+
+    monkeypatch.setattr(parts, "_logged", logged)
+    assert parts.run("integration", row(), Place("RabbitMQ 9"), tmp_path / "log", whole=False) == count
+    assert "tests/integration/test_x.py::test_that_fails[a b]" in commands[1]
+    assert "tests/integration" not in commands[1]
 
 
 def test_every_row_has_a_name_of_its_own_and_parts_that_exist() -> None:
