@@ -193,6 +193,7 @@ async def test_a_message_handed_out_too_often_becomes_a_dead_letter_with_the_bro
     for _ in range(4):
         async with consuming(vhost_url, queue, prefetch=1) as (_, consumer):
             await taken(consumer, 1)
+            await consumer.hand_back(failed=True)
     ((_, properties, body),) = await asyncio.to_thread(gathered, vhost_url, "cim.dead-letters", 1)
     assert body == b"poison"
     assert properties.headers["x-first-death-reason"] == "delivery_limit"

@@ -99,6 +99,8 @@ class DeadLetterRecorder:
         """New documents so far."""
         self._unproven: dict[str, int] = {}
         """Letters that failed for a reason nobody knows, with how many were recorded then."""
+        self._in_hand = 0
+        """Letters of this round that go back at its end."""
         self._said_at: float | None = None
 
     async def run(self) -> None:
@@ -131,6 +133,7 @@ class DeadLetterRecorder:
 
     async def _round(self) -> None:
         queue = await self._open_queue()
+        self._in_hand = 0
         try:
             await queue.start(self._window.size)
             await self._empty(queue)
@@ -158,12 +161,15 @@ class DeadLetterRecorder:
                 await queue.resize(self._window.size)
 
     async def _record_waiting(self, queue: DeadLetterQueue) -> bool:
-        """Record all that has arrived; return whether the window should change."""
-        changed = False
+        """Record all that has arrived; return whether to take letters anew: with another window, or beside what is left.
+
+        What is left comes first again where the broker returns it to the queue's head, and would fill a small window.
+        """
+        changed, left = False, self._in_hand
         while batch := queue.take(_PREFETCH, _BATCH_BYTES):
             changed |= self._window.observe(*facts_of(batch))
             await self._record(queue, batch)
-        return changed
+        return changed or left < self._in_hand <= _PREFETCH
 
     async def _record(self, queue: DeadLetterQueue, batch: Sequence[Delivery], *, again: bool = False) -> None:
         """Record a batch, and settle what is safe; *again* if it was tried. Raises what a store at fault raises."""
@@ -197,6 +203,7 @@ class DeadLetterRecorder:
             queue.settle(delivery)
             self._left[letter.id] += 1
             self._unproven.pop(letter.id, None)
+        self._in_hand += len(recorded) - len(kept)
         return len(parked)
 
     def _is_to_be_parked(self, one: _Recorded) -> bool:
