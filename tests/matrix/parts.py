@@ -36,6 +36,7 @@ ACCEPTANCE: Final = (
 _CHAOS: Final = ("--seed", "20261122", "--minutes", "1", "--messages", "8000", "--every", "1.5", "--at-once", "3")
 _PYTEST_AS_IN_MAKE_TEST: Final = (
     *("-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("-o", "faulthandler_timeout=900"),  # a row may share the machine with other work
     *("--dist", "loadfile", "--no-loadscope-reorder", "--numprocesses"),
 )
 _SECONDS: Final = 3600

@@ -83,6 +83,7 @@ def test_a_file_that_is_something_else_is_told_by_its_first_bytes(body: bytes, f
     ("text", "place"),
     [
         ('{"a": 1,}', (1, 9, "a closing brace")),
+        ('{"a": [1 , ]}', (1, 12, "a closing bracket")),
         ("{\n 'a': 1}", (2, 2, "a single quote")),
         ('{"a": undefined}', (1, 7, "a letter")),
         ('{"a": 1', (1, 8, "the end of the text")),

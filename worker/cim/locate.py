@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_COMMA_AT_THE_END: Final = re.compile(r",[ \t\r\n]*(?=[\]}])")
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _SCALAR: Final = re.compile(r"[^\s,\[\]{}]*")
 _INTEGER: Final = re.compile(r"-?\d+")
@@ -244,7 +245,8 @@ def _malformed(text: str, _body: bytes) -> tuple[int, int, str]:
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        at = error.pos
+        comma = _COMMA_AT_THE_END.match(text, error.pos)  # Python 3.13 points at it, older ones at what follows
+        at = comma.end() if comma else error.pos
     except RecursionError:
         return 0, 1, "objects and arrays nested very deep"
     if not text[at:].strip():

@@ -12,9 +12,9 @@ FIRST_MS = -62_135_596_800_000
 LAST_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in epoch milliseconds."""
 
-# The standard library reads more than ISO-8601 has, and less of it in older versions.
+# The standard library reads more than ISO-8601 has, and less of it in older versions: 24:00 from Python 3.14 on only.
 _ISO_8601 = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+    r"\d{4}-\d\d-\d\d(?:[T ](?:[01]\d|2[0-3]):\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
 )
 _DIGITS = re.compile(r"\d{1,16}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -161,7 +161,7 @@ class DeadLetterRecorder:
                 await queue.resize(self._window.size)
 
     async def _record_waiting(self, queue: DeadLetterQueue) -> bool:
-        """Record all that has arrived; return whether to take letters anew: with another window, or beside what is left.
+        """Record all that has arrived; return whether to take letters anew: another window, or something left.
 
         What is left comes first again where the broker returns it to the queue's head, and would fill a small window.
         """
