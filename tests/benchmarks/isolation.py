@@ -4,7 +4,8 @@
     python -m tests.benchmarks.isolation --only store_away --seconds 600
 
 Live and store-bound messages arrive at 300 a second each. The store is reached through the tests' wire proxy, which
-plays the trouble; everything else is real. After a trouble with the store the backlog is timed until all is stored.
+plays the trouble; everything else is real. After a trouble with the store live messages go on while the backlog is
+stored; its rate is compared with that of a queue of store-bound messages under the same live messages without trouble.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from tests.benchmarks.contenders import Contender
     from tests.benchmarks.messages import Prepared
 
 _TICK_SECONDS: Final = 0.005
@@ -103,6 +105,11 @@ class Flow:
 
 Trouble = tuple[dict[Kind, int], "Callable[[Stage, WireProxy], AbstractContextManager[None]]"]
 _BOTH: Final = {Kind.LIVE: 300, Kind.STORED: 300}
+_LIVE_ONLY: Final = {Kind.LIVE: 300}
+_UNDISTURBED_SECONDS: Final = 30.0
+_NORMAL: Final = 30_000
+"""Store-bound messages by which the normal rate is measured."""
+_LONGEST_BACKLOG_SECONDS: Final = 600.0
 
 
 @contextmanager
@@ -169,36 +176,75 @@ def main() -> None:
         store = embedded_store(Path(folder))
         store.start()
         with wire_proxy(store.uri) as proxy, Stage(broker, store.uri, conversations=50) as stage:
+            normal = _normal_rate(stage, proxy)
+            print(f"{'normal':16} {normal:.0f} stored/s while live messages arrive", flush=True)
             for name in names:
-                print(_measured(name, stage, proxy, arguments.seconds), flush=True)
+                seconds = _UNDISTURBED_SECONDS if name == "undisturbed" else arguments.seconds
+                print(_measured(name, stage, proxy, seconds, normal), flush=True)
         store.stop()
 
 
-def _measured(name: str, stage: Stage, proxy: WireProxy, seconds: float) -> str:
+def _ours(proxy: WireProxy) -> Contender:
+    return replace(OURS, environment={**OURS.environment, "CIM_MONGODB_URI": proxy.uri})
+
+
+def _normal_rate(stage: Stage, proxy: WireProxy) -> float:
+    """Return the store-bound messages a second that are stored from a full queue while live ones arrive."""
+    stage.reset()
+    stage.fill(numbered(stage, _NORMAL, [Kind.STORED]))
+    with _ours(proxy).running(stage):
+        rate, _ = asyncio.run(_catching_up(stage, _NORMAL))
+    return rate
+
+
+def _measured(name: str, stage: Stage, proxy: WireProxy, seconds: float, normal: float) -> str:
     rates, trouble = TROUBLES[name]
     stage.reset()
-    ours = replace(OURS, environment={**OURS.environment, "CIM_MONGODB_URI": proxy.uri})
-    with ours.running(stage):
+    with _ours(proxy).running(stage):
         asyncio.run(Flow(stage, rates).run(_WARM_SECONDS))
         flow = Flow(stage, rates)
         with trouble(stage, proxy):
             asyncio.run(flow.run(seconds))
-        cuts = quantiles(flow.milliseconds, n=100)
-        facts = {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(flow.milliseconds), 1)}
-        expected = int(rates.get(Kind.STORED, 0) * seconds) + int(rates.get(Kind.STORED, 0) * _WARM_SECONDS)
-        return f"{name:16} {json.dumps(facts)} {_backlog(stage, expected)}"
+            expected = sum(int(rates.get(Kind.STORED, 0) * part) for part in (seconds, _WARM_SECONDS))
+            left = expected - stage.stored()
+        line = f"{name:16} {_percentiles(flow.milliseconds)}"
+        if left <= rates.get(Kind.STORED, 0):
+            return line
+        rate, milliseconds = asyncio.run(_catching_up(stage, expected))
+        share = f"{rate:.0f}/s, {rate / normal:.2f} of normal"
+        return f"{line}; then {left} stored, {share}, live meanwhile {_percentiles(milliseconds)}"
 
 
-def _backlog(stage: Stage, expected: int) -> str:
-    """Wait until all that needs the store is there; return how fast that was."""
-    if not expected:
-        return ""
-    before, started = stage.stored(), time.monotonic()
-    while stage.stored() < expected and time.monotonic() < started + 300:
+async def _catching_up(stage: Stage, expected: int) -> tuple[float, list[float]]:
+    """Let live messages arrive until *expected* are stored; return the rate of storing and the live milliseconds.
+
+    Raises `RuntimeError` when they are not stored in the end.
+    """
+    stored = asyncio.create_task(asyncio.to_thread(_rate_until, stage, expected))
+    milliseconds: list[float] = []
+    while not stored.done():
+        flow = Flow(stage, _LIVE_ONLY)
+        await flow.run(1.0)
+        milliseconds += flow.milliseconds
+    return await stored, milliseconds
+
+
+def _rate_until(stage: Stage, expected: int) -> float:
+    """Count from the first new document on, so that the start of processes and the store's return do not count."""
+    before = first = stage.stored()
+    started = begun = time.monotonic()
+    while (now := stage.stored()) < expected:
+        if time.monotonic() > begun + _LONGEST_BACKLOG_SECONDS:
+            raise RuntimeError(f"{expected - now} are not stored")
+        if now == before:
+            first, started = now, time.monotonic()
         time.sleep(0.05)
-    seconds = time.monotonic() - started
-    left = expected - stage.stored()
-    return f"backlog {expected - before} stored in {seconds:.1f} s" + (f", {left} MISSING" if left else "")
+    return (expected - first) / (time.monotonic() - started)
+
+
+def _percentiles(milliseconds: list[float]) -> str:
+    cuts = quantiles(milliseconds, n=100)
+    return json.dumps({"p50": round(cuts[49], 1), "p99": round(cuts[98], 1), "max": round(max(milliseconds), 1)})
 
 
 if __name__ == "__main__":

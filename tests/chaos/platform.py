@@ -105,8 +105,9 @@ class Platform:
     async def delete_queue(self, conversation: str) -> None:
         """Delete the queue of an unbound subscriber once it is read empty."""
         queue, _ = self.queue_of(conversation)
-        self._world.subscriber.unwatch(queue)
+        # Watched until it is gone: a subscriber that reconnected meanwhile would leave the rest, and it is never empty.
         await self._world.admin(lambda channel: channel.queue_delete(queue, if_empty=True))
+        self._world.subscriber.unwatch(queue)
 
     def queue_of(self, conversation: str) -> tuple[str, dict[str, Any]]:
         """Return the subscriber's queue and its arguments; in a cluster it has to outlive any one node."""
