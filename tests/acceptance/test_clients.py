@@ -30,9 +30,10 @@ def test_a_toolchain_that_is_missing_is_named(
         built(language, tmp_path)
 
 
-def test_the_python_example_says_what_became_of_a_message(
+def test_the_python_example_says_what_became_of_a_message_and_what_is_none(
     broker: Broker, vhost_url: str, store: Store, database: str, url_of: Callable[[str], str], tmp_path: Path
 ) -> None:
     client = built("python", tmp_path)
-
-    Ingress(client, broker, vhost_url, store, database, url_of("publisher"), tmp_path).tells_what_became_of_messages()
+    ingress = Ingress(client, broker, vhost_url, store, database, url_of("publisher"), tmp_path)
+    ingress.answers_in_one_sentence_whatever_it_is_given()
+    ingress.tells_what_became_of_messages()

@@ -46,3 +46,7 @@ def test_a_lost_connection_costs_no_message(ingress: Ingress) -> None:
 
 def test_without_queue_or_right_the_publisher_says_so(ingress: Ingress) -> None:
     ingress.says_that_no_queue_took_it()
+
+
+def test_what_cannot_be_sent_is_answered_in_one_sentence(ingress: Ingress) -> None:
+    ingress.answers_in_one_sentence_whatever_it_is_given()

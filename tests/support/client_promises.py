@@ -76,9 +76,26 @@ class Ingress:
             channel.exchange_declare("cim.ingress", "topic", durable=True)
         returned = self._publish("m-1", conversationId="c-1")
 
-        assert returned.returncode == 1
         assert "confirmed" not in returned.stdout
-        assert returned.stderr
+        assert (returned.returncode, len(returned.stderr.splitlines())) == (2, 1), returned.stderr
+
+    def answers_in_one_sentence_whatever_it_is_given(self) -> None:
+        """What it cannot send, or not with an id that stays the same, it does not try to send."""
+        messages = (
+            *(b"{}", b"[]", b"null", b"\xff", b"{", b"[" * 100_000, b'{"id": 7}', b'{"id": " ", "header": 1}'),
+            *(b'{"id": "%b"}' % (b"x" * 256), b'{"header": {"customer": null}}'),
+        )
+        for number, body in enumerate(messages):
+            file = self._folder / f"odd-{number}.json"
+            file.write_bytes(body)
+            self._says_one_sentence(file, 6)
+        self._says_one_sentence(self._folder / "missing.json", 2)
+
+    def _says_one_sentence(self, file: Path, code: int) -> None:
+        finished = self._client.publish(file, self._url)
+        assert (finished.returncode, finished.stdout) == (code, ""), f"{file}: {finished.stderr}"
+        assert len(finished.stderr.splitlines()) == 1, finished.stderr
+        assert str(file) in finished.stderr
 
     def _publish(self, message_id: str, **header: Any) -> subprocess.CompletedProcess[str]:
         return self._client.publish(self._file(message_id, header), self._url)

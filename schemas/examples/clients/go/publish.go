@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -89,35 +89,45 @@ func send(url string, body []byte, id, place string, wait time.Duration) (*recei
 	}
 }
 
-// isLost tells whether sending again may help; a refusal, such as a missing right, is final.
-func isLost(err error) bool {
+// isFinal tells whether sending again is in vain: a refusal, such as a missing right, or no queue.
+func isFinal(err error) bool {
 	var told *amqp.Error
-	refused := errors.As(err, &told) && (told.Code == amqp.AccessRefused || told.Code == amqp.NotFound)
-	return err != nil && err != errReturned && !refused
+	return err == errReturned || errors.As(err, &told) && (told.Code == amqp.AccessRefused || told.Code == amqp.NotFound)
+}
+
+// end ends with the exit code that `cim-worker publish` would give, and one sentence.
+func end(code int, sentence ...any) {
+	fmt.Fprintln(os.Stderr, sentence...)
+	os.Exit(code)
 }
 
 func main() {
-	body, err := os.ReadFile(os.Args[1]) // sent as it is, again and again: the same bytes are the same activity
+	file := append(os.Args, "")[1]
+	body, err := os.ReadFile(file) // sent as it is, again and again: the same bytes are the same activity
 	if err != nil {
-		log.Fatal(err)
+		end(2, "name a file with a message:", err)
 	}
 	var sent message
-	if err := json.Unmarshal(body, &sent); err != nil {
-		log.Fatal(err)
+	err = json.Unmarshal(body, &sent)
+	id := strings.TrimSpace(sent.ID)
+	if err != nil || id == "" || len(id) > 255 { // what AMQP takes
+		end(6, file+": no JSON message with a text of at most 255 bytes as its id, the same whenever it is sent again")
 	}
-	place := cmp.Or(sent.Header.ConversationID, sent.Header.ChannelSessionID, sent.Header.Customer.ID)
+	place := cmp.Or(sent.Header.ConversationID, sent.Header.ChannelSessionID, sent.Header.Customer.ID, "unknown")
 	seconds, _ := strconv.Atoi(cmp.Or(os.Getenv("RECEIPT_SECONDS"), "30"))
 	url, wait := cmp.Or(os.Getenv("CIM_RABBITMQ_URL"), "amqp://localhost:5672/"), time.Duration(seconds)*time.Second
-	told, err := send(url, body, sent.ID, place, wait)
-	for pause := time.Second; isLost(err) && pause <= 16*time.Second; pause *= 2 {
+	told, err := send(url, body, id, place, wait)
+	for pause := time.Second; err != nil && !isFinal(err) && pause <= 16*time.Second; pause *= 2 {
 		time.Sleep(pause) // unreachable or lost: whether it arrived is unknown, so send again
-		told, err = send(url, body, sent.ID, place, wait)
+		told, err = send(url, body, id, place, wait)
 	}
-	if err != nil {
-		log.Fatal(err)
-	}
-	if told == nil {
-		log.Fatal("no receipt in time; the message is safe in the queue")
+	switch {
+	case isFinal(err):
+		end(2, "not published:", err)
+	case err != nil:
+		end(3, "the broker is away:", err)
+	case told == nil:
+		end(5, "no receipt in time; the message is safe in the queue")
 	}
 	fmt.Println("receipt", told.Outcome, cmp.Or(told.Code, told.Reason, told.EventID))
 	if told.Outcome == "dead" {

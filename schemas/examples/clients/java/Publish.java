@@ -2,6 +2,7 @@
 
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
+import com.google.gson.JsonPrimitive;
 import com.rabbitmq.client.AMQP;
 import com.rabbitmq.client.AuthenticationFailureException;
 import com.rabbitmq.client.ConnectionFactory;
@@ -47,31 +48,50 @@ class Publish {
         }
     }
 
-    public static void main(String[] arguments) throws Exception {
-        byte[] body = Files.readAllBytes(Path.of(arguments[0])); // sent as it is: the same bytes are the same activity
-        JsonObject message = json(body), header = message.getAsJsonObject("header");
+    public static void main(String[] arguments) throws InterruptedException {
+        byte[] body = null;
+        JsonObject message = null, header = null;
+        try {
+            body = Files.readAllBytes(Path.of(arguments[0])); // sent as it is: the same bytes are the same activity
+            message = json(body);
+            header = message.get("header") instanceof JsonObject object ? object : new JsonObject();
+        } catch (IOException | IndexOutOfBoundsException none) {
+            end(2, "name a file with a message: " + none.getMessage());
+        } catch (RuntimeException | StackOverflowError bad) { // the same sentence as for a message without id
+        }
+        String id = message == null ? "" : first(text(message, "id")).trim();
+        if (id.isEmpty() || id.getBytes(StandardCharsets.UTF_8).length > 255) { // what AMQP takes
+            end(6, arguments[0] + ": no JSON message with a text of at most 255 bytes as its id, "
+                + "the same whenever it is sent again");
+        }
         String place = first(text(header, "conversationId"), text(header, "channelSessionId"),
-            header.get("customer") instanceof JsonObject customer ? text(customer, "_id") : null);
-        var factory = new ConnectionFactory();
-        factory.setUri(System.getenv().getOrDefault("CIM_RABBITMQ_URL", "amqp://localhost:5672/"));
-        factory.setAutomaticRecoveryEnabled(false); // what was in doubt has to be sent again: the loop does both
-        JsonObject receipt;
+            header.get("customer") instanceof JsonObject customer ? text(customer, "_id") : null, "unknown");
+        JsonObject receipt = null;
         for (int pause = 1; ; pause *= 2) {
             try {
-                receipt = send(factory, body, text(message, "id"), place);
+                var factory = new ConnectionFactory();
+                factory.setUri(System.getenv().getOrDefault("CIM_RABBITMQ_URL", "amqp://localhost:5672/"));
+                factory.setAutomaticRecoveryEnabled(false); // what was in doubt has to be sent again: the loop does both
+                receipt = send(factory, body, id, place);
                 break;
             } catch (IOException | TimeoutException | CompletionException | ShutdownSignalException lost) {
-                if (pause > 16 || isRefused(lost)) throw lost;
+                if (isRefused(lost)) end(2, "not published: " + lost);
+                if (pause > 16) end(3, "the broker is away: " + lost);
                 Thread.sleep(pause * 1000L); // unreachable or lost: whether it arrived is unknown, so send again
+            } catch (Exception wrong) { // no queue took it, or the address cannot be used
+                end(2, "not published: " + wrong.getMessage());
             }
         }
-        if (receipt == null) {
-            System.err.println("no receipt in time; the message is safe in the queue");
-            System.exit(1);
-        }
+        if (receipt == null) end(5, "no receipt in time; the message is safe in the queue");
         System.out.println("receipt " + text(receipt, "outcome") + " "
             + first(text(receipt, "code"), text(receipt, "reason"), text(receipt, "eventId")));
         System.exit(text(receipt, "outcome").equals("dead") ? 6 : 0);
+    }
+
+    /** Ends with the exit code that `cim-worker publish` would give, and one sentence. */
+    static void end(int code, String sentence) {
+        System.err.println(sentence);
+        System.exit(code);
     }
 
     /** Whether sending again is in vain: a missing right or exchange closes the channel only, not the connection. */
@@ -85,7 +105,7 @@ class Publish {
     }
 
     static String text(JsonObject object, String name) {
-        return object.get(name) == null || object.get(name).isJsonNull() ? null : object.get(name).getAsString();
+        return object.get(name) instanceof JsonPrimitive value && value.isString() ? value.getAsString() : null;
     }
 
     static String first(String... texts) {

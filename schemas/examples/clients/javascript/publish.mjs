@@ -5,12 +5,16 @@ import amqp from "amqplib";
 
 const url = process.env.CIM_RABBITMQ_URL ?? "amqp://localhost:5672/";
 const secondsToWait = Number(process.env.RECEIPT_SECONDS ?? 30);
-const body = await readFile(process.argv[2]); // sent as it is, again and again: the same bytes are the same activity
-const { id, header } = JSON.parse(body);
-const place = header.conversationId || header.channelSessionId || header.customer._id;
+const file = process.argv[2];
+
+/** End with the exit code that `cim-worker publish` would give, and one sentence. */
+function end(code, sentence) {
+  console.error(sentence);
+  process.exit(code);
+}
 
 /** Publish once, on a connection of its own; return the receipt, or undefined if there was none in time. */
-async function send() {
+async function send(body, id, place) {
   const connection = await amqp.connect(url, { timeout: 10_000 });
   const lost = new Promise((_, reject) => connection.on("error", reject).on("close", () => reject(new Error("lost"))));
   lost.catch(() => {}); // it is awaited below
@@ -42,19 +46,30 @@ async function send() {
   }
 }
 
-let receipt;
+let body, id, place, receipt;
+try {
+  body = await readFile(file); // sent as it is, again and again: the same bytes are the same activity
+} catch (error) {
+  end(2, `name a file with a message (${error.message})`);
+}
+try {
+  const { id: given, header } = JSON.parse(body);
+  id = given.trim();
+  if (!id || Buffer.byteLength(id) > 255) throw new Error("not what AMQP takes");
+  place = header?.conversationId || header?.channelSessionId || header?.customer?._id || "unknown";
+} catch {
+  end(6, `${file}: no JSON message with a text of at most 255 bytes as its id, the same whenever it is sent again`);
+}
 for (const pause of [1, 2, 4, 8, 16, undefined]) {
   try {
-    receipt = await send();
+    receipt = await send(body, id, place);
     break;
   } catch (error) { // unreachable or lost: whether it arrived is unknown, so send again
-    if (error.final || pause === undefined || / 403 /.test(error.message)) throw error;
+    if (error.final || / 403 /.test(error.message)) end(2, `not published: ${error.message}`);
+    if (pause === undefined) end(3, `the broker is away: ${error.message || error.code}`);
     await sleep(pause * 1000);
   }
 }
-if (!receipt) {
-  console.error("no receipt in time; the message is safe in the queue");
-  process.exit(1);
-}
+if (!receipt) end(5, "no receipt in time; the message is safe in the queue");
 console.log("receipt", receipt.outcome, receipt.code || receipt.reason || receipt.eventId);
 process.exit(receipt.outcome === "dead" ? 6 : 0);
