@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.support.amqp import plain
 from tests.support.command import cim_worker, printed_json
 from tests.support.eventually import eventually
+from tests.support.terminal import on_terminal
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.services.services import Store
 
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NOWHERE = {"CIM_RABBITMQ_URL": "amqp://127.0.0.1:9/", "CIM_MONGODB_URI": "mongodb://127.0.0.1:9/"}
 
 
@@ -41,7 +44,7 @@ class Asked:
     """The command, with what a user has set."""
 
     def __init__(self, world: World, **variables: str) -> None:
-        self._variables = {
+        self.variables = {
             "CIM_RABBITMQ_URL": world.amqp_url,
             "CIM_MONGODB_URI": world.mongodb_uri,
             "CIM_MONGODB_DATABASE": world.database,
@@ -50,13 +53,13 @@ class Asked:
         }
 
     def about(self, wanted: str, *options: str, code: int = 0) -> dict[str, Any]:
-        finished = cim_worker("explain", wanted, "--json", *options, **self._variables)
+        finished = cim_worker("explain", wanted, "--json", *options, **self.variables)
         assert finished.returncode == code, finished.stderr
         found: dict[str, Any] = printed_json(finished)
         return found
 
     def lines(self, wanted: str, *options: str) -> list[str]:
-        return cim_worker("explain", wanted, *options, **self._variables).stdout.splitlines()
+        return cim_worker("explain", wanted, *options, **self.variables).stdout.splitlines()
 
 
 def test_every_id_of_a_message_leads_to_its_story_and_what_is_away_is_said(  # noqa: PLR0915 - one pool for all of it
@@ -158,3 +161,27 @@ def test_the_journal_is_searched_as_far_back_as_asked_and_damaged_messages_end_n
     assert refused.returncode == 2
     assert "--since" in refused.stderr
     assert cim_worker("explain", " ").returncode == 2, "what a script gives that has no id"
+
+
+def test_a_long_journal_is_read_with_a_bar_on_a_terminal_and_without_one_elsewhere(world: World) -> None:
+    now, number = int(time.time() * 1000), 120
+    outcomes = [
+        {"eventId": f"{one:024x}", "messageId": f"m-{one}", "outcome": "stored", "at": now} for one in range(9000)
+    ]
+    body = gzip.compress(json.dumps({"worker": "host:1", "at": now, "outcomes": outcomes}).encode())
+    with plain(world.amqp_url) as channel:
+        for _ in range(number):
+            channel.basic_publish("", "cim.outcomes", body, pika.BasicProperties(content_encoding="gzip"))
+    asked = Asked(world)
+    finished = cim_worker("explain", "nobody", **asked.variables)
+    assert (finished.returncode, finished.stderr) == (5, "")
+    assert "reading the journal" not in finished.stdout
+
+    shown = on_terminal("explain", "nobody", columns=80, **asked.variables)
+
+    lines = [ESCAPES.sub("", line) for line in re.split(r"[\r\n]+", shown)]
+    bars = [line for line in lines if line.startswith("reading the journal")]
+    assert max(map(len, bars)) < 80
+    reached = {int(found[1]) for line in bars if (found := re.search(rf" (\d+)/{number} ", line))}
+    assert len(reached) > 1, f"how far it is: {bars}"
+    assert lines[-2:] == [f"  since {lines[-2].split('since ')[1]}", ""], "the bar is gone at the end"
