@@ -140,17 +140,6 @@ class ReceiptResult(StrEnum):
     """The AMQP channel ended before the confirm."""
 
 
-class Receipt(NamedTuple):
-    """The outcome of one message, written, and where its publisher wants it."""
-
-    address: str
-    message_id: str
-    correlation_id: str | None
-    timestamp: int
-    """Epoch seconds."""
-    body: bytes
-
-
 class Outgoing(NamedTuple):
     """One message to publish: mandatory, persistent, confirmed."""
 

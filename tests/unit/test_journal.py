@@ -237,3 +237,21 @@ async def test_outcomes_of_batches_that_end_while_a_message_is_on_its_way_share_
     slow.may_confirm.set()
     await harness.settled(40)
     assert [len(message["outcomes"]) for message in harness.written] == [10, 30]
+
+
+async def test_after_a_message_of_many_the_next_outcomes_gather_and_after_one_of_few_they_are_written_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_GATHER_SECONDS", 60)
+    harness = Harness()
+    for count in (3, 6, 26):
+        harness.note(count - len(harness.released))
+        await harness.settled(count)
+    for _ in range(20):
+        harness.note(10)
+        await asyncio.sleep(0)
+    await harness.settled(226)
+    assert [len(message["outcomes"]) for message in harness.written] == [3, 3, 20, 200], "200 are worth a message"
+    harness.note(1)
+    harness.journal.release_all()
+    assert len(harness.released) == 227, "the end of a session waits for nothing"

@@ -15,16 +15,19 @@ from tests.support.from_schema import schema_of
 from tests.support.pipeline_harness import PipelineHarness
 from tests.unit.test_settlement import body_of
 from worker import contract
+from worker.cim import Identity
 from worker.flow.backoff import Backoff
+from worker.outcome import Outcome
 from worker.pipeline import receipts as module
 from worker.pipeline.receipts import Receipts
+from worker.pipeline.settlement import Settled
 from worker.ports import Properties
 from worker.rabbit.errors import ConnectionLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from worker.ports import Outgoing, Receipt
+    from worker.ports import Outgoing
 
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA.key"
 NAMED = "cim.receipts.app"
@@ -34,17 +37,19 @@ class FakeChannel:
     """Takes everything; raises what it is told to."""
 
     def __init__(self) -> None:
-        self.sent: list[Receipt] = []
+        self.sent: list[Outgoing] = []
+        self.batches: list[int] = []
         self.failure: Exception | None = None
         self.ended = 0
 
     async def ready(self) -> None:
         await asyncio.sleep(0)
 
-    def send(self, receipts: Sequence[Receipt]) -> None:
+    def send(self, receipts: Sequence[Outgoing]) -> None:
         if self.failure is not None:
             raise self.failure
         self.sent += receipts
+        self.batches.append(len(receipts))
 
     async def end(self) -> None:
         self.ended += 1
@@ -73,6 +78,11 @@ class Harness:
         yield
         await self.receipts.finish(task, lambda: True)
 
+    def tell(self, count: int) -> None:
+        """Settle *count* deliveries that ask."""
+        for _ in range(count):
+            self.receipts.settled(Settled(delivery(reply_to=DIRECT), Identity(message_id="m"), Outcome.STORED))
+
     async def told(self, *deliveries: FakeDelivery) -> list[dict[str, Any]]:
         """Process *deliveries* and return the receipts as their readers see them."""
         async with self.session():
@@ -96,7 +106,7 @@ async def test_a_receipt_says_outcome_ids_and_reason_and_can_be_matched_to_what_
         "at": NOW,
     }
     (sent,) = harness.channel.sent
-    assert sent.address == DIRECT
+    assert sent.routing_key == DIRECT
     assert (sent.correlation_id, sent.message_id) == ("call-7", f"{event_id}.stored")
 
 
@@ -177,7 +187,7 @@ async def test_delays_are_told_only_to_who_wants_all_and_the_final_outcome_alway
     copies = [delivery_of(copy) for copy in harness.pipeline.at("cim.ingress.retry.1s", "")]
     receipts = await harness.told(*copies)
     assert [(one["messageId"], one["outcome"]) for one in receipts[1:]] == [("all", "stored"), ("final", "stored")]
-    assert {one.address for one in harness.channel.sent} == {DIRECT}
+    assert {one.routing_key for one in harness.channel.sent} == {DIRECT}
 
 
 async def test_the_waiting_room_keeps_the_address() -> None:
@@ -231,3 +241,17 @@ async def test_what_waits_for_a_broker_that_takes_nothing_is_bounded_and_survive
         await eventually_async(lambda: len(harness.channel.sent) == 30 - dropped)
     await harness.told(delivery(body_of("later"), reply_to=DIRECT))
     assert len(harness.channel.sent) == 30 - dropped + 1, "there is room again"
+
+
+async def test_receipts_that_follow_many_gather_and_one_alone_goes_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.5)
+    harness = Harness()
+    async with harness.session():
+        for count in (1, 2, 22):
+            harness.tell(count - len(harness.channel.sent))
+            await eventually_async(lambda count=count: len(harness.channel.sent) == count)  # type: ignore[misc]
+        for _ in range(4):
+            harness.tell(5)
+            await asyncio.sleep(0)
+        await eventually_async(lambda: len(harness.channel.sent) == 42)
+    assert harness.channel.batches == [1, 1, 20, 20]

@@ -80,13 +80,14 @@ class ReplayOutcomes:
 
     def settled(self, settled: Ended) -> None:
         """Take note of an outcome if it is the last word about a replay."""
-        self.note(settled.delivery, settled.outcome, settled.letter_id)
+        if contract.REPLAY_OF in settled.delivery.properties.headers:  # most who are followed ask for a receipt
+            self.note(settled.delivery, settled.outcome, settled.letter_id)
 
     def note(self, delivery: Delivery, outcome: Outcome, letter_id: str | None) -> None:
         """Do the same for an outcome that is not settled by the pipeline."""
         headers = delivery.properties.headers
         replay_of = headers.get(contract.REPLAY_OF)
-        if replay_of is None:  # most are no replays: who asks for a receipt is followed, too
+        if replay_of is None:
             return
         status, job = status_after(outcome.value), headers.get(contract.REPLAY_JOB)
         if status is None or not isinstance(replay_of, str) or not isinstance(job, str):

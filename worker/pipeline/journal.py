@@ -32,7 +32,10 @@ _CONFIRM_SECONDS: Final = 1.0
 _ENTRIES_PER_MESSAGE: Final = 1000
 """Some 300 kB before compression: below every broker's message limit."""
 _WORTH_A_MESSAGE: Final = 200
-"""So many are not kept waiting for what is on its way: by then a message's own cost is nothing to theirs."""
+"""So many are not kept waiting for others: by then a message's own cost is nothing to theirs."""
+_FEW: Final = 10
+_GATHER_SECONDS: Final = 0.02
+"""So long after a message of more than a few the next outcomes gather: it costs what a hundred of them do."""
 _COMPRESSION: Final = 1
 """The fastest: entries repeat each other, so even that makes them ten times smaller."""
 _WHY: Final = {
@@ -120,7 +123,9 @@ class Journal:
         """What is on its way to the stream, with the deliveries that wait for its confirm."""
         self._counted: set[asyncio.Task[None]] = set()
         """Of these, what was released before it arrived: counted as missing, whatever becomes of it."""
-        self._is_scheduled = False
+        self._scheduled: asyncio.Handle | None = None
+        self._next_at = 0.0
+        """When the next message may be written, in the event loop's time."""
         self._try_again_at = 0.0
         self._is_doubtful = False
         """Whether the last entry failed. A first silence is not reported: a broker that stops is silent before."""
@@ -144,11 +149,10 @@ class Journal:
     def note_all(self, noted: Sequence[Noted]) -> None:
         """As `note` for each of *noted*."""
         self._noted += noted
-        if not self._is_scheduled and not self._written:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-        elif len(self._noted) >= _WORTH_A_MESSAGE:
+        if len(self._noted) >= _WORTH_A_MESSAGE:
             self._flush()
+        elif self._scheduled is None and not self._written:
+            self._schedule()
 
     def release_all(self) -> None:
         """Acknowledge every delivery that still waits for its entry: its effect is proven, the entry may be missing."""
@@ -163,12 +167,24 @@ class Journal:
         for delivery in held:
             self._release(delivery)
 
-    def _flush(self) -> None:
-        """Write what is noted: at once when nothing is on its way or there is much, otherwise when that has arrived.
+    def _schedule(self) -> None:
+        """Write what is noted soon: in this round of the event loop's, or when enough time has passed since the last.
 
         So small batches share a message under load: most of its cost is the message's own.
         """
-        self._is_scheduled = False
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._next_at:
+            self._scheduled = loop.call_at(self._next_at, self._flush)
+        else:
+            self._scheduled = loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what is noted."""
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        if len(self._noted) > _FEW:
+            self._next_at = asyncio.get_running_loop().time() + _GATHER_SECONDS
         while self._noted:
             noted, self._noted = self._noted[:_ENTRIES_PER_MESSAGE], self._noted[_ENTRIES_PER_MESSAGE:]
             self._write(noted)
@@ -192,8 +208,8 @@ class Journal:
     def _arrived(self, task: asyncio.Task[None]) -> None:
         for delivery in self._written.pop(task):
             self._release(delivery)
-        if not self._written:
-            self._flush()
+        if self._noted and self._scheduled is None and not self._written:
+            self._schedule()
 
     async def _publish(self, entries: list[Entry], now: int) -> None:
         gap = None if self._is_counted() else self._gap.take()  # it would be in it

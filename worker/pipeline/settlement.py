@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from worker.dead_letters.provenance import attempt_of, is_followed
 from worker.dead_letters.reading import id_of_ours
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from worker.ports import Clock, Delivery, End, Outgoing, Reporter
 
 
-class Settled(NamedTuple):
-    """One proven outcome, as listeners are told it."""
+class Settled(msgspec.Struct, gc=False):
+    """One proven outcome, as listeners are told it; made in a fraction of the time of a named tuple."""
 
     delivery: Delivery
     """Its reserved headers are trustworthy: a stranger's were stripped when it was read."""

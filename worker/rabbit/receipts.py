@@ -18,7 +18,7 @@ from worker.rabbit.properties import PropertiesTemplate, encode_properties
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from worker.ports import Receipt
+    from worker.ports import Outgoing
     from worker.rabbit.connection import Channel, Connection
 
 _MOST_UNSENT_BYTES: Final = 256 * 1024
@@ -50,10 +50,13 @@ class ReceiptPublisher:
         self._properties = PropertiesTemplate(content_type=_CONTENT_TYPE, type_=RECEIPT, app_id=APP_ID, user_id=user_id)
         self._count = count
         self._owns_connection = owns_connection
+        self._frame_max = connection.raw.frame_max
         self._next_tag = 1
         self._unconfirmed: dict[int, None] = {}
         self._returned = 0
         """Returned publishes whose confirm is still to come."""
+        self._confirmed = 0
+        """Those of the bytes that are being read; they are counted together."""
         number = channel.raw.channel_number
         connection.raw.attach(number, self)
         channel.closed.add_done_callback(lambda _: connection.raw.detach(number))
@@ -81,7 +84,7 @@ class ReceiptPublisher:
             await asyncio.sleep(_CHECK_SECONDS)  # the socket says nothing when it has room
         self._raise_if_closed()
 
-    def send(self, receipts: Sequence[Receipt]) -> None:
+    def send(self, receipts: Sequence[Outgoing]) -> None:
         """Send *receipts*, in one go. Raises `BrokerError` when the channel has ended: then none was sent."""
         self._raise_if_closed()
         frames = [self._encode(receipt) for receipt in receipts]
@@ -116,22 +119,23 @@ class ReceiptPublisher:
         if not self._connection.is_open:
             raise ConnectionLost("the connection is closed")
 
-    def _encode(self, receipt: Receipt) -> bytes:
-        channel, frame_max = self._channel.raw.channel_number, self._connection.raw.frame_max
-        mandatory = not receipt.address.startswith(DIRECT_REPLY_TO)
+    def _encode(self, receipt: Outgoing) -> bytes:
+        _, address, message_id, body, correlation_id, _, _, timestamp, *_ = receipt
+        channel, frame_max = self._channel.raw.channel_number, self._frame_max
+        mandatory = not address.startswith(DIRECT_REPLY_TO)
         if compiled.frames is not None:
             frames: bytes | None = compiled.frames.publish(
                 channel,
                 "",
-                receipt.address,
-                receipt.body,
+                address,
+                body,
                 frame_max,
                 _CONTENT_TYPE,
                 None,
                 None,
-                receipt.correlation_id,
-                receipt.message_id,
-                receipt.timestamp,
+                correlation_id,
+                message_id,
+                timestamp,
                 RECEIPT,
                 self._user_id,
                 APP_ID,
@@ -139,20 +143,14 @@ class ReceiptPublisher:
             )
             if frames is not None:
                 return frames
-        properties = self._encode_properties(receipt)
-        return encode_publish(
-            channel, "", receipt.address, properties, receipt.body, frame_max=frame_max, mandatory=mandatory
-        )
+        properties = self._encode_properties(message_id, correlation_id, timestamp)
+        return encode_publish(channel, "", address, properties, body, frame_max=frame_max, mandatory=mandatory)
 
-    def _encode_properties(self, receipt: Receipt) -> bytes:
-        if receipt.correlation_id is not None:
-            return self._properties.write(receipt.message_id, receipt.correlation_id, receipt.timestamp)
+    def _encode_properties(self, message_id: str, correlation_id: str | None, timestamp: int | None) -> bytes:
+        if correlation_id is not None and timestamp is not None:
+            return self._properties.write(message_id, correlation_id, timestamp)
         return encode_properties(
-            message_id=receipt.message_id,
-            timestamp=receipt.timestamp,
-            type_=RECEIPT,
-            app_id=APP_ID,
-            user_id=self._user_id,
+            message_id=message_id, timestamp=timestamp, type_=RECEIPT, app_id=APP_ID, user_id=self._user_id
         )
 
     def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
@@ -166,7 +164,10 @@ class ReceiptPublisher:
             known = 1 if self._unconfirmed.pop(tag, tag) is None else 0
         returned = min(known, self._returned) if positive else 0  # what came back is confirmed, never refused
         self._returned -= returned
-        self._count(ReceiptResult.SENT if positive else ReceiptResult.QUEUE_REFUSED, known - returned)
+        if positive:
+            self._confirmed += known - returned
+        else:
+            self._count(ReceiptResult.QUEUE_REFUSED, known)
 
     def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
         """Count a receipt whose queue is gone."""
@@ -177,4 +178,7 @@ class ReceiptPublisher:
         """Never called: nothing is consumed here."""
 
     def on_read(self) -> None:
-        """Nothing to do: confirms are counted one by one."""
+        """Count what was confirmed: the broker's confirms come many at a time."""
+        if self._confirmed:
+            self._count(ReceiptResult.SENT, self._confirmed)
+            self._confirmed = 0
