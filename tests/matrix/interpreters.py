@@ -39,7 +39,8 @@ def environment(name: str, version: str, requirements: Sequence[str] = ()) -> tu
     prefix = _inside(found) if isinstance(found, Path) else ()
     python = "/usr/bin/python3" if isinstance(found, Path) else found
     folder = CACHE / "environments" / name
-    if not (folder / "complete").exists():
+    complete, declared = folder / "complete", (ROOT / "pyproject.toml").read_text()
+    if not complete.exists() or complete.read_text() != declared:
         _run(*prefix, python, "-m", "venv", "--clear", str(folder))
         pip = (
             *prefix,
@@ -51,7 +52,7 @@ def environment(name: str, version: str, requirements: Sequence[str] = ()) -> tu
             "install",
         )
         _run(*pip, "--editable", f"{ROOT}[test]", *requirements)
-        (folder / "complete").touch()
+        complete.write_text(declared)
     return (*prefix, str(folder / "bin" / "python"))
 
 
