@@ -83,6 +83,14 @@ def _options(part: str, place: Place) -> list[str]:
     return ["--store", place.store] if part == "stores" and place.store else []
 
 
+def _integration(place: Place, whole: bool) -> list[str]:  # noqa: FBT001 - one of a table
+    """Where only the store is another one: those that use it."""
+    if whole or not place.store:
+        return ["tests/integration"]
+    files = sorted((ROOT / "tests" / "integration").glob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "store: Store" in file.read_text()]
+
+
 def _acceptance(_: Place, whole: bool) -> list[str]:  # noqa: FBT001 - one of a table
     return ["tests/acceptance"] if whole else [f"tests/acceptance/{name}" for name in ACCEPTANCE]
 
@@ -92,7 +100,7 @@ _PYTEST: Final[dict[str, Callable[[Place, bool], list[str]]]] = {
     "stores": lambda _place, _whole: ["tests/contract/store"],
     "contract": lambda _place, _whole: ["tests/contract", "--ignore=tests/contract/store"],
     "differences": lambda _place, _whole: ["tests/matrix"],
-    "integration": lambda _place, _whole: ["tests/integration"],
+    "integration": _integration,
     "acceptance": _acceptance,
 }
 PARTS: Final = (*_PYTEST, "chaos")
