@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pika
+import pymongo
+import pymongo.errors
 
 from tests.chaos.messages import VHOST, customer_of
+from tests.chaos.world import DATABASE
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
@@ -52,6 +56,27 @@ class Platform:
         if left:
             example = f"{len(left)} of {len(wanted)} after {_EXCHANGES_SECONDS:g} s, {min(left)} for one"
             self._world.ledger.findings.add("exchanges that never come back", example)
+
+    async def wait_for_registry(self) -> None:
+        """Wait until the worker has written down the state of every conversation as it was told last.
+
+        Raises TimeoutError when it never does.
+        """
+        await asyncio.to_thread(self._wait_for_registry)
+
+    def _wait_for_registry(self) -> None:
+        places = self._world.places
+        wanted = dict.fromkeys(places.to_open, "ACTIVE") | dict.fromkeys(places.closed, "CLOSED")
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(self._world.store.uri, timeoutMS=5000)
+        deadline = time.monotonic() + _EXCHANGES_SECONDS
+        with client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(pymongo.errors.PyMongoError):  # the store may be coming back
+                    records = client[DATABASE]["conversations"].find({}, {"state": 1})
+                    if {one["_id"]: one["state"] for one in records}.items() >= wanted.items():
+                        return
+                time.sleep(0.2)
+        raise TimeoutError("the registry never learnt which conversations are open, and which are closed")
 
     async def tell(self, state: str, *conversations: str, ahead_ms: int = 0) -> None:
         """Publish the state of conversations, each twice and with an older contradiction between: both are harmless.

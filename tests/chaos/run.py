@@ -193,19 +193,7 @@ async def _open(made: World, platform: Platform) -> None:
     made.pool.start()
     await platform.open_all()
     # Closed ones have no exchange to wait for; their registry entry is what counts.
-    await asyncio.to_thread(_wait_for_registry, made)
-
-
-def _wait_for_registry(made: World) -> None:
-    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(made.store.uri)
-    deadline = time.monotonic() + 30
-    with client:
-        while time.monotonic() < deadline:
-            states = {one["_id"]: one["state"] for one in client[DATABASE]["conversations"].find({}, {"state": 1})}
-            if all(states.get(place) == "CLOSED" for place in made.places.closed):
-                return
-            time.sleep(0.2)
-    raise TimeoutError("the registry never learnt which conversations are closed")
+    await platform.wait_for_registry()
 
 
 async def _break_while_publishing(made: World, platform: Platform, plan: Plan, state: Progress) -> None:

@@ -161,7 +161,11 @@ async def hub_deleted(world: World, platform: Platform, _: random.Random) -> Non
 
 @fault("broker", "broker-net", "conversations", "queues", "pool", "publishers", "store", "store-net", every=3)
 async def vhost_recreated(world: World, platform: Platform, _: random.Random) -> None:
-    """The virtual host is deleted with all queues and made again: what was in them is gone, what comes is not."""
+    """The virtual host is deleted with all queues and made again: what was in them is gone, what comes is not.
+
+    What the platform told is not among it: nobody would tell it again.
+    """
+    await platform.wait_for_registry()
     world.publisher.hold()
     async with _exchanges_gone(world):
         await world.manage(lambda: world.broker.delete_vhost(VHOST))
