@@ -257,7 +257,7 @@ async def test_a_letter_that_fails_for_an_unknown_reason_waits_until_the_store_h
     broker: Broker, vhost_url: str, store: Store, database: str
 ) -> None:
     """Alone, nobody can tell whether it is the letter or a full disk: parked, it would be listed nowhere."""
-    # With a limit RabbitMQ 3 returns a letter to the head of the queue, too, as newer versions always do.
+    # With a limit older RabbitMQ, too, returns a letter to the head of the queue, as 4.3 always does.
     broker.management.set_policy(vhost_url.rpartition("/")[2], "head", f"^{QUEUE}$", {"delivery-limit": 1000})
     with wire.wire_proxy(store.uri) as proxy:
         async with workbench(vhost_url, proxy.uri, database) as bench:

@@ -153,7 +153,8 @@ ROWS: Final = (
         "RabbitMQ of Debian sid",
         BROKER_PARTS,
         partial(_rabbitmq_of, *interpreters.SID[:2], *interpreters.SID[2]),
-        "nack with requeue counts towards no delivery limit; an acknowledgement timeout cancels the consumer",
+        "nack with requeue counts towards no delivery limit, and a letter returns to the head of its queue; "
+        "an acknowledgement timeout cancels the consumer",
     ),
     Row(
         "rabbitmq-cluster",

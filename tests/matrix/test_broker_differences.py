@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.services.services import Broker
 
 _CANCELS_SINCE = (4, 3)
+_HEAD_SINCE = (4, 3)
 _DELAYS_SINCE = (4, 3, 1)
 _ONE_SECOND = "application:set_env(rabbit, {}, 1000)"
 _LOOKS = 30
@@ -51,6 +52,20 @@ async def test_dead_letters_can_be_looked_at_as_often_as_one_likes(vhost_url: st
             (method,) = eventually(lambda: _got(channel, contract.DEAD_LETTERS), "the letter")
             channel.basic_nack(method.delivery_tag, requeue=True)
     assert depth(vhost_url, contract.DEAD_LETTERS) == 1
+
+
+async def test_a_returned_letter_goes_to_the_head_of_its_queue_from_43_on(broker: Broker, vhost_url: str) -> None:
+    await prepared(vhost_url)
+    with plain(vhost_url) as channel:
+        for body in (b"first", b"second"):
+            channel.basic_publish(contract.DEAD_LETTERS, "", body)
+        eventually(lambda: depth(vhost_url, contract.DEAD_LETTERS) == 2)
+        method, _properties, body = channel.basic_get(contract.DEAD_LETTERS)
+        channel.basic_nack(method.delivery_tag, requeue=True)
+        assert body == b"first"
+        eventually(lambda: depth(vhost_url, contract.DEAD_LETTERS) == 2)
+        _method, _properties, next_one = channel.basic_get(contract.DEAD_LETTERS)
+    assert next_one == (b"first" if version(broker) >= _HEAD_SINCE else b"second")
 
 
 async def test_an_acknowledgement_timeout_ends_the_consumer_and_brings_the_message_back(
