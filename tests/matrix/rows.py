@@ -1,4 +1,4 @@
-"""The rows: each changes one thing against `make test` on this machine, the last one everything at once."""
+"""The rows: each changes one thing against `make test` here; a Python of Debian sid brings its RabbitMQ along."""
 
 from __future__ import annotations
 
