@@ -83,11 +83,14 @@ def shallow_run(stage: Stage, messages: int, depth: int) -> Result:
 
 
 def all_returned(stage: Stage, messages: int) -> Result:
-    """Run with every conversation taken off the hub: each event comes back and has to be stored."""
+    """Run with nobody listening to any conversation: each event comes back and has to be stored.
+
+    Their exchanges stay bound to the hub: the worker would bind them again.
+    """
     stage.reset()
     loaded = stage.fill(numbered(stage, messages, WORKLOADS["live"]))
     loaded.expected[Kind.STORED], loaded.expected[Kind.LIVE] = loaded.expected[Kind.LIVE], set()
-    with stage.hub_unbound(), OURS.running(stage) as running:
+    with stage.unheard(stage.live), OURS.running(stage) as running:
         start, end = watch(running, stage, messages, stage.stored, WARM_SHARE)
         time.sleep(0.5)
     check(stage, loaded, OURS, "returned")

@@ -171,18 +171,6 @@ class Stage:
         return self._mongo[self.database][ACTIVITIES].estimated_document_count()
 
     @contextmanager
-    def hub_unbound(self) -> Iterator[None]:
-        """Take every conversation exchange off the hub meanwhile: all events come back as returned."""
-        exchanges = {
-            place.conversation_id: contract.conversation_exchange(place.conversation_id) for place in self.live
-        }
-        for key, exchange in exchanges.items():
-            self._channel.exchange_unbind(exchange, contract.HUB, routing_key=key)
-        yield
-        for key, exchange in exchanges.items():
-            self._channel.exchange_bind(exchange, contract.HUB, routing_key=key)
-
-    @contextmanager
     def unheard(self, some: Sequence[Place]) -> Iterator[None]:
         """Take the subscriber's queue off the exchanges of *some* conversations meanwhile: nobody listens there."""
         exchanges = [contract.conversation_exchange(place.conversation_id) for place in some]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker import compiled
+from worker.ports import Outgoing
 from worker.rabbit.frames import encode_publish
 from worker.rabbit.properties import encode_properties, encode_table
 
@@ -17,40 +16,52 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.samp
 OPTIONAL = st.none() | TEXTS
 
 
-@given(
-    st.fixed_dictionaries(
-        dict.fromkeys(("correlation_id", "content_type", "content_encoding", "type_", "app_id", "user_id"), OPTIONAL)
-        | {"message_id": TEXTS, "timestamp": st.none() | st.integers(0, 2**64 - 1), "mandatory": st.booleans()}
-    ),
-    *(
-        st.dictionaries(TEXTS, TEXTS | st.integers(-(2**63), 2**63 - 1), max_size=3),
-        TEXTS,
-        TEXTS,
-        st.binary(max_size=300),
-    ),
+OUTGOING = st.builds(
+    Outgoing,
+    *(TEXTS, TEXTS, TEXTS, st.binary(max_size=300)),
+    correlation_id=OPTIONAL,
+    type=OPTIONAL,
+    app_id=OPTIONAL,
+    timestamp=st.none() | st.integers(0, 2**64 - 1),
+    content_type=OPTIONAL,
+    content_encoding=OPTIONAL,
+    headers=st.none() | st.dictionaries(TEXTS, TEXTS | st.integers(-(2**63), 2**63 - 1), max_size=3),
+    reply_to=st.none() | st.none() | TEXTS,
 )
-@settings(max_examples=500, deadline=None)
-def test_a_publish_is_written_alike(
-    properties: dict[str, Any], headers: dict[str, str | int], exchange: str, routing_key: str, body: bytes
-) -> None:
-    mandatory = properties.pop("mandatory")
-    table = encode_table(headers) if headers else None
-    written = compiled.frames.publish(
-        3, exchange, routing_key, body, 4096, table=table, mandatory=mandatory, **properties
+
+
+def written_purely(message: Outgoing, user_id: str | None, *, mandatory: bool) -> bytes:
+    properties = encode_properties(
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        headers=message.headers,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        timestamp=message.timestamp,
+        type_=message.type,
+        app_id=message.app_id,
+        user_id=user_id,
     )
+    return encode_publish(
+        3, message.exchange, message.routing_key, properties, message.body, frame_max=4096, mandatory=mandatory
+    )
+
+
+def is_left_to_the_python_form(message: Outgoing, user_id: str | None) -> bool:
+    texts = [one for one in (*message, user_id) if isinstance(one, str)]
+    is_long = any(len(text.encode()) > 255 for text in texts)
+    return is_long or message.reply_to is not None or len(written_purely(message, user_id, mandatory=True)) > 4096
+
+
+@given(st.lists(OUTGOING, max_size=4), OPTIONAL, st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_publishes_are_written_alike(messages: list[Outgoing], user_id: str | None, mandatory: bool) -> None:  # noqa: FBT001 - drawn
+    written = compiled.frames.publish_run(3, messages, 4096, user_id, encode_table, mandatory)
     if written is None:
-        longest = max(
-            len(text.encode()) for text in (*properties.values(), exchange, routing_key) if isinstance(text, str)
-        )
-        assert longest > 255 or len(encode_properties(headers=headers, **properties)) + 20 > 4096
+        assert any(is_left_to_the_python_form(message, user_id) for message in messages)
     else:
-        raw = encode_properties(headers=headers, **properties)
-        assert written == encode_publish(3, exchange, routing_key, raw, body, frame_max=4096, mandatory=mandatory)
+        assert written == b"".join(written_purely(message, user_id, mandatory=mandatory) for message in messages)
 
 
 def test_half_a_surrogate_pair_is_left_to_the_python_form() -> None:
-    facts: dict[str, Any] = dict.fromkeys(("content_type", "content_encoding", "correlation_id", "type_", "user_id"))
-    written = compiled.frames.publish(
-        1, "e", "k", b"", 4096, table=None, message_id="\ud800", timestamp=None, app_id=None, **facts
-    )
-    assert written is None
+    assert compiled.frames.publish_run(1, [Outgoing("e", "k", "\ud800", b"")], 4096, None, encode_table) is None

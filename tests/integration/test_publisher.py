@@ -131,9 +131,10 @@ class Told:
 
     confirmations: dict[int, Confirmation] = field(default_factory=dict)
 
-    def settle(self, index: int, confirmation: Confirmation) -> None:
-        assert index not in self.confirmations
-        self.confirmations[index] = confirmation
+    def settle(self, index: int, count: int, confirmation: Confirmation) -> None:
+        for one in range(index, index + count):
+            assert one not in self.confirmations
+            self.confirmations[one] = confirmation
 
     def is_confirmed(self) -> bool:
         return set(self.confirmations.values()) == {Confirmation.CONFIRMED}
@@ -231,7 +232,7 @@ async def test_the_returns_of_one_id_are_matched_exactly(vhost_url: str) -> None
             expected = {"q": Confirmation.CONFIRMED, "nowhere": Confirmation.RETURNED}
             assert found == [expected[message.routing_key] for message in window]
         assert len(publisher._pending) == 0
-        assert not publisher._tag_by_id
+        assert publisher._pending.tag_of("same") is None
         assert not publisher._returned
         assert await publisher.publish([to("q", "same")]) == [Confirmation.CONFIRMED]
 

@@ -122,10 +122,11 @@ class PipelineHarness:
             reading=reading, finder=finder, publishing=publishing, storing=self.storing, copies=copies, **common
         )
 
-    def settle(self, one: Delivery) -> None:
-        assert not any(one is other for other in self.settled), "settled twice"
-        self.settled.append(one)
-        self.settling(one)
+    def settle(self, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            assert not any(one is other for other in self.settled), "settled twice"
+            self.settled.append(one)
+            self.settling(one)
 
     async def process(self, *batch: FakeDelivery) -> None:
         """Process a batch and let its lanes run as far as they get."""

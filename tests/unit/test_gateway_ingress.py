@@ -17,7 +17,7 @@ from worker.web.gateway.ingress import Ingress, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.rabbit.publisher import Settling
+    from worker.rabbit.outstanding import Settling
 
 
 class Open:
@@ -47,7 +47,7 @@ class Broken:
     """A publisher that meets a bug after it sent the first of two."""
 
     def publish_now(self, _: Sequence[Outgoing], window: Settling) -> bool:
-        window.settle(0, Confirmation.CONFIRMED)
+        window.settle(0, 1, Confirmation.CONFIRMED)
         raise ValueError
 
 
@@ -90,5 +90,5 @@ async def test_each_request_waits_its_own_time_for_the_broker_and_counts_until_i
     assert min(await first, await second) >= 0.09
     assert ingress.in_flight == 2
     for window in publisher.windows:
-        window.settle(0, Confirmation.CONFIRMED)
+        window.settle(0, 1, Confirmation.CONFIRMED)
     assert ingress.in_flight == 0

@@ -40,7 +40,7 @@ class Harness:
             open_publisher=self.open,
             is_connected=lambda: self.connected,
             gap=Gap(),
-            release=self.released.append,
+            release=self.released.extend,
             worker="w-1",
             outage=Outage("journal", address="cim.outcomes", reporter=self.reported, clock=self.clock),
             backoff=Backoff(1, 30, random=lambda: 1.0),

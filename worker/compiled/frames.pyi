@@ -1,21 +1,13 @@
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 def read_run(data: bytes, offset: int, sinks: dict[int, Any], contents: dict[int, Any]) -> tuple[int, int]: ...
-def publish(
+def publish_run(
     channel: int,
-    exchange: str,
-    routing_key: str,
-    body: bytes,
+    messages: Sequence[tuple[Any, ...]],
     frame_max: int,
-    content_type: str | None,
-    content_encoding: str | None,
-    table: bytes | None,
-    correlation_id: str | None,
-    message_id: str,
-    timestamp: int | None,
-    type_: str | None,
     user_id: str | None,
-    app_id: str | None,
+    encode_table: Callable[[Mapping[str, str | int]], bytes],
     mandatory: bool = True,
 ) -> bytes | None: ...
 def read_properties(raw: bytes, properties: object) -> bool: ...

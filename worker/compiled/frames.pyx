@@ -7,6 +7,7 @@ The rest is left to the Python form, which does everything. `tests/unit/test_com
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cdef extern from "Python.h":
@@ -145,114 +146,134 @@ cdef inline unsigned char* put_head(unsigned char* to, int kind, unsigned int ch
     return put32(put16(to + 1, channel), size)
 
 
-cdef inline bint take(str string, Text* into, Py_ssize_t* total) except -1:
+cdef inline bint take(object string, Text* into, Py_ssize_t* total) except -1:
     """Point *into* at the UTF-8 of *string*, if there is one; False when it does not fit a short string."""
     into.start = NULL
     into.size = 0
     if string is not None:
+        if type(string) is not str:
+            return False
         into.start = PyUnicode_AsUTF8AndSize(string, &into.size)
         total[0] += into.size + 1
     return into.size <= SHORT
 
 
-def publish(
-    unsigned int channel,
-    str exchange not None,
-    str routing_key not None,
-    bytes body not None,
-    unsigned long long frame_max,
-    str content_type,
-    str content_encoding,
-    bytes table,
-    str correlation_id,
-    str message_id not None,
-    timestamp,
-    str type_,
-    str user_id,
-    str app_id,
-    bint mandatory = True,
-):
-    """Return a persistent basic.publish as the Python form writes it; *table* are its headers, written.
+cdef struct Publish:
+    Text exchange, key, kind, encoding, correlation, message, event, user, app
+    Py_ssize_t names, props, size
 
-    None when a string is too long for a short string, or no Unicode, or when the frames are larger than *frame_max*.
-    """
-    cdef Text name, key, kind, encoding, correlation, message, event, user, app
-    cdef Py_ssize_t names = 0, props = 3, size = PyBytes_GET_SIZE(body)
-    cdef unsigned int flags = 1 << 12
-    cdef unsigned char* to
-    cdef bytes frames
+
+cdef bint measure(tuple message, object user_id, bytes table, unsigned long long frame_max, Publish* into) except -1:
+    """Take what *message*, an `Outgoing`, has to be written, and how long it is; False where the Python form is needed."""
+    into.names = 0
+    into.props = 3
+    if type(message[3]) is not bytes or message[0] is None or message[1] is None or message[2] is None:
+        return False
+    into.size = PyBytes_GET_SIZE(<bytes> message[3])
     try:
         if not (
-            take(exchange, &name, &names) and take(routing_key, &key, &names)
-            and take(content_type, &kind, &props) and take(content_encoding, &encoding, &props)
-            and take(correlation_id, &correlation, &props) and take(message_id, &message, &props)
-            and take(type_, &event, &props) and take(user_id, &user, &props) and take(app_id, &app, &props)
+            take(message[0], &into.exchange, &into.names) and take(message[1], &into.key, &into.names)
+            and take(message[8], &into.kind, &into.props) and take(message[9], &into.encoding, &into.props)
+            and take(message[4], &into.correlation, &into.props) and take(message[2], &into.message, &into.props)
+            and take(message[5], &into.event, &into.props) and take(user_id, &into.user, &into.props)
+            and take(message[6], &into.app, &into.props)
         ):
-            return None
+            return False
     except UnicodeEncodeError:
-        return None
-    if timestamp is not None:
-        props += 8
+        return False
+    if message[7] is not None:
+        into.props += 8
     if table is not None:
-        props += PyBytes_GET_SIZE(table)
-    if <unsigned long long> size + OVERHEAD > frame_max or <unsigned long long> props + OVERHEAD + 12 > frame_max:
-        return None
-    frames = PyBytes_FromStringAndSize(
-        NULL, OVERHEAD + 7 + names + OVERHEAD + 12 + props + (OVERHEAD + size if size else 0)
+        into.props += PyBytes_GET_SIZE(table)
+    return (
+        <unsigned long long> into.size + OVERHEAD <= frame_max
+        and <unsigned long long> into.props + OVERHEAD + 12 <= frame_max
     )
-    to = <unsigned char*> PyBytes_AS_STRING(frames)
-    to = put_head(to, FRAME_METHOD, channel, 7 + names)
+
+
+cdef inline unsigned char* put_optional(unsigned char* to, Text* string) noexcept nogil:
+    return to if string.start is NULL else put_short(to, string)
+
+
+cdef unsigned char* put_publish(
+    unsigned char* to, unsigned int channel, tuple message, bytes table, Publish* of, bint mandatory
+) except NULL:
+    cdef unsigned int flags = 1 << 12 | 1 << 7
+    to = put_head(to, FRAME_METHOD, channel, 7 + of.names)
     to = put16(put32(to, 0x003C0028), 0)
-    to = put_short(put_short(to, &name), &key)
+    to = put_short(put_short(to, &of.exchange), &of.key)
     to[0] = 1 if mandatory else 0
     to[1] = FRAME_END
-    to = put_head(to + 2, FRAME_HEADER, channel, 12 + props)
-    to = put64(put16(put16(to, BASIC_CLASS), 0), size)
-    if content_type is not None:
+    to = put_head(to + 2, FRAME_HEADER, channel, 12 + of.props)
+    to = put64(put16(put16(to, BASIC_CLASS), 0), of.size)
+    if of.kind.start is not NULL:
         flags |= 1 << 15
-    if content_encoding is not None:
+    if of.encoding.start is not NULL:
         flags |= 1 << 14
     if table is not None:
         flags |= 1 << 13
-    if correlation_id is not None:
+    if of.correlation.start is not NULL:
         flags |= 1 << 10
-    flags |= 1 << 7
-    if timestamp is not None:
+    if message[7] is not None:
         flags |= 1 << 6
-    if type_ is not None:
+    if of.event.start is not NULL:
         flags |= 1 << 5
-    if user_id is not None:
+    if of.user.start is not NULL:
         flags |= 1 << 4
-    if app_id is not None:
+    if of.app.start is not NULL:
         flags |= 1 << 3
-    to = put16(to, flags)
-    if content_type is not None:
-        to = put_short(to, &kind)
-    if content_encoding is not None:
-        to = put_short(to, &encoding)
+    to = put_optional(put_optional(put16(to, flags), &of.kind), &of.encoding)
     if table is not None:
         memcpy(to, PyBytes_AS_STRING(table), PyBytes_GET_SIZE(table))
         to += PyBytes_GET_SIZE(table)
     to[0] = 2                                   # persistent
-    to += 1
-    if correlation_id is not None:
-        to = put_short(to, &correlation)
-    to = put_short(to, &message)
-    if timestamp is not None:
-        to = put64(to, timestamp)
-    if type_ is not None:
-        to = put_short(to, &event)
-    if user_id is not None:
-        to = put_short(to, &user)
-    if app_id is not None:
-        to = put_short(to, &app)
+    to = put_short(put_optional(to + 1, &of.correlation), &of.message)
+    if message[7] is not None:
+        to = put64(to, message[7])
+    to = put_optional(put_optional(put_optional(to, &of.event), &of.user), &of.app)
     to[0] = FRAME_END
     to += 1
-    if size:
-        to = put_head(to, FRAME_BODY, channel, size)
-        memcpy(to, PyBytes_AS_STRING(body), size)
-        to[size] = FRAME_END
-    return frames
+    if of.size:
+        to = put_head(to, FRAME_BODY, channel, of.size)
+        memcpy(to, PyBytes_AS_STRING(<bytes> message[3]), of.size)
+        to[of.size] = FRAME_END
+        to += of.size + 1
+    return to
+
+
+def publish_run(
+    unsigned int channel, messages not None, unsigned long long frame_max, user_id, encode_table,
+    bint mandatory = True,
+):
+    """Return persistent publishes of *messages*, each an `Outgoing`, in a row, as the Python form writes them.
+
+    *encode_table* writes headers. None when one has a reply address, a string too long for a short string, or no
+    Unicode, or frames larger than *frame_max*.
+    """
+    cdef Py_ssize_t total = 0, count = len(messages), at
+    cdef Publish* parts = <Publish*> malloc(count * sizeof(Publish))
+    cdef list tables = []
+    cdef tuple message
+    cdef bytes table, run
+    cdef unsigned char* to
+    if parts is NULL:
+        raise MemoryError
+    try:
+        for at in range(count):
+            message = <tuple> messages[at]      # a named tuple is one, though not exactly
+            table = encode_table(message[10]) if message[10] else None
+            tables.append(table)
+            if message[11] is not None or not measure(message, user_id, table, frame_max, &parts[at]):
+                return None
+            total += OVERHEAD + 7 + parts[at].names + OVERHEAD + 12 + parts[at].props
+            total += OVERHEAD + parts[at].size if parts[at].size else 0
+        run = PyBytes_FromStringAndSize(NULL, total)
+        to = <unsigned char*> PyBytes_AS_STRING(run)
+        for at in range(count):
+            to = put_publish(to, channel, <tuple> messages[at], <bytes> tables[at], &parts[at], mandatory)
+        return run
+    finally:
+        free(parts)
 
 
 cdef inline Py_ssize_t short_end(Bytes raw, Py_ssize_t at, Py_ssize_t size) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,10 +45,15 @@ class Histogram:
 
     def observe_all(self, values: Collection[float]) -> None:
         """Count each of *values*."""
-        bounds, counts = self._bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+        ordered, below = sorted(values), 0
+        for bucket, bound in enumerate(self._bounds):
+            up_to = bisect_right(ordered, bound)
+            self.counts[bucket] += up_to - below
+            below = up_to
+            if below == len(ordered):
+                break
+        self.counts[-1] += len(ordered) - below
+        self.total += sum(ordered)
 
 
 class Histograms(dict[str, Histogram]):
@@ -122,7 +127,7 @@ class Metrics:
         for (reason, body_type), count in Counter(zip(reasons, body_types, strict=True)).items():
             self.settled[outcome, "", reason or "", _kind(body_type)] += count
         self.handling.observe_all(seconds)
-        self.ages[outcome].observe_all([max(0.0, age) for age in ages if age is not None])
+        self.ages[outcome].observe_all([0.0 if age < 0 else age for age in ages if age is not None])
 
     def count_deferred_retry(self) -> None:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""

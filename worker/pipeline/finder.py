@@ -72,7 +72,10 @@ class ConversationFinder:
         conversation_id, session_id = inbound.identity.conversation_id, inbound.channel_session_id
         if conversation_id is None and session_id is None:
             return True
-        known = self._remembered(conversation_id, session_id, now, stale=False)
+        if conversation_id is not None:
+            known = self._cache.by_conversation(conversation_id, now)
+        else:
+            known = self._remembered(conversation_id, session_id, now, stale=False)
         if known is None and (self._gate.is_doubtful or self._is_slow(now)):
             known = self._remembered(conversation_id, session_id, now, stale=True)
             if known is not None:
@@ -80,7 +83,7 @@ class ConversationFinder:
         inbound.conversation = known
         if known is None or not (conversation_id is None or session_id is None or known.session(session_id)):
             return False
-        if inbound.customer_id is not None:
+        if inbound.customer_id is not None and inbound.customer_id != known.customer_id:
             self._count_contradictions(inbound)
         return True
 

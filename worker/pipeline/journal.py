@@ -100,14 +100,14 @@ class Journal:
         open_publisher: Callable[[], Awaitable[EventPublisher]],
         is_connected: Callable[[], bool],
         gap: Gap,
-        release: Callable[[Delivery], None],
+        release: Callable[[Sequence[Delivery]], None],
         worker: str,
         outage: Outage,
         backoff: Backoff,
         clock: Clock,
         reporter: Reporter,
     ) -> None:
-        """Publish through what *open_publisher* returns while *is_connected*; *release* acknowledges a delivery."""
+        """Publish through what *open_publisher* returns while *is_connected*; *release* acknowledges deliveries."""
         self._open_publisher = open_publisher
         self._is_connected = is_connected
         self._gap = gap
@@ -164,8 +164,7 @@ class Journal:
             now = self._clock.now_ms()
             self._gap.add(now, now, len(held))
             self._reporter.journal_missed(len(held))
-        for delivery in held:
-            self._release(delivery)
+        self._release(held)
 
     def _schedule(self) -> None:
         """Write what is noted soon: in this round of the event loop's, or when enough time has passed since the last.
@@ -193,8 +192,7 @@ class Journal:
         deliveries: Sequence[Delivery] = [one[0] for one in noted]
         now = self._clock.now_ms()
         if self._is_doubtful or self._outage.failure is not None:
-            for delivery in deliveries:
-                self._release(delivery)
+            self._release(deliveries)
             if self._clock.monotonic() < self._try_again_at:
                 self._miss(now, len(noted))
                 return
@@ -206,8 +204,7 @@ class Journal:
         task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        for delivery in self._written.pop(task):
-            self._release(delivery)
+        self._release(self._written.pop(task))
         if self._noted and self._scheduled is None and not self._written:
             self._schedule()
 
@@ -281,16 +278,31 @@ def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:
     """Return the entries of outcomes noted just before *now* (epoch ms), which is *monotonic* (seconds)."""
     zero = now - monotonic * 1000  # of the monotonic clock, in epoch milliseconds
     entries = []
-    for delivery, identity, outcome, reason, code, letter_id in noted:
+    of = job = None
+    read_at, received_at = -1.0, now
+    for delivery, (
+        sender_id,
+        _,
+        message_id,
+        conversation_id,
+        event_id,
+        _,
+        _,
+    ), outcome, reason, code, letter_id in noted:
+        if delivery.received_at != read_at:  # what was read from the socket together came at the same time
+            read_at = delivery.received_at
+            received_at = min(now, int(zero + read_at * 1000))
         properties = delivery.properties
-        of, job = (replay_of(properties), replay_job(properties)) if properties.headers else (None, None)
-        received_at = min(now, int(zero + delivery.received_at * 1000))
+        if properties.headers:
+            of, job = replay_of(properties), replay_job(properties)
+        else:
+            of = job = None
         entries.append(
             Entry(
-                identity.event_id,
-                identity.message_id,
-                identity.sender_id,
-                identity.conversation_id,
+                event_id,
+                message_id,
+                sender_id,
+                conversation_id,
                 outcome,
                 reason,
                 code,

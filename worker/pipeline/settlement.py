@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from worker.pipeline.inbound import Inbound
     from worker.pipeline.journal import Journal
     from worker.pipeline.ports import StoredBecause
-    from worker.ports import Clock, Delivery, End, Outgoing, Reporter
+    from worker.ports import Clock, Delivery, Outgoing, Reporter
 
 
 class Settled(msgspec.Struct, gc=False):
@@ -52,7 +52,7 @@ class Settlement:
 
     def __init__(
         self,
-        acknowledge: Callable[[Delivery], None],
+        acknowledge: Callable[[Sequence[Delivery]], None],
         reporter: Reporter,
         clock: Clock,
         journal: Journal | None = None,
@@ -75,14 +75,23 @@ class Settlement:
         if not inbounds:
             return
         now, monotonic = self._clock.now_ms(), self._clock.monotonic()
-        ends = [_end(one, monotonic, now) for one in inbounds]
+        ends = [
+            (
+                monotonic - one.delivery.received_at,
+                one.stored_because,
+                one.identity.body_type,
+                None if (sent_at := one.identity.sent_at) is None else (now - sent_at) / 1000,
+            )
+            for one in inbounds
+        ]
         self._reporter.settled_all(outcome, ends)
         for one in inbounds:
-            if listeners := self._listeners_of(one.delivery):
+            properties = one.delivery.properties
+            is_plain = not properties.headers and not properties.reply_to
+            if listeners := self._observers if is_plain else self._listeners_of(one.delivery):
                 self._tell(listeners, Settled(one.delivery, one.identity, outcome, one.stored_because))
         if self._journal is None:
-            for one in inbounds:
-                self._acknowledge(one.delivery)
+            self._acknowledge([one.delivery for one in inbounds])
         else:
             self._journal.note_all(
                 [(one.delivery, one.identity, outcome, one.stored_because, None, None) for one in inbounds]
@@ -105,7 +114,7 @@ class Settlement:
         if listeners := self._listeners_of(delivery):
             self._tell(listeners, Settled(delivery, identity, outcome, None, failure, letter_id))
         if self._journal is None:
-            self._acknowledge(delivery)
+            self._acknowledge((delivery,))
         else:
             self._journal.note(delivery, identity, outcome, code=failure.code.value, letter_id=letter_id)
 
@@ -130,9 +139,3 @@ class Settlement:
                 listener.settled(settled)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a listener, the work goes on
                 self._reporter.warn("listener_failed", listener=type(listener).__name__, reason=type(error).__name__)
-
-
-def _end(inbound: Inbound, monotonic: float, now: int) -> End:
-    identity, sent_at = inbound.identity, inbound.identity.sent_at
-    age = None if sent_at is None else (now - sent_at) / 1000
-    return monotonic - inbound.delivery.received_at, inbound.stored_because, identity.body_type, age

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EVENT_NAME = "THIRD_PARTY_ACTIVITY"
 EVENT_TYPE = "ACTIVITY"
 _TYPE_AND_TIMESTAMP = f',"type":"{EVENT_TYPE}","timestamp":'.encode()
+_NAME = orjson.dumps(EVENT_NAME)
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -105,17 +106,17 @@ class Activity(NamedTuple):
 
     def event_bytes(self) -> bytes:
         """Return the event as compact UTF-8 JSON, keys in the order of the message."""
-        session, room, message = self.channel_session, self.room, self.message
+        timestamp, message, conversation_id, _, session, room, _, name = self
         return b"".join(
             (
                 b'{"id":"',
-                self.event_id.encode(),
+                message.event_id.encode(),
                 b'","name":',
-                orjson.dumps(self.name),
+                _NAME if name is EVENT_NAME else orjson.dumps(name),
                 _TYPE_AND_TIMESTAMP,
-                str(self.timestamp).encode(),
+                b"%d" % timestamp,
                 b',"conversationId":',
-                orjson.dumps(self.conversation_id),
+                orjson.dumps(conversation_id),
                 b',"eventEmitter":',
                 message.sender_json or orjson.dumps(message.sender),
                 b',"channelSession":',

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import secrets
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from worker import contract
@@ -34,7 +36,7 @@ from worker.rabbit.receipts import ReceiptPublisher
 from worker.settings import delay_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from worker.flow.tasks import Crash
     from worker.ops.tracing import SpanTracing
@@ -65,8 +67,9 @@ def ingress_session(
     settings = app.settings
     consumers = {**dict.fromkeys(ingress.queues, ingress), contract.WAITING: waiting_room}
 
-    def acknowledge(delivery: Delivery) -> None:
-        consumers[delivery.queue].settle(delivery)
+    def acknowledge(deliveries: Sequence[Delivery]) -> None:
+        for queue, those in groupby(deliveries, attrgetter("queue")):
+            consumers[queue].settle_all(those)
 
     journal = _journal(app, publishing, acknowledge) if settings.journal else None
     tracing = None if app.traces is None else app.traces.session(app.clock)
@@ -273,7 +276,7 @@ def _finder(app: App, crash: Crash) -> ConversationFinder:
     )
 
 
-def _journal(app: App, publishing: Connection, release: Callable[[Delivery], None]) -> Journal:
+def _journal(app: App, publishing: Connection, release: Callable[[Sequence[Delivery]], None]) -> Journal:
     """Return the journal, on an AMQP channel of its own that ends nothing when it fails."""
     return Journal(
         open_publisher=lambda: Publisher.open(publishing, confirm_timeout_ms=_NEVER_MS, user_id=app.own_user),

@@ -19,10 +19,11 @@ class AckLedger:
         """Settled deliveries that cannot be acknowledged in a prefix because an older one is unfinished."""
         return len(self._settled)
 
-    def settle(self, tag: int) -> None:
-        """Mark *tag* as proven. Settling a tag twice does nothing."""
-        if tag > self._done_up_to and tag not in self._reported:
-            self._settled.add(tag)
+    def settle(self, *tags: int) -> None:
+        """Mark *tags* as proven. Settling a tag twice does nothing."""
+        self._settled.update(tag for tag in tags if tag > self._done_up_to)
+        if self._reported:
+            self._settled -= self._reported
 
     def give_back(self, tag: int) -> None:
         """Mark *tag* as already reported to the broker (returned), so that the prefix can pass it."""
@@ -37,6 +38,10 @@ class AckLedger:
         not hold back the window. A tag acknowledged singly never ends a prefix: the broker no longer knows it.
         """
         prefix = None
+        if not self._reported and self._settled and max(self._settled) == self._done_up_to + len(self._settled):
+            self._done_up_to = prefix = max(self._settled)  # the usual case: no tag is missing among them
+            self._settled.clear()
+            return prefix, []
         tag = self._done_up_to + 1
         while True:
             if tag in self._settled:

@@ -18,7 +18,7 @@ from worker.rabbit.frames import encode_ack, encode_cancel, encode_requeue
 from worker.rabbit.properties import decode_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from worker import ports
     from worker.ports import Properties
@@ -261,11 +261,20 @@ class Consumer:
 
     def settle(self, delivery: ports.Delivery) -> None:
         """Acknowledge *delivery* soon: its effect is proven. Of a dead channel this does nothing."""
-        held = self._open.pop(delivery.tag, None)
-        if held is None:
+        self.settle_all((delivery,))
+
+    def settle_all(self, deliveries: Iterable[ports.Delivery]) -> None:
+        """As `settle` for each of *deliveries*."""
+        held, tags, size = self._open, [], 0
+        for delivery in deliveries:
+            tag = delivery.tag
+            if held.pop(tag, None) is not None:
+                tags.append(tag)
+                size += len(delivery.body)
+        if not tags:
             return
-        self._bytes_settled += len(held.body)
-        self._ledger.settle(delivery.tag)
+        self._bytes_settled += size
+        self._ledger.settle(*tags)
         if not self._ack_scheduled:
             self._ack_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_acks)

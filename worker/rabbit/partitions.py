@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Self
 
 from worker.rabbit.consumer import Consumer, Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from worker import ports
     from worker.rabbit.connection import Connection
@@ -119,6 +121,11 @@ class PartitionConsumer:
     def settle(self, delivery: ports.Delivery) -> None:
         """Acknowledge *delivery* soon: its effect is proven."""
         self._by_queue[delivery.queue].settle(delivery)
+
+    def settle_all(self, deliveries: Iterable[ports.Delivery]) -> None:
+        """As `settle` for each of *deliveries*."""
+        for queue, those in groupby(deliveries, attrgetter("queue")):
+            self._by_queue[queue].settle_all(those)
 
     async def hand_back(self, *, failed: bool = False) -> list[Delivery]:
         """End: return everything unsettled to its queue; see `Consumer.hand_back`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
 
@@ -15,26 +15,21 @@ from worker.ports import Confirmation, Outgoing
 from worker.rabbit.errors import BrokerError, ConfirmTimeout
 from worker.rabbit.fitting import fit
 from worker.rabbit.frames import HEADER_FRAME_OVERHEAD, encode_publish
+from worker.rabbit.outstanding import Outstanding, Run
 from worker.rabbit.probing import SizeLimit
-from worker.rabbit.properties import cut, decode_properties, encode_properties, encode_table
+from worker.rabbit.properties import PropertiesTemplate, cut, decode_properties, encode_properties, encode_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from worker.rabbit.connection import Channel, Connection
+    from worker.rabbit.outstanding import Settling
 
 _RUN_BYTES = 64 * 1024
 """Frames are handed to the socket in runs of about this size: few system calls, little copying on a partial send."""
 _REFUSED_SECONDS = 5.0
 """How long after a refusal the AMQP channel is renewed: RabbitMQ keeps telling an old one that a quorum queue is full,
 for ever, when the limit that made it full was taken away."""
-
-
-class Settling(Protocol):
-    """Is told what became of messages that were published together."""
-
-    def settle(self, index: int, confirmation: Confirmation) -> None:
-        """Take what became of the message at *index*. Does not raise or block."""
 
 
 @dataclass(slots=True)
@@ -45,9 +40,9 @@ class _Window:
     missing: int
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def settle(self, index: int, confirmation: Confirmation) -> None:
-        self.confirmations[index] = confirmation
-        self.missing -= 1
+    def settle(self, index: int, count: int, confirmation: Confirmation) -> None:
+        self.confirmations[index : index + count] = [confirmation] * count
+        self.missing -= count
         if self.missing <= 0:
             self.done.set()
 
@@ -71,8 +66,7 @@ class Publisher:
         self._max_unsent_bytes = max_unsent_bytes
         self._user_id: str | None = None
         self._next_tag = 1
-        self._pending: dict[int, tuple[Settling, int, str]] = {}
-        self._tag_by_id: dict[str, int] = {}
+        self._pending = Outstanding()
         self._returned: set[int] = set()
         self._progress = asyncio.Event()
         self._lost = False
@@ -157,12 +151,7 @@ class Publisher:
         """
         if not self._can_send_at_once(messages):
             return False
-        run: list[bytes] = []
-        try:
-            for index, message in enumerate(messages):
-                run.append(self._encode_and_track(message, window, index))
-        finally:
-            self._flush(run)
+        self._send_run(messages, window, 0)
         if self._watch is None:
             self._watch_progress()
         return True
@@ -197,31 +186,37 @@ class Publisher:
         await self._channel.close()
 
     async def _send(self, messages: Sequence[Outgoing], window: _Window) -> None:
-        """Send *messages* within the bounds."""
-        run: list[bytes] = []
-        run_bytes = 0
+        """Send *messages* within the bounds, in runs: few system calls, little copying on a partial send."""
         await self._usable.wait()
-        try:
-            for index, message in enumerate(messages):
-                if len(message.body) > self._sizes.proven:
-                    self._flush(run)  # what came before goes out before it, and need not wait
-                    run, run_bytes = [], 0
-                    if not await self._admits(message):
-                        window.settle(index, Confirmation.TOO_LARGE)
-                        continue
-                if self._lost:
-                    window.settle(index, Confirmation.UNKNOWN)
+        start = 0
+        while start < len(messages) and not self._lost:
+            end = self._end_of_run(messages, start)
+            if end == start:  # what came before has gone out, and need not wait for the answer
+                end += 1
+                if not await self._admits(messages[start]):
+                    window.settle(start, 1, Confirmation.TOO_LARGE)
+                    start = end
                     continue
-                frames = self._encode_and_track(message, window, index)
-                run.append(frames)
-                run_bytes += len(frames)
-                if run_bytes >= _RUN_BYTES:
-                    self._flush(run)
-                    run, run_bytes = [], 0
-                    await self._wait_for_room()
-                    await self._usable.wait()
-        finally:  # also when a message cannot be written: what has its tag must go out, or all later tags are wrong
-            self._flush(run)
+            if not self._lost:
+                self._send_run(messages[start:end], window, start)
+                start = end
+            if start < len(messages):
+                await self._wait_for_room()
+                await self._usable.wait()
+        if start < len(messages):
+            window.settle(start, len(messages) - start, Confirmation.UNKNOWN)
+
+    def _end_of_run(self, messages: Sequence[Outgoing], start: int) -> int:
+        """Return before which message a run from *start* ends: *start* itself for one that has to be asked for."""
+        size = 0
+        for end in range(start, len(messages)):
+            body = len(messages[end].body)
+            if body > self._sizes.proven:
+                return end
+            size += body
+            if size >= _RUN_BYTES:
+                return end + 1
+        return len(messages)
 
     async def _admits(self, message: Outgoing) -> bool:
         """Return whether the broker takes a body as large as this one; true also when the connection has ended."""
@@ -270,25 +265,52 @@ class Publisher:
         finally:
             self._usable.set()
 
-    def _encode_and_track(self, message: Outgoing, window: Settling, index: int) -> bytes:
-        tag = self._next_tag
-        message_id = cut(message.message_id)
-        shares_id = message_id in self._tag_by_id
-        frames = self._encode(
-            message._replace(headers={**(message.headers or {}), PUBLISH: tag}) if shares_id else message
+    def _send_run(self, messages: Sequence[Outgoing], window: Settling, index: int) -> None:
+        """Send *messages*, the first of which has *index* in *window*; one that cannot be written ends the run."""
+        messages, ids = self._told_apart(messages)
+        run = self._encode_compiled(messages)
+        if run is not None:
+            self._track(Run(self._next_tag, ids, window, index), [run])
+            return
+        frames: list[bytes] = []
+        try:
+            frames.extend(map(self._encode, messages))
+        finally:  # what was written before has its tag and must go out, or all later tags are wrong
+            self._track(Run(self._next_tag, ids[: len(frames)], window, index), frames)
+
+    def _track(self, run: Run, frames: list[bytes]) -> None:
+        if run.ids:
+            self._next_tag = run.end
+            self._pending.add(run)
+            self._flush(frames)
+
+    def _told_apart(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], Sequence[str | None]]:
+        """Return *messages* and the ids by which their returns are known; None for one that brings back its tag."""
+        ids = [cut(message.message_id) for message in messages]
+        if self._pending.are_new(ids):
+            return messages, ids
+        seen: set[str] = set()
+        marked: list[Outgoing] = []
+        kept: list[str | None] = []
+        for tag, (message, message_id) in enumerate(zip(messages, ids, strict=True), self._next_tag):
+            is_new = message_id not in seen and self._pending.tag_of(message_id) is None
+            marked.append(message if is_new else message._replace(headers={**(message.headers or {}), PUBLISH: tag}))
+            kept.append(message_id if is_new else None)
+            seen.add(message_id)
+        return marked, kept
+
+    def _encode_compiled(self, messages: Sequence[Outgoing]) -> bytes | None:
+        """Write all of *messages*, where that is compiled and nothing has to be cut, fitted or split; else None."""
+        if compiled.frames is None:
+            return None
+        run: bytes | None = compiled.frames.publish_run(
+            self._number, messages, self._frame_max, self._user_id, encode_table
         )
-        self._next_tag = tag + 1
-        self._pending[tag] = (window, index, message_id)
-        if not shares_id:
-            self._tag_by_id[message_id] = tag
-        return frames
+        return run
 
     def _encode(self, message: Outgoing) -> bytes:
-        writes_it_all = compiled.frames is not None and message.reply_to is None
-        if writes_it_all and (frames := self._encode_compiled(message)) is not None:
-            return frames
         frame_max = self._frame_max
-        properties = self._encode_properties(message, message.headers)
+        properties = _usual_properties(message, self._user_id) or self._encode_properties(message, message.headers)
         if len(properties) > frame_max - HEADER_FRAME_OVERHEAD:
             properties = fit(
                 lambda headers: self._encode_properties(message, headers),
@@ -303,26 +325,6 @@ class Publisher:
             message.body,
             frame_max=frame_max,
         )
-
-    def _encode_compiled(self, message: Outgoing) -> bytes | None:
-        """As `_encode`, for what needs nothing cut, fitted or split; None for the rest."""
-        frames: bytes | None = compiled.frames.publish(
-            self._number,
-            message.exchange,
-            message.routing_key,
-            message.body,
-            self._frame_max,
-            message.content_type,
-            message.content_encoding,
-            encode_table(message.headers) if message.headers else None,
-            message.correlation_id,
-            message.message_id,
-            message.timestamp,
-            message.type,
-            self._user_id,
-            message.app_id,
-        )
-        return frames
 
     def _encode_properties(self, message: Outgoing, headers: Mapping[str, str | int] | None) -> bytes:
         return encode_properties(
@@ -370,29 +372,21 @@ class Publisher:
 
     def _lose_all(self) -> None:
         self._lost = True
-        pending, self._pending = self._pending, {}
-        self._lost_count += len(pending)
-        self._tag_by_id.clear()
-        for window, index, _ in pending.values():
-            window.settle(index, Confirmation.UNKNOWN)
+        self._lost_count += len(self._pending)
+        for run in self._pending.take_all():
+            run.window.settle(run.index, len(run.ids), Confirmation.UNKNOWN)
         self._progress.set()
 
     def on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001 - fixed by Sink
         """Settle the publishes a confirm speaks of; tags settled before, or never seen, are ignored."""
-        confirmed = Confirmation.CONFIRMED
-        for settled in self._tags_up_to(tag) if multiple else (tag,):
-            entry = self._pending.pop(settled, None)
-            if entry is None:
-                continue
-            window, index, message_id = entry
-            if self._tag_by_id.get(message_id) == settled:
-                del self._tag_by_id[message_id]
-            is_usual = positive and not self._returned
-            window.settle(index, confirmed if is_usual else self._confirmation(settled, positive=positive))
+        for run in self._pending.take(tag, multiple=multiple):
+            if positive and not self._returned:
+                run.window.settle(run.index, len(run.ids), Confirmation.CONFIRMED)
+            else:
+                for offset in range(len(run.ids)):
+                    confirmation = self._confirmation(run.first + offset, positive=positive)
+                    run.window.settle(run.index + offset, 1, confirmation)
         self._progress.set()
-
-    def _tags_up_to(self, tag: int) -> list[int]:
-        return list(takewhile(tag.__ge__, self._pending))  # they count up
 
     def _confirmation(self, tag: int, *, positive: bool) -> Confirmation:
         if tag in self._returned:
@@ -407,8 +401,8 @@ class Publisher:
     def on_return(self, exchange: str, routing_key: str, properties: bytes) -> None:  # noqa: ARG002 - fixed by Sink
         """Note that the publish with this message id, or `cim-publish`, reached no queue; its confirm follows."""
         returned = decode_properties(properties)
-        tag = returned.headers.get(PUBLISH) or self._tag_by_id.get(returned.message_id or "")
-        if tag in self._pending:
+        tag = returned.headers.get(PUBLISH) or self._pending.tag_of(returned.message_id or "")
+        if self._pending.holds(tag):
             self._returned.add(tag)
 
     def on_deliver(self, *_: object) -> None:
@@ -416,6 +410,21 @@ class Publisher:
 
     def on_read(self) -> None:
         """Nothing to do: confirms are settled one by one."""
+
+
+def _usual_properties(message: Outgoing, user_id: str | None) -> bytes | None:
+    """Return the properties of a message that has those of an event and no headers; None for others."""
+    _, _, message_id, _, correlation_id, type_, app_id, timestamp, content_type, encoding, headers, reply_to = message
+    if headers or encoding is not None or reply_to is not None:
+        return None
+    if correlation_id is None or timestamp is None or type_ is None or app_id is None or content_type is None:
+        return None
+    return _template(content_type, type_, app_id, user_id).write(message_id, correlation_id, timestamp)
+
+
+@lru_cache(maxsize=64)
+def _template(content_type: str, type_: str, app_id: str, user_id: str | None) -> PropertiesTemplate:
+    return PropertiesTemplate(content_type=content_type, type_=type_, app_id=app_id, user_id=user_id)
 
 
 async def _confirming_channel(connection: Connection) -> Channel:

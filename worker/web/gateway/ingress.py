@@ -154,7 +154,7 @@ class Ingress:
     async def _publish(publisher: Publisher, messages: Sequence[Outgoing], window: _Window) -> None:
         try:
             for index, confirmation in enumerate(await publisher.publish(messages)):
-                window.settle(index, confirmation)
+                window.settle(index, 1, confirmation)
         finally:
             window.settle_rest()
 
@@ -168,17 +168,18 @@ class _Window:
         self._ingress = ingress
         self._open = dict(enumerate(confirmed))
 
-    def settle(self, index: int, confirmation: Confirmation) -> None:
-        confirmed = self._open.pop(index, None)
-        if confirmed is None:
-            return
-        self._ingress.in_flight -= 1
-        if not confirmed.done():
-            confirmed.set_result(confirmation)
+    def settle(self, index: int, count: int, confirmation: Confirmation) -> None:
+        for one in range(index, index + count):
+            confirmed = self._open.pop(one, None)
+            if confirmed is None:
+                continue
+            self._ingress.in_flight -= 1
+            if not confirmed.done():
+                confirmed.set_result(confirmation)
 
     def settle_rest(self) -> None:
         for index in tuple(self._open):
-            self.settle(index, Confirmation.UNKNOWN)
+            self.settle(index, 1, Confirmation.UNKNOWN)
 
     def fail(self, reason: Unavailable) -> None:
         self._ingress.in_flight -= len(self._open)
