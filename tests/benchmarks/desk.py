@@ -10,15 +10,13 @@ import argparse
 import asyncio
 import json
 import os
-import tempfile
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.contract.store import servers
+from tests.benchmarks import stores
 from tests.services.services import private_broker
 from worker.dead_letters.letter import LetterRecord, letter_id
 from worker.desk.desk import Who
@@ -92,7 +90,7 @@ async def fill(store: Store, number: int) -> None:
     collection = LetterCollection(store)
     for start in range(0, number, _AT_ONCE):
         await collection.insert([_letter(place) for place in range(start, min(number, start + _AT_ONCE))])
-    for index in indexes.OWN:
+    for index in indexes.OWN if await store.is_embedded() else (*indexes.OWN, indexes.CLAIMS):
         await indexes.make(store, index)
 
 
@@ -124,15 +122,9 @@ async def measure(
 
 async def run(number: int, store_name: str, replayed: int) -> dict[str, float]:
     """Start store and broker, fill, measure."""
-    with tempfile.TemporaryDirectory(prefix="cim-desk-speed-") as folder:
-        server = servers.SERVERS[store_name](Path(folder))
-        server.start()
+    with stores.running(store_name) as server, private_broker(say=lambda _line: None) as broker:
         globals()["_store_pid"] = getattr(server, "pid", 0)
-        try:
-            with private_broker(say=lambda _line: None) as broker:
-                return await _run(number, min(number, replayed), server.uri, broker.create_vhost("desk-speed"))
-        finally:
-            server.stop()
+        return await _run(number, min(number, replayed), server.uri, broker.create_vhost("desk-speed"))
 
 
 async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]:
@@ -195,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--letters", type=int, default=100_000)
     parser.add_argument("--replayed", type=int, default=20_000, help="how many of them are replayed")
-    parser.add_argument("--store", choices=sorted(servers.SERVERS), default="embedded")
+    parser.add_argument("--store", choices=stores.NAMES, default="embedded", help="memory: mongo-java-server in memory")
     arguments = parser.parse_args()
     load = psutil.getloadavg()[0]
     print(f"{arguments.store}, load of the machine at the start {load:.1f} on {psutil.cpu_count()} processors")

@@ -102,6 +102,24 @@ class Workers:
         return [Confirmation.CONFIRMED] * len(messages)
 
 
+async def test_a_cause_whose_letters_were_purged_is_not_new_when_it_comes_again(store: Store, database: str) -> None:
+    now = SystemClock().now_ms()
+    times: dict[str, Any] = {"first_seen": now - 3 * 86_400_000, "last_seen": now - 3 * 86_400_000, "recorded_at": now}
+    old = replace(died("m-1", code="malformed_json", fingerprint="a" * 12), **times)
+    recent: dict[str, Any] = {"first_seen": now, "recorded_at": now}
+    again = replace(died("m-22", now, fingerprint="a" * 12), **recent)
+    fresh = replace(died("m-333", now, fingerprint="b" * 12), **recent)
+    async with opened(store, database) as (desk, connected):
+        recorder = DeadLetterStore(connected)
+        await recorder.record([old], {})
+        await purge(desk, everything(code="malformed_json"), "gone")
+        await recorder.record([again, fresh], {})
+
+        found = {one.fingerprint: one.is_new for one in await groups(desk, everything())}
+
+    assert found == {"a" * 12: False, "b" * 12: True}
+
+
 async def test_a_plan_says_what_todays_code_would_do_and_touches_nothing(store: Store, database: str) -> None:
     letters = [
         died("alone"),
@@ -614,7 +632,7 @@ async def test_a_store_that_is_away_when_a_job_stops_interrupts_it_too(store: St
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([died("m-1")])
         for publisher, control in ((FakePublisher(), stopping), (lost, Control())):
-            forgetful = replace(desk, letters=_Forgetful(connected, 1))  # when the job begins
+            forgetful = replace(desk, letters=_Forgetful(connected, 0))
             with pytest.raises(Interrupted) as raised:
                 await replay(forgetful, publisher, None, everything(), "r", AT_ONCE, control=control)
             assert raised.value.action.document["state"] == "interrupted"

@@ -39,6 +39,9 @@ PARKED: Final = Status.PARKED
 DECIDED: Final = frozenset({Status.REPLAYED, Status.SETTLED, Status.DIED_AGAIN, Status.DISCARDED})
 """Statuses of letters that nobody is working on; another letter of the same content opens them again."""
 
+UNDER_WAY: Final = (Status.SENDING, Status.REPLAYED)
+"""Statuses of letters whose outcome is awaited, in the order in which they are passed through: a letter that is not
+found in the one is in the next."""
 _AFTER: Final = {
     Outcome.PUBLISHED.value: Status.SETTLED,
     Outcome.STORED.value: Status.SETTLED,
@@ -56,6 +59,11 @@ def status_after(outcome: str) -> Status | None:
 def reopened(now: int) -> Document:
     """Return the fields of a letter that waits for a decision again, since *now* (epoch ms). It expires no more."""
     return {"status": OPEN.value, "statusAt": now, "jobId": "", "outcome": "", "successor": "", "reason": ""}
+
+
+def claim_state(status: str, job_id: str = "") -> Document:
+    """Return the fields of a letter that say who may change it: an open one is of no job."""
+    return {"status": str(status), "jobId": job_id}
 
 
 class RecordResult(StrEnum):
@@ -151,6 +159,11 @@ class LetterRecord:
     """The bytes as they arrived, when they were edited since."""
     redelivered: bool = False
     """Whether the broker delivered this letter before, so that it may be counted already. Not kept."""
+
+    @property
+    def claim_state(self) -> Document:
+        """Who may change it, as it was read: compare it and set, and nobody else has changed that meanwhile."""
+        return claim_state(self.status, self.job_id)
 
     def to_document(self) -> Document:
         """Return the document of the `dead_letters` collection: flat, strings and integers, except for the body."""

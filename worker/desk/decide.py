@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from worker.dead_letters.letter import DECIDED, Status, reopened
+from worker.dead_letters.letter import DECIDED, Status, claim_state, reopened
 from worker.desk.audit import Action
 from worker.desk.errors import usage
 from worker.desk.ports import Change
@@ -105,11 +105,11 @@ async def _change_all(
     desk: Desk, action: Action, chosen: Filter, change: Change, what: str, progress: Callable[[int], None]
 ) -> Action:
     async for page in matching(desk, chosen, bodies=False):
-        by_status: dict[str, list[str]] = {}
+        by_state: dict[tuple[str, str], list[str]] = {}
         for letter in page:
-            by_status.setdefault(letter.status, []).append(letter.id)
-        for status, ids in by_status.items():
-            changed = await desk.letters.change(ids, {"status": status}, change)
+            by_state.setdefault((letter.status, letter.job_id), []).append(letter.id)
+        for state, ids in by_state.items():
+            changed = await desk.letters.change(ids, claim_state(*state), change)
             for letter_id in ids:
                 action.note(letter_id, what)
             if changed < len(ids):  # somebody else was faster with some of them

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from worker.cim import parse
-from worker.dead_letters.letter import Status, status_after
+from worker.dead_letters.letter import UNDER_WAY, Status, claim_state, status_after
 from worker.desk.plan import replayed_properties
 from worker.desk.ports import Change
 from worker.outcome import Outcome
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from worker.desk.ports import Query, ReplayOutcomes
 
 _PAGE: Final = 500
-_UNDER_WAY: Final = {"$in": [Status.SENDING.value, Status.REPLAYED.value]}
 _CLOCK_MS: Final = 60_000
 """Clocks of worker and desk may differ by so much."""
 
@@ -39,9 +38,12 @@ async def _refresh(desk: Desk, journal: ReplayOutcomes | None, letters: Sequence
         outcomes |= await journal.outcomes_of({letter.id: letter.job_id for letter in left}, since)
         left = [letter for letter in left if letter.id not in outcomes]
     outcomes |= await _stored(desk, left)
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for letter in letters:
         if letter.id in outcomes:
-            await _write(desk, letter, *outcomes[letter.id])
+            alike.setdefault((letter.job_id, *outcomes[letter.id]), []).append(letter.id)
+    for facts, ids in alike.items():
+        await _write(desk, ids, *facts)
     return len(outcomes)
 
 
@@ -72,9 +74,10 @@ def _event_id(desk: Desk, letter: LetterRecord) -> str:
     return parse(letter.body, received_at=now, content_encoding=encoding, idempotency_key=key).identity.event_id or ""
 
 
-async def _write(desk: Desk, letter: LetterRecord, outcome: str, successor: str) -> None:
+async def _write(desk: Desk, ids: Sequence[str], job_id: str, outcome: str, successor: str) -> None:
     now = desk.clock.now_ms()
     status = status_after(outcome) or Status.DIED_AGAIN
     values = {"status": status.value, "statusAt": now, "outcome": outcome, "successor": successor}
-    guard = {"jobId": letter.job_id, "status": _UNDER_WAY}
-    await desk.letters.change([letter.id], guard, Change(values, expires_at=now + desk.retention_ms))
+    for under_way in UNDER_WAY:
+        change = Change(values, expires_at=now + desk.retention_ms)
+        await desk.letters.change(ids, claim_state(under_way, job_id), change)

@@ -55,6 +55,9 @@ class Letters(Protocol):
     async def first_seen(self) -> dict[str, int]:
         """Return when (epoch ms) each cause was seen first, by its fingerprint; of letters of any status."""
 
+    async def known_since(self, causes: Collection[str]) -> dict[str, int]:
+        """Return when (epoch ms) each of *causes* was seen first, deleted letters included, where that is known."""
+
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large: body and headers."""
 
@@ -67,7 +70,10 @@ class Letters(Protocol):
         """Yield letters, at most *limit*, in pages, without their headers; without *bodies* these are empty."""
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
-        """Change those of *ids* that *guard* holds for; return how many."""
+        """Change those of *ids* that *guard* holds for; return how many.
+
+        Quickest everywhere is a guard of status and job: `LetterRecord.claim_state`.
+        """
 
     async def delete(self, ids: Collection[str]) -> int:
         """Delete letters; return how many."""

@@ -77,9 +77,7 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
     of_all = await desk.letters.counts({}, "fingerprint")
     handles = shortest_handles({*of_all, *(one.fingerprint for one in counted)})
     now = desk.clock.now_ms()
-    # Others of a cause may be older, unless all of them were counted.
-    looks_new = any(one.first_seen > now - NEW_MS and one.letters < of_all.get(one.fingerprint, 0) for one in counted)
-    known = await desk.letters.first_seen() if looks_new else {}
+    known = await _known_since(desk, counted, of_all, now)
     recent = await _recent(desk, chosen, counted, now)
     samples = await _samples(desk, chosen, counted)
     causes = [
@@ -89,7 +87,7 @@ async def groups(desk: Desk, chosen: Filter, order: Order = Order.LARGEST) -> li
             handles[one.fingerprint],
             recent.get(one.fingerprint, 0),
             now,
-            known.get(one.fingerprint, one.first_seen),
+            known[one.fingerprint],
         )
         for one in counted
     ]
@@ -222,6 +220,22 @@ async def _successor(desk: Desk, letter: LetterRecord) -> LetterRecord | None:
         return named
     found = await desk.letters.latest({"replayOf": letter.id}, 1) if letter.replays else []
     return found[0] if found else None
+
+
+async def _known_since(
+    desk: Desk, counted: Sequence[GroupCount], of_all: Mapping[str, int], now: int
+) -> Mapping[str, int]:
+    """Return when each cause was seen first, of other letters than those counted and of letters that are gone, too."""
+    known = {one.fingerprint: one.first_seen for one in counted}
+    looks_new = [one for one in counted if one.first_seen > now - NEW_MS]
+    if looks_new:
+        for cause, at in (await desk.letters.known_since([one.fingerprint for one in looks_new])).items():
+            known[cause] = min(at, known[cause])
+    # Others that are kept may be older, unless all of a cause were counted: from before causes were written down.
+    if any(known[one.fingerprint] > now - NEW_MS and one.letters < of_all.get(one.fingerprint, 0) for one in looks_new):
+        kept = await desk.letters.first_seen()
+        return {cause: min(at, kept.get(cause, at)) for cause, at in known.items()}
+    return known
 
 
 async def _recent(desk: Desk, chosen: Filter, counted: Sequence[GroupCount], now: int) -> Mapping[str, int]:

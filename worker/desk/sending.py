@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
-from worker.dead_letters.letter import Status, reopened
+from worker.dead_letters.letter import Status, claim_state, reopened
 from worker.desk import jobs
 from worker.desk.plan import is_lifecycle, replay_headers, replayed_properties
 from worker.desk.ports import Change
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.audit import Action
     from worker.desk.desk import Desk
+    from worker.desk.ports import Document
     from worker.ports import EventPublisher
 
 PAGE: Final = 500
@@ -108,7 +109,7 @@ class PageSender:
             "outcome": "",
             "successor": "",
         }
-        changed = await self._desk.letters.change(ids, {"status": Status.OPEN.value}, Change(claim, add={"replays": 1}))
+        changed = await self._desk.letters.change(ids, claim_state(Status.OPEN), Change(claim, add={"replays": 1}))
         if changed < len(ids):
             self._action.counts["taken by others"] += len(ids) - changed
         place = {letter_id: number for number, letter_id in enumerate(ids)}
@@ -120,12 +121,17 @@ class PageSender:
     async def _mark(self, ids: Sequence[str]) -> None:
         """Write that letters are replayed, but for those whose outcome is there already."""
         values = {"status": Status.REPLAYED.value, "statusAt": self._desk.clock.now_ms()}
-        await self._desk.letters.change(ids, {"status": Status.SENDING.value}, Change(values))
+        await self._desk.letters.change(ids, self._mine, Change(values))
 
     async def _give_back(self, ids: Sequence[str]) -> None:
         """Open those of *ids* again that this job claimed and did not publish."""
-        mine = {"jobId": self._action.id, "status": Status.SENDING.value}
-        await self._desk.letters.change(ids, mine, Change(reopened(self._desk.clock.now_ms()), add={"replays": -1}))
+        change = Change(reopened(self._desk.clock.now_ms()), add={"replays": -1})
+        await self._desk.letters.change(ids, self._mine, change)
+
+    @property
+    def _mine(self) -> Document:
+        """What a letter says that this job has claimed and not marked."""
+        return claim_state(Status.SENDING, self._action.id)
 
 
 def outgoing(letter: LetterRecord, job_id: str) -> Outgoing:

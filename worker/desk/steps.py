@@ -112,7 +112,7 @@ class Run:
         try:
             if again:
                 await self._recover()
-            await self._begin_step()
+                await self._begin_step()
             await (self._in_order(chosen) if self._options.keep_order else self._in_steps(chosen))
             await self._wait_for_outcomes()
         except Stop as stop:
@@ -245,7 +245,12 @@ class Run:
         return found
 
     async def _wait_for_outcomes(self, *, needed: bool = False) -> None:
-        """Wait until no letter of the job is without outcome; *needed*: stop the job if that takes too long."""
+        """Wait until no letter of the job is without outcome; *needed*: stop the job if that takes too long.
+
+        No time to wait, and nothing needed: nothing is looked up either.
+        """
+        if not self._options.wait_seconds and not needed:
+            return
         deadline = self._desk.clock.monotonic() + self._options.wait_seconds
         while left := (await self._statuses()).get(Status.REPLAYED.value, 0):
             if self._desk.clock.monotonic() > deadline:

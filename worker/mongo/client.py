@@ -26,6 +26,8 @@ _CERTIFICATE_REFUSED: Final = "CERTIFICATE_VERIFY_FAILED"
 """How OpenSSL says it. The driver hides it in the text of a server that cannot be found, which looks like an outage."""
 _AUTHORITY_END: Final = re.compile("[/?#]")
 _HOST: Final = re.compile(r"([\w.%-]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]{1,5})?")
+_EMBEDDED: Final = "nx_27017"
+"""What the embedded server calls itself."""
 # Said aloud, because the server's default is w:1 in a set with an arbiter.
 MAJORITY: Final = WriteConcern(w="majority", j=True)
 
@@ -43,6 +45,7 @@ class Store:
         self._timeout_seconds = timeout_ms / 1000
         self.address = address
         """Host and port, without user and password: for people and logs."""
+        self._is_embedded: bool | None = None
 
     def collection(self, name: str) -> AsyncCollection[Document]:
         """Return a collection whose writes are acknowledged by a majority and whose reads go to the primary."""
@@ -52,6 +55,17 @@ class Store:
         """Return when the store answers. Raises `StoreUnavailable` or `OperatorFault`."""
         async with self.operation():
             await self._client.admin.command("ping")
+
+    async def is_embedded(self) -> bool:
+        """Tell whether this is the embedded server for trying out, which differs in what is quick; asked once.
+
+        Raises `StoreUnavailable` or `OperatorFault`.
+        """
+        if self._is_embedded is None:
+            async with self.operation():
+                told = await self._client.admin.command("buildInfo")
+            self._is_embedded = told.get("process") == _EMBEDDED
+        return self._is_embedded
 
     async def close(self) -> None:
         """Close all connections. The object cannot be used afterwards."""

@@ -9,8 +9,9 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
 from worker.codes import Code
-from worker.dead_letters.letter import DECIDED, OPEN, LetterRecord, RecordResult, Status, reopened
+from worker.dead_letters.letter import DECIDED, OPEN, UNDER_WAY, LetterRecord, RecordResult, claim_state, reopened
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.causes import Causes
 from worker.mongo.evidence import Inserted, InsertResult, is_own
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ INDEXED: Final = (
 )
 """What letters are looked for by."""
 _READ_BACK_IDS: Final = 500
-_UNDER_WAY: Final = [Status.SENDING.value, Status.REPLAYED.value]
 
 
 class OpenLetters(NamedTuple):
@@ -63,6 +63,7 @@ class DeadLetterStore:
         self._retention_ms = retention_ms
         self._store = store
         self._collection = store.collection(COLLECTION)
+        self._causes = Causes(store)
 
     async def record(self, letters: Sequence[LetterRecord], left: Mapping[str, int]) -> list[RecordResult]:
         """Record *letters* and return what became of each, in the same order. Say `settled` when they left the queue.
@@ -88,6 +89,7 @@ class DeadLetterStore:
         answers |= zip(good, await insert_each(self._store, self._collection, list(good.values())), strict=True)
         taken = [groups[key] for key, answer in answers.items() if answer is Inserted.KEY_TAKEN]
         there = await self._count(taken, left)
+        await self._causes.note(letters)
         return [
             _result(answers[letter.id], first=groups[letter.id][0] is letter, present=letter.id in there)
             for letter in letters
@@ -110,23 +112,27 @@ class DeadLetterStore:
 
         Raises `StoreUnavailable` or `OperatorFault`; doing it twice is harmless.
         """
-        updates = [
-            UpdateOne(
-                {"_id": one.letter_id, "jobId": one.job_id, "status": {"$in": _UNDER_WAY}},
-                {
-                    "$set": {
-                        "status": one.status.value,
-                        "statusAt": one.at,
-                        "outcome": one.outcome,
-                        "successor": one.successor,
-                        "expiresAt": DatetimeMS(one.at + self._retention_ms),
-                    }
-                },
-            )
-            for one in outcomes
-        ]
-        async with self._store.operation(writes=True):
-            await self._collection.bulk_write(updates, ordered=False)
+        for status in UNDER_WAY:
+            updates = [
+                UpdateOne({"_id": one.letter_id, **claim_state(status, one.job_id)}, self._settling(one))
+                for one in outcomes
+            ]
+            async with self._store.operation(writes=True):
+                answer = await self._collection.bulk_write(updates, ordered=False)
+            if answer.matched_count == len(updates):
+                return
+
+    def _settling(self, one: ReplayOutcome) -> Document:
+        """Return the update that writes an outcome."""
+        return {
+            "$set": {
+                "status": one.status.value,
+                "statusAt": one.at,
+                "outcome": one.outcome,
+                "successor": one.successor,
+                "expiresAt": DatetimeMS(one.at + self._retention_ms),
+            }
+        }
 
     async def open_by_code(self) -> list[OpenLetters]:
         """Return how many letters are open, by code. Raises `StoreUnavailable` or `OperatorFault`."""

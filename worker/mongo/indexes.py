@@ -13,7 +13,7 @@ from pymongo import ASCENDING
 from pymongo.errors import OperationFailure
 
 from worker.failure import OperatorFault
-from worker.mongo import activities, dead_letters, operator_actions, registry
+from worker.mongo import activities, causes, dead_letters, operator_actions, registry
 from worker.mongo.errors import index_refused
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Index:
     fields: tuple[str, ...]
     expires: bool = False
     """Whether the server deletes a document when the time in its (only) field has come; some servers do not."""
+    unique: bool = False
 
     @property
     def name(self) -> str:
@@ -66,11 +67,19 @@ OWN: Final = (
     Index(registry.COLLECTION, ("exchange",)),
     *(Index(dead_letters.COLLECTION, (field,)) for field in dead_letters.INDEXED),
     Index(dead_letters.COLLECTION, ("expiresAt",), expires=True),
+    Index(causes.COLLECTION, ("expiresAt",), expires=True),
     Index(operator_actions.COLLECTION, ("jobId",)),
     Index(operator_actions.COLLECTION, ("startedAt",)),
 )
 """For our own lookups and commands."""
 ALL: Final = (*OWN, *PLATFORMS)
+
+CLAIMS: Final = Index(dead_letters.COLLECTION, ("_id", "status", "jobId"), unique=True)
+"""For servers that use an index only for a question about exactly its fields: claiming a letter would look at all.
+
+The others find it by `_id`, so it is not missed where it cannot be made. The embedded server must not be asked for it:
+a collection for which it has refused an index takes no document.
+"""
 
 
 async def missing(store: Store, collection: str) -> Sequence[Index]:
@@ -97,6 +106,7 @@ async def _make(store: Store, index: Index) -> Failure | None:
         async with store.operation():
             try:
                 options: dict[str, Any] = {"expireAfterSeconds": 0} if index.expires else {}
+                options |= {"unique": True} if index.unique else {}
                 keys = [(field, ASCENDING) for field in index.fields]
                 await store.collection(index.collection).create_index(keys, **options)
             except OperationFailure as error:

@@ -6,11 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.datetime_ms import DatetimeMS
+from pymongo import UpdateOne
 
 from worker.dead_letters.letter import LetterRecord, RecordResult
 from worker.desk.ports import GroupCount
 from worker.failure import AdapterError
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
+from worker.mongo.causes import Causes
 from worker.mongo.dead_letters import COLLECTION
 from worker.mongo.evidence import Inserted
 
@@ -42,6 +44,7 @@ class LetterCollection:
         """Read and write through *store*."""
         self._store = store
         self._collection = store.collection(COLLECTION)
+        self._causes = Causes(store)
 
     async def groups(self, query: Query) -> list[GroupCount]:
         """Count letters by cause.
@@ -101,6 +104,10 @@ class LetterCollection:
             return {one: await self._earliest({"fingerprint": one}) for one in await self.counts({}, "fingerprint")}
         return {one["_id"]: one["at"] or 0 for one in found if isinstance(one["_id"], str)}
 
+    async def known_since(self, causes: Collection[str]) -> dict[str, int]:
+        """Return when (epoch ms) each of *causes* was seen first, deleted letters included, where that is known."""
+        return await self._causes.first_seen(causes)
+
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large."""
         async with self._store.operation():
@@ -118,8 +125,9 @@ class LetterCollection:
     ) -> AsyncIterator[list[LetterRecord]]:
         """Yield letters in pages, by number and by bytes, without their headers; without *bodies* these are empty."""
         without = _NO_HEADERS if bodies else _NO_LARGE
+        is_embedded = await self._store.is_embedded()
         async with self._store.operation():
-            cursor = await self._opened(query, without, page, limit)
+            cursor = await self._opened(query, without, page, limit, is_embedded=is_embedded)
         most_bytes = _MOST_BYTES if bodies else None
         coming = asyncio.create_task(self._page(cursor, page, most_bytes))
         try:
@@ -133,13 +141,15 @@ class LetterCollection:
             await asyncio.gather(coming, return_exceptions=True)
             await cursor.close()
 
-    async def _opened(self, query: Query, without: Mapping[str, int], page: int, limit: int | None) -> _Cursor:
+    async def _opened(
+        self, query: Query, without: Mapping[str, int], page: int, limit: int | None, *, is_embedded: bool
+    ) -> _Cursor:
         """Return a cursor over letters.
 
         Where it aggregates, the embedded server leaves fields out before it reads them; where not, it finds many ids by
-        their index.
+        their index. There are other servers that answer an aggregation in one piece, however large it is.
         """
-        if any(isinstance(value, dict) and "$in" in value for value in query.values()):
+        if not is_embedded or any(isinstance(value, dict) and "$in" in value for value in query.values()):
             return self._collection.find(_unspecific(query), without).batch_size(page).limit(limit or 0)
         stages: list[Document] = [{"$match": _unspecific(query)}]
         if limit is not None:
@@ -162,19 +172,13 @@ class LetterCollection:
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
-        values: Document = dict(change.values)
-        if change.expires_at is not None:
-            values["expiresAt"] = DatetimeMS(change.expires_at)
-        update: Document = {"$set": values}
-        if change.add:
-            update["$inc"] = dict(change.add)
-        if change.remove:
-            update["$unset"] = dict.fromkeys(change.remove, "")
+        update = _update(change)
         changed = 0
         for some in _in_parts(ids):
+            # One by one in one command: there are servers that find by several fields only what equals them all.
+            updates = [UpdateOne({"_id": one, **guard}, update) for one in some]
             async with self._store.operation(writes=True):
-                answer = await self._collection.update_many({**guard, "_id": {"$in": some}}, update)
-                changed += answer.matched_count
+                changed += (await self._collection.bulk_write(updates, ordered=False)).matched_count
         return changed
 
     async def delete(self, ids: Collection[str]) -> int:
@@ -197,6 +201,18 @@ class LetterCollection:
         async with self._store.operation():
             cursor = await self._collection.aggregate(pipeline, allowDiskUse=True)
             return [document async for document in cursor]
+
+
+def _update(change: Change) -> Document:
+    values: Document = dict(change.values)
+    if change.expires_at is not None:
+        values["expiresAt"] = DatetimeMS(change.expires_at)
+    update: Document = {"$set": values}
+    if change.add:
+        update["$inc"] = dict(change.add)
+    if change.remove:
+        update["$unset"] = dict.fromkeys(change.remove, "")
+    return update
 
 
 def _group(document: Document) -> GroupCount:

@@ -158,3 +158,5 @@ async def ensure_indexes(store: Store, reporter: Reporter) -> None:
             failure = await indexes.make(store, index)
             if failure is not None:
                 reporter.warn("store_index_refused", collection=collection, index=index.name, reason=failure.detail)
+    if not await store.is_embedded():
+        await indexes.make(store, indexes.CLAIMS)  # who refuses it does not need it

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from tests.contract.store.examples import NOW, letter
-from worker.dead_letters.letter import RecordResult, Status
+from tests.support.deliveries import RecordingReporter
+from worker.dead_letters.letter import RecordResult, Status, claim_state
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.ports import Change
+from worker.mongo.causes import Causes
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.operator_actions import ActionCollection
+from worker.process.preflight import ensure_indexes
 
 if TYPE_CHECKING:
     from tests.contract.store.conftest import OpenStore
@@ -40,6 +44,38 @@ async def test_letters_are_counted_by_cause_with_their_senders(open_store: OpenS
     assert first_seen == {large.fingerprint: NOW - 9, "another": NOW}
 
 
+async def test_a_cause_is_known_since_its_first_letter_though_that_is_deleted(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        first, again = (
+            letter(1, first_seen=NOW - 5),
+            letter(2, first_seen=NOW + 90_000_000, recorded_at=NOW + 90_000_000),
+        )
+        await DeadLetterStore(store).record([first, letter(3, first_seen=NOW - 9), letter(4, fingerprint="other")], {})
+        await collection.delete([letter(number).id for number in (1, 3)])
+        await DeadLetterStore(store).record([again], {})
+
+        known = await collection.known_since([first.fingerprint, "never"])
+        kept = await store.collection("dead_letter_causes").find().to_list()
+
+    assert known == {first.fingerprint: NOW - 9}
+    assert {document["_id"] for document in kept} == {first.fingerprint, "other"}
+    assert all(document["expiresAt"] for document in kept)
+
+
+async def test_a_cause_is_written_down_once_a_day_and_not_for_every_letter(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        causes = Causes(store)
+        await causes.note([letter(1)])
+        await store.collection("dead_letter_causes").delete_many({})
+        await causes.note([letter(2)])
+        assert await causes.first_seen([letter(1).fingerprint]) == {}
+
+        tomorrow = letter(1).recorded_at + 86_400_001
+        await causes.note([letter(3, first_seen=tomorrow, recorded_at=tomorrow)])
+        assert await causes.first_seen([letter(1).fingerprint]) == {letter(1).fingerprint: tomorrow}
+
+
 async def test_letters_come_in_pages_and_the_latest_ones_first(open_store: OpenStore) -> None:
     letters = [letter(number, last_seen=NOW + number) for number in range(7)]
     async with open_store() as store:
@@ -64,8 +100,8 @@ async def test_a_letter_is_changed_by_compare_and_set(open_store: OpenStore) -> 
         claim = Change({"status": "sending", "jobId": "job-1"}, add={"replays": 1})
         ids = [letter(number).id for number in (1, 2, 3)]
 
-        assert await collection.change(ids, OPEN, claim) == 2
-        assert await collection.change(ids, OPEN, claim) == 0
+        assert await collection.change(ids, claim_state("open"), claim) == 2
+        assert await collection.change(ids, claim_state("open"), claim) == 0
 
         (claimed,) = await collection.some({"_id": ids[0]}, 1)
         assert (claimed.status, claimed.job_id, claimed.replays) == ("sending", "job-1", 1)
@@ -73,18 +109,35 @@ async def test_a_letter_is_changed_by_compare_and_set(open_store: OpenStore) -> 
         assert await collection.counts({}, "status") == {"discarded": 1}
 
 
+async def test_of_two_who_claim_the_same_letters_at_once_each_gets_others(open_store: OpenStore) -> None:
+    ids = [letter(number).id for number in range(60)]
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await ensure_indexes(store, RecordingReporter())
+        await collection.insert([letter(number) for number in range(60)])
+        jobs = [f"job-{number}" for number in range(4)]
+        claims = [Change({"status": "sending", "jobId": job}, add={"replays": 1}) for job in jobs]
+
+        won = await asyncio.gather(*(collection.change(ids, claim_state("open"), one) for one in claims))
+
+        assert sum(won) == 60
+        assert await collection.counts({}, "replays") == {"1": 60}
+        assert await collection.counts({}, "jobId") == {job: n for job, n in zip(jobs, won, strict=True) if n}
+
+
 async def test_the_outcome_of_a_replay_is_written_to_the_letter_that_is_under_way_and_to_no_other(
     open_store: OpenStore,
 ) -> None:
     under_way = letter(1, status=Status.REPLAYED, job_id="job-1")
+    not_marked = letter(4, status=Status.SENDING, job_id="job-1")
     reopened = letter(2, status=Status.OPEN, job_id="job-1")
     elsewhere = letter(3, status=Status.SENDING, job_id="job-2")
     async with open_store() as store:
         collection = LetterCollection(store)
-        await collection.insert([under_way, reopened, elsewhere])
+        await collection.insert([under_way, not_marked, reopened, elsewhere])
         outcomes = [
             ReplayOutcome(one.id, "job-1", Status.DIED_AGAIN, "dead", "successor", NOW)
-            for one in (under_way, reopened, elsewhere)
+            for one in (under_way, not_marked, reopened, elsewhere)
         ]
         await DeadLetterStore(store).write_outcomes(outcomes)
         await DeadLetterStore(store).write_outcomes(outcomes)
@@ -92,6 +145,7 @@ async def test_the_outcome_of_a_replay_is_written_to_the_letter_that_is_under_wa
 
     died = found[under_way.id]
     assert (died.status, died.outcome, died.successor) == ("died_again", "dead", "successor")
+    assert found[not_marked.id].status == "died_again"
     assert found[reopened.id].status == "open"
     assert found[elsewhere.id].status == "sending"
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from worker.cli.dead_letters import deciding, looking, replaying
+from worker.cli.dead_letters import deciding, finding, planning, replaying, showing, watching
+from worker.cli.dead_letters import jobs as bulk
 from worker.cli.dead_letters.options import FILTER, Json
 from worker.cli.output import add_command, help_end
 
@@ -18,13 +19,13 @@ _BOTH: Final = ("CIM_RABBITMQ_URL", *_STORE)
 _COMMANDS: Final[tuple[tuple[str, Callable[..., None], tuple[str, ...], tuple[str, ...]], ...]] = (
     (
         "groups",
-        looking.groups,
+        finding.groups,
         ("cim-worker dead-letters", "cim-worker dead-letters groups --since 2h --newest"),
         _BOTH,
     ),
-    ("list", looking.list_, ("cim-worker dead-letters list 3f2a --limit 10",), _STORE),
-    ("show", looking.show, ("cim-worker dead-letters show 3f2a",), _STORE),
-    ("plan", replaying.plan, ("cim-worker dead-letters plan 3f2a",), _STORE),
+    ("list", finding.list_, ("cim-worker dead-letters list 3f2a --limit 10",), _STORE),
+    ("show", showing.show, ("cim-worker dead-letters show 3f2a",), _STORE),
+    ("plan", planning.plan, ("cim-worker dead-letters plan 3f2a",), _STORE),
     (
         "replay",
         replaying.replay,
@@ -49,9 +50,9 @@ _COMMANDS: Final[tuple[tuple[str, Callable[..., None], tuple[str, ...], tuple[st
         ("cim-worker dead-letters purge --customer u-1 --activities --reason 'erasure request 17'",),
         _STORE,
     ),
-    ("export", looking.export, ("cim-worker dead-letters export 3f2a > letters.jsonl",), _STORE),
+    ("export", watching.export, ("cim-worker dead-letters export 3f2a > letters.jsonl",), _STORE),
     ("import", deciding.import_, ("cim-worker dead-letters import letters.jsonl --reason 'to reproduce it'",), _STORE),
-    ("watch", looking.watch, ("cim-worker dead-letters watch --sender app-1",), _STORE),
+    ("watch", watching.watch, ("cim-worker dead-letters watch --sender app-1",), _STORE),
 )
 
 
@@ -72,7 +73,7 @@ def add_to(app: typer.Typer) -> None:
     @group.callback()
     def _default(context: typer.Context, as_json: Json = False) -> None:
         if context.invoked_subcommand is None:
-            looking.groups(names=None, newest=False, as_json=as_json, **dict.fromkeys(FILTER))
+            finding.groups(names=None, newest=False, as_json=as_json, **dict.fromkeys(FILTER))
 
     for name, function, examples, environment in _COMMANDS:
         add_command(group, name, function, *examples, environment=environment)
@@ -81,10 +82,10 @@ def add_to(app: typer.Typer) -> None:
     @jobs.callback()
     def _jobs(context: typer.Context, as_json: Json = False) -> None:
         if context.invoked_subcommand is None:
-            replaying.jobs(20, as_json=as_json)
+            bulk.jobs(20, as_json=as_json)
 
-    add_command(jobs, "list", replaying.jobs, "cim-worker dead-letters jobs list --json", environment=_STORE)
-    add_command(jobs, "show", replaying.show_job, "cim-worker dead-letters jobs show 5e1f0a2b", environment=_STORE)
-    add_command(jobs, "cancel", replaying.cancel, "cim-worker dead-letters jobs cancel 5e1f0a2b", environment=_STORE)
+    add_command(jobs, "list", bulk.jobs, "cim-worker dead-letters jobs list --json", environment=_STORE)
+    add_command(jobs, "show", bulk.show_job, "cim-worker dead-letters jobs show 5e1f0a2b", environment=_STORE)
+    add_command(jobs, "cancel", bulk.cancel, "cim-worker dead-letters jobs cancel 5e1f0a2b", environment=_STORE)
     group.add_typer(jobs, name="jobs")
     app.add_typer(group, name="dead-letters")

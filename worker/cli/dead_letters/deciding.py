@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.dead_letters.looking import forecast_document, forecast_sentence
 from worker.cli.dead_letters.opening import chosen_by, open_desk
 from worker.cli.dead_letters.options import ActsAs, Json, LetterId, Reason, Reveal, Yes, ask, filtered, needs_reason
+from worker.cli.dead_letters.printed import forecast_document, forecast_sentence
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import counted, print_json, print_line, progress

@@ -19,6 +19,8 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the audit. Required for 
 ActsAs = Annotated[str, typer.Option("--as", metavar="NAME", help="Your name, where many share one system user.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. Needed where there is no terminal.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show the values of payloads; kept in the audit.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many letters.", min=1, max=10**9)]
+Force = Annotated[bool, typer.Option("--force", help="Also letters that were replayed CIM_MAX_REPLAYS times.")]
 LetterId = Annotated[str, typer.Argument(metavar="ID|CAUSE", help="A letter, or the newest letter of a cause.")]
 
 _Names = Annotated[
