@@ -173,13 +173,21 @@ class LetterCollection:
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
         update = _update(change)
+        write = self._change_at_once if await self._store.is_embedded() else self._change_each
         changed = 0
         for some in _in_parts(ids):
-            # One by one in one command: there are servers that find by several fields only what equals them all.
-            updates = [UpdateOne({"_id": one, **guard}, update) for one in some]
             async with self._store.operation(writes=True):
-                changed += (await self._collection.bulk_write(updates, ordered=False)).matched_count
+                changed += await write(some, guard, update)
         return changed
+
+    async def _change_at_once(self, ids: list[str], guard: Query, update: Document) -> int:
+        """Change letters by one update: the embedded server reads each whole for an update of its own."""
+        return (await self._collection.update_many({**guard, "_id": {"$in": ids}}, update)).matched_count
+
+    async def _change_each(self, ids: list[str], guard: Query, update: Document) -> int:
+        """Change letters one by one in one command: there are servers that find only what equals a whole index."""
+        updates = [UpdateOne({"_id": one, **guard}, update) for one in ids]
+        return (await self._collection.bulk_write(updates, ordered=False)).matched_count
 
     async def delete(self, ids: Collection[str]) -> int:
         """Delete letters; return how many."""
