@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pika
 import pymongo
 
+from tests.contract.store.examples import letter
 from tests.support import wire_proxy as wire
 from tests.support.amqp import depth, drained, plain
 from tests.support.deliveries import NOW, delivery
@@ -20,11 +22,14 @@ from worker.dead_letters.envelope import dead_letter
 from worker.dead_letters.recorder import DeadLetterRecorder
 from worker.failure import StoreUnavailable, store_silent
 from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.letters import LetterCollection
 from worker.ports import Confirmation
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from pika.adapters.blocking_connection import BlockingChannel as Channel
 
     from tests.services.services import Broker, Store
     from worker.dead_letters.letter import LetterRecord, RecordResult
@@ -164,6 +169,36 @@ class StoreThatWasAway:
 
     async def settled(self, counts: Mapping[str, int]) -> None:
         await self.real.settled(counts)
+
+
+async def test_a_replay_that_the_broker_gives_up_counts_the_replays_of_the_letter_it_came_from(
+    vhost_url: str, store: Store, database: str
+) -> None:
+    user = urlsplit(vhost_url).username or "guest"
+    async with workbench(vhost_url, store.uri, database) as bench:
+        before = letter(1, replays=3, code="wrong_type")
+        await LetterCollection(bench.store).insert([before])
+        headers = {"cim-replay-of": before.id, "cim-replay-job": "job-1"}
+        with plain(vhost_url) as channel:
+            properties = pika.BasicProperties(delivery_mode=2, headers=headers, user_id=user)
+            channel.basic_publish("", "cim.ingress", raw("loan_step"), properties)
+            _reject_until_gone(channel, "cim.ingress")
+        async with running(recorder(bench, DeadLetterStore(bench.store), trusted={user}).run()):
+            found = await eventually_async(
+                lambda: bench.store.collection("dead_letters").find_one({"replayOf": before.id}), "the successor"
+            )
+
+    assert (found["code"], found["replays"], found["replayJob"]) == ("delivery_limit", 3, "job-1")
+
+
+def _reject_until_gone(channel: Channel, queue: str) -> None:
+    """Hand the one message of a queue back until the broker gives it up."""
+    for _ in range(50):
+        method, _, _ = channel.basic_get(queue)
+        if method is None:
+            return
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    raise AssertionError(queue)
 
 
 async def test_while_the_store_is_away_letters_wait_in_the_queue_and_are_still_counted_once(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.contract.store.examples import NOW, letter
 from tests.support.deliveries import RecordingReporter
+from tests.support.eventually import eventually_async
 from worker.dead_letters.letter import RecordResult, Status, claim_state
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.ports import Change
@@ -14,6 +15,7 @@ from worker.mongo.causes import Causes
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.operator_actions import ActionCollection
+from worker.process.clock import SystemClock
 from worker.process.preflight import ensure_indexes
 
 if TYPE_CHECKING:
@@ -176,6 +178,21 @@ async def test_another_letter_of_a_decided_content_opens_it_and_is_not_deleted_w
 
     assert document is not None
     assert (document["status"], document["reason"], document.get("expiresAt")) == ("open", "", None)
+
+
+async def test_the_server_deletes_a_letter_when_its_time_has_come_and_no_open_one(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await ensure_indexes(store, RecordingReporter())
+        collection = LetterCollection(store)
+        await collection.insert([letter(1), letter(2), letter(3)])
+        await collection.change([letter(1).id], claim_state("open"), Change({"status": "discarded"}, expires_at=NOW))
+        later = Change({"status": "settled"}, expires_at=SystemClock().now_ms() + 86_400_000)
+        await collection.change([letter(2).id], claim_state("open"), later)
+
+        async def left() -> bool:
+            return await collection.counts({}, "status") == {"open": 1, "settled": 1}
+
+        await eventually_async(left, "the discarded one deleted", seconds=90)  # MongoDB looks once a minute
 
 
 async def test_actions_are_listed_the_newest_first_and_keep_their_lines_in_order(open_store: OpenStore) -> None:
