@@ -148,7 +148,7 @@ answers-bench: .venv/.made-bench ## what receipts and the journal cost (ARGS=--d
 	@$(RUN)/python -m tests.benchmarks.answers $(ARGS)
 
 .PHONY: desk-speed
-desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store mongo-java-server")
+desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store memory --letters 20000")
 	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)
 
 .PHONY: bench
