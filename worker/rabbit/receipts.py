@@ -109,6 +109,7 @@ class ReceiptPublisher:
                     self._connection.abort(ConnectionLost("closed by us"))
 
     def _count_unknown(self) -> None:
+        self.on_read()  # the bytes that end a channel may hold confirms before that
         if self._unconfirmed:
             self._count(ReceiptResult.UNKNOWN, len(self._unconfirmed))
             self._unconfirmed.clear()
