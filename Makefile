@@ -147,6 +147,10 @@ fuzz: .venv/.made ## mutated and raw bytes: always an outcome, never an exceptio
 answers-bench: .venv/.made-bench ## what receipts and the journal cost (ARGS=--days: what bad days of both do to the work)
 	@$(RUN)/python -m tests.benchmarks.answers $(ARGS)
 
+.PHONY: partitions-bench
+partitions-bench: .venv/.made-bench ## what partitions of the ingress move, on one node and on three (ARGS="--nodes 3")
+	@$(RUN)/python -m tests.benchmarks.partitions $(ARGS)
+
 .PHONY: desk-speed
 desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store memory --letters 20000")
 	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)

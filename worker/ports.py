@@ -109,6 +109,9 @@ class Consumer(Protocol):
         What went back because the work *failed* counts towards the queue's delivery limit on every broker version.
         """
 
+    async def close(self) -> None:
+        """End the channel; what is unsettled goes back with it."""
+
 
 class Confirmation(StrEnum):
     """What became of one publish."""
@@ -219,6 +222,9 @@ class Reporter(Protocol):
 
     def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
         """One delivery was given up, or retried."""
+
+    def held(self) -> None:
+        """One delivery waits in the process until it is tried again, in front of the later ones of its key."""
 
     def contradiction(self, kind: str) -> None:
         """The anchors of one message contradict each other; *kind*: the one that did not count."""

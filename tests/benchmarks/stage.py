@@ -76,9 +76,20 @@ class Stage:
     """One virtual host and database with conversations. Use it as a context manager; `reset` between runs."""
 
     def __init__(
-        self, broker: LocalBroker, store_uri: str, *, conversations: int, session: dict[str, Any] = _SMALL_SESSION
+        self,
+        broker: LocalBroker,
+        store_uri: str,
+        *,
+        conversations: int,
+        session: dict[str, Any] = _SMALL_SESSION,
+        partitions: int = 0,
+        ordered: bool = False,
     ) -> None:
-        """Have *conversations* active and as many closed ones, each with one channel session like *session*."""
+        """Have *conversations* active and as many closed ones, each with one channel session like *session*.
+
+        The ingress is divided into *partitions*; *ordered*: one process at a time consumes each.
+        """
+        self._divided = partitions, ordered
         self.broker = broker
         self._session = session
         self.live: list[Place] = places("live", conversations)
@@ -241,7 +252,10 @@ class Stage:
     async def _apply(self) -> None:
         connection = await Connection.open(self.url, name="bench stage")
         tiers = tuple((delay, delay_seconds(delay)) for delay in _TIER)
-        await apply(connection, wanted(tiers, _DELIVERY_LIMIT, connection.server_version))
+        partitions, ordered = self._divided
+        version = connection.server_version
+        topology = wanted(tiers, _DELIVERY_LIMIT, version, partitions=partitions, ordered=ordered)
+        await apply(connection, topology)
         await connection.close()
 
     async def _open_some(self, connection: Connection, waiting: list[Place]) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.chaos.fault import FAULTS, OF_NODES, PENDING
+from tests.chaos.fault import FAULTS, OF_NODES, OF_ORDER, PENDING
 from tests.chaos.run import Plan, Progress, Report, run
 from tests.contract.store.servers import SERVERS
 
@@ -41,6 +41,7 @@ def main() -> int:
         only=tuple(options.only.split(",")) if options.only else (),
         keep=options.keep,
         cluster=options.cluster,
+        partitions=options.partitions if options.order else 0,
         quiet_timeout=options.quiet,
         broker_root=options.rabbitmq_root,
         store=options.store,
@@ -62,7 +63,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=5, help="seconds between two faults (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2, help="most faults at the same time (default: %(default)s)")
     parser.add_argument("--cluster", action="store_true", help="three nodes, which are killed, frozen and cut off, too")
-    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(FAULTS | PENDING | OF_NODES)}")
+    parser.add_argument("--order", action="store_true", help="a partitioned ingress, and the order of each key checked")
+    parser.add_argument("--partitions", type=int, default=3, help="how many, with --order (default: %(default)s)")
+    every = FAULTS | PENDING | OF_NODES | OF_ORDER
+    parser.add_argument("--only", help=f"comma separated faults out of: {', '.join(every)}")
     parser.add_argument("--feel", help="comma separated faults during which live messages are timed; '' for none")
     parser.add_argument(
         "--quiet", type=float, default=200, help="seconds to wait for quiet at the end (default: %(default)s)"
@@ -124,6 +128,7 @@ def print_report(report: Report) -> None:
             "at subscribers",
             f"{report.at_subscribers}, {report.duplicates} twice (in flight at most {report.duplicates_bound})",
         ),
+        ("order given up", f"{report.given_up} times; {report.overtaken} messages were overtaken then"),
         ("in the store", report.in_store),
         ("dead", f"{sum(report.dead.values())}, {report.double_letters} twice; {_counts(report.dead)}"),
         ("parked", report.parked),

@@ -34,18 +34,24 @@ PENDING: Final[dict[str, Fault]] = {}
 """Those that the worker does not yet pass; injected only by name."""
 OF_NODES: Final[dict[str, Fault]] = {}
 """Those of a cluster's nodes; `nodes.py` fills it."""
+OF_ORDER: Final[dict[str, Fault]] = {}
+"""Those of runs that check the order of each key; `order.py` fills it."""
 
 
 def fault(
-    *needs: str, elsewhere: bool = False, every: int = 1, pending: bool = False, of_nodes: bool = False
+    *needs: str,
+    elsewhere: bool = False,
+    every: int = 1,
+    pending: bool = False,
+    of_nodes: bool = False,
+    of_order: bool = False,
 ) -> Callable[[Any], Any]:
     """Enter a function into the catalogue, under its own name."""
 
     def register(function: Callable[[World, Platform, random.Random], Awaitable[None]]) -> Any:
         name = function.__name__
-        (OF_NODES if of_nodes else PENDING if pending else FAULTS)[name] = Fault(
-            name, frozenset(needs), function, elsewhere, every
-        )
+        catalogue = OF_NODES if of_nodes else OF_ORDER if of_order else PENDING if pending else FAULTS
+        catalogue[name] = Fault(name, frozenset(needs), function, elsewhere, every)
         return function
 
     return register

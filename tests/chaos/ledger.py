@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from array import array
 from collections import Counter, deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,15 @@ class Ledger:
         """For each, a `Shaken`."""
         self._digests = bytearray()
         self.places: list[str | None] = []
+        self.keys: list[str | None] = []
+        """The key whose order each message has a place in, if it has one."""
+        self.entered_at = array("d")
+        """When (epoch seconds) each was entered; their numbers are the order."""
+        self.arrived_at = array("d")
+        """When each was first seen by a subscriber; 0: never."""
+        self.arrivals = array("L")
+        """As how manieth; 0: never."""
+        self._arrived = 0
         self.shaking = Shaken.NOT
         """What happens to messages that are entered now."""
         self._entered: deque[tuple[float, int]] = deque(maxlen=_ENTRIES)
@@ -83,6 +93,10 @@ class Ledger:
         self.kinds.append(sample.kind)
         self._digests += sample.digest
         self.places.append(sample.place)
+        self.keys.append(sample.key)
+        self.entered_at.append(time.time())
+        self.arrived_at.append(0.0)
+        self.arrivals.append(0)
         for facts in (self.attempts, self.confirmed, self.live):
             facts.append(0)
         self.shaken.append(self.shaking)
@@ -98,8 +112,14 @@ class Ledger:
         self.trapped += "CC" in sample.headers and not sample.exchange
 
     def refused(self, sample: Sample) -> None:
-        """Note that the broker said it does not have the message."""
+        """Note that the broker said it does not have the message; it enters later, out of its order."""
         self.attempts[sample.number] -= 1
+        self.keys[sample.number] = None
+
+    def lost_their_place(self, samples: Iterable[Sample]) -> None:
+        """Note that nobody knows which of *samples* the broker has, and so in which order they are there."""
+        for sample in samples:
+            self.keys[sample.number] = None
 
     def kind(self, number: int) -> Kind:
         """Return what has to become of a message."""
@@ -146,6 +166,9 @@ class Ledger:
         if number is None:
             self.findings.add("an event nobody published", f"{event.get('id')} of {event['data'].get('id')}")
             return
+        if not self.live[number]:
+            self._arrived += 1
+            self.arrivals[number], self.arrived_at[number] = self._arrived, time.time()
         if not (seen_before and self.live[number]):
             _increment(self.live, number)
         self._compare(number, event, body, properties)

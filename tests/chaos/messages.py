@@ -85,21 +85,24 @@ class Places:
     full: tuple[str, ...]
     calm: tuple[str, ...]
     """The one whose latency is measured."""
+    quiet: tuple[str, ...] = ()
+    """Each gets messages once, all while the store is away; only where order is asked for."""
 
     @classmethod
-    def of(cls, run: str, *, live: int = 24, moving: int = 6, closed: int = 6) -> Self:
+    def of(cls, run: str, *, live: int = 24, moving: int = 6, closed: int = 6, quiet: int = 0) -> Self:
         """Name them for one run."""
 
         def names(kind: str, count: int) -> tuple[str, ...]:
             return tuple(f"{kind}-{run}-{number}" for number in range(count))
 
-        single = (names(kind, 1) for kind in ("narrow", "full", "calm"))
-        return cls(names("live", live), names("moving", moving), names("closed", closed), *single)
+        many = names("live", live), names("moving", moving), names("closed", closed)
+        single = names("narrow", 1), names("full", 1), names("calm", 1)
+        return cls(*many, *single, names("quiet", quiet))
 
     @property
     def to_open(self) -> tuple[str, ...]:
         """Those that are active at the start."""
-        return (*self.live, *self.moving, *self.narrow, *self.full, *self.calm)
+        return (*self.live, *self.moving, *self.narrow, *self.full, *self.calm, *self.quiet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ class Sample:
     headers: dict[str, Any] = field(default_factory=dict)
     place: str | None = None
     """Its conversation, where it names one or its session does."""
+    key: str | None = None
+    """The key whose order it has a place in, where order is asked for."""
 
 
 def digest_of(body: bytes) -> bytes:
@@ -210,7 +215,11 @@ class MillisecondTimestamp(datetime):
 class Traffic:
     """Makes messages, one at a time. The same arguments always give the same messages."""
 
-    def __init__(self, rng: random.Random, run: str, places: Places, mix: Mix, *, now_ms: int) -> None:
+    def __init__(
+        self, rng: random.Random, run: str, places: Places, mix: Mix, *, now_ms: int, in_order: bool = False
+    ) -> None:
+        """*in_order*: what may arrive at a subscriber has a place in the order of its conversation."""
+        self._in_order = in_order
         self._rng = rng
         self._run = run
         self._places = places
@@ -292,8 +301,20 @@ class Traffic:
         return self._blob(Kind.PARKED, _PARKED_BYTES)
 
     def _conversation(self, kind: Kind, places: tuple[str, ...]) -> Sample:
-        place = self._rng.choice(places)
-        return self._finish(kind, {"conversationId": place}, place=place)
+        number = self._rng.randrange(len(places))
+        place = places[number]
+        if not self._in_order or kind not in AT_SUBSCRIBER | EITHER:
+            return self._finish(kind, {"conversationId": place}, place=place)
+        # Of one conversation all come the same way: some by the queue's name, the others through the exchange.
+        by_name = number % _BY_QUEUE_IN_ORDER == 1
+        way = ("", "cim.ingress", place) if by_name else ("cim.ingress", place, place)
+        return self._finish(kind, {"conversationId": place}, place=place, way=way)
+
+    def by_session(self, place: str) -> Sample:
+        """Return a message that names only the session of *place*, in the order of its key."""
+        session = f"session-{place}"
+        way = ("cim.ingress", session, session)
+        return self._finish(Kind.SESSION_LIVE, {"channelSessionId": session}, place=place, way=way)
 
     def _session(self, kind: Kind, places: tuple[str, ...]) -> Sample:
         place = self._rng.choice(places)
@@ -340,13 +361,25 @@ class Traffic:
         return Sample(number, Kind.INVALID, body, digest_of(body), "cim.ingress", code=code, headers=headers)
 
     def _finish(
-        self, kind: Kind, anchor: dict[str, Any], text: str = "", *, code: str = "", place: str | None = None
+        self,
+        kind: Kind,
+        anchor: dict[str, Any],
+        text: str = "",
+        *,
+        code: str = "",
+        place: str | None = None,
+        way: tuple[str, str, str] | None = None,
     ) -> Sample:
+        """*way*: exchange, routing key, and the key whose order it has a place in."""
         number = self._number()
         body = canonical(self._message(number, anchor, text or f"☎ {number}"))
         exchange, key = ("", "cim.ingress") if self._rng.random() < _BY_QUEUE else ("cim.ingress", f"chaos.{kind.name}")
         headers = self._rng.choice(_HOSTILE_HEADERS) if self._rng.random() < _HOSTILE else {}
-        sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place)
+        in_order = None
+        if way is not None:
+            exchange, key, in_order = way
+            headers = {name: value for name, value in headers.items() if name != "CC"}  # would enter by two keys
+        sample = Sample(number, kind, body, digest_of(body), key, exchange, code, headers, place=place, key=in_order)
         if kind < Kind.INVALID and len(body) < _REMEMBERED_BYTES:
             self._recent.append(sample)
         if kind in IN_STORE:
@@ -376,6 +409,7 @@ TRAP: Final = "chaos.trap"
 """A queue that only a CC header routes to: a copy that carried the header along would show there."""
 _HOSTILE: Final = 0.05
 _BY_QUEUE: Final = 0.8
+_BY_QUEUE_IN_ORDER: Final = 4
 _HOSTILE_HEADERS: Final[tuple[dict[str, Any], ...]] = (
     {"when": MillisecondTimestamp(2025, 1, 1, tzinfo=UTC)},
     {"CC": [TRAP]},

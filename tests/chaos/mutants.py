@@ -1,4 +1,4 @@
-"""The check of the harness itself: ten deliberate bugs, each in a copy of the worker, each of which must be caught."""
+"""The check of the harness itself: deliberate bugs, each in a copy of the worker, each of which must be caught."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos.messages import Mix
+from tests.chaos.order import BROKEN
 from tests.chaos.pool import snapshot
 from tests.chaos.run import Plan, Report, run
 
@@ -39,6 +40,8 @@ class Mutant:
     messages: int = 3000
     minutes: float = 0.4
     every: float = 2.0
+    partitions: int = 0
+    """With these the order of each key is kept, and checked."""
 
 
 _LOST: Final = "a valid message lost"
@@ -208,6 +211,26 @@ MUTANTS: Final = (
         messages=500,
         minutes=0.2,
     ),
+    Mutant(
+        "what is held begins at once",
+        (("pipeline/order.py", "        key.held.append(delivery)\n", "        return True\n"),),
+        ("subscriber_queue_full",),
+        (BROKEN,),
+        Mix(narrow=20),
+        messages=1500,
+        minutes=0.2,
+        partitions=2,
+    ),
+    Mutant(
+        "a retry leaves its key",
+        (("pipeline/copies.py", "if self._order is None or not", "if self._order is not self or not"),),
+        ("subscriber_queue_full", "worker_kill_9"),
+        (BROKEN,),
+        Mix(narrow=20),
+        messages=1500,
+        minutes=0.2,
+        partitions=2,
+    ),
 )
 
 
@@ -248,6 +271,7 @@ def _plan(mutant: Mutant, code: Path, keep: Path | None) -> Plan:
         feel=mutant.feel,
         code=code,
         keep=keep,
+        partitions=mutant.partitions,
         quiet_timeout=30,
     )
 
@@ -264,4 +288,4 @@ def _print(mutant: Mutant, report: Report) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """Say nothing: ten runs in a row are loud enough."""
+    """Say nothing: twelve runs in a row are loud enough."""

@@ -149,6 +149,8 @@ class Platform:
             return NARROW_QUEUE, {}
         if conversation in places.moving:
             return f"chaos.{conversation}", {}
+        if conversation in places.quiet:
+            return "chaos.quiet", {}
         return f"chaos.live.{places.live.index(conversation) % _SHARED_QUEUES}", {}
 
 

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -187,6 +187,14 @@ class Pool:
         self.output.close()
 
 
+class GivenUp(NamedTuple):
+    """One line that says the order of a key was given up."""
+
+    key: str
+    at: float
+    """Epoch seconds."""
+
+
 @dataclass
 class LogFacts:
     """What the JSON logs of all processes tell."""
@@ -201,6 +209,7 @@ class LogFacts:
     outages: dict[str, int] = field(default_factory=dict)
     flaps: int = 0
     """How often a process said that an outage of the store is over, and at once that another begins."""
+    given_up: list[GivenUp] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     """Lines that are not JSON: tracebacks and warnings do not belong there."""
 
@@ -222,6 +231,8 @@ def read_log(log: Path) -> LogFacts:
                 facts.flaps += _seconds(entry) - over.get(entry["pid"], 0.0) < _AT_ONCE_SECONDS
         elif what == "dependency_up" and entry.get("dependency") == "store":
             over[entry["pid"]] = _seconds(entry)
+        elif what == "order_given_up":
+            facts.given_up.append(GivenUp(entry["key"], _seconds(entry)))
         elif what == "worker_stopped":
             _read_final_counts(entry, facts)
     return facts

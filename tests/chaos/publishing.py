@@ -35,6 +35,7 @@ class Publisher:
         self._channel: Any = None
         self._next_tag = 1
         self._change = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._lost = asyncio.Event()
         self.ingress_depth = 0
         """Messages ready in the ingress queue, as the broker said a moment ago."""
@@ -54,11 +55,12 @@ class Publisher:
     async def publish(self, sample: Sample) -> None:
         """Enter a message into the ledger and publish it; waits while too many are unconfirmed."""
         self._ledger.expect(sample)  # before anything else gets a turn: numbers are entered in order
-        while self.unfinished >= _WINDOW:
-            self._change.clear()
-            await self._change.wait()
-        self._todo.append(sample)
-        self._send()
+        async with self._turn:  # whoever came first publishes first
+            while self.unfinished >= _WINDOW:
+                self._change.clear()
+                await self._change.wait()
+            self._todo.append(sample)
+            self._send()
 
     def hold(self) -> None:
         """Hand nothing more to the broker, but take messages until too many wait."""
@@ -87,6 +89,7 @@ class Publisher:
             finally:
                 self._channel = None
                 # Unknown is neither success nor failure: published again, and the ledger counts it.
+                self._ledger.lost_their_place(self._outstanding.values())
                 self._todo.extendleft(reversed(self._outstanding.values()))
                 self._outstanding.clear()
                 if connection is not None:

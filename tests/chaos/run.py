@@ -17,14 +17,15 @@ import pymongo.errors
 from tests.chaos import evidence as reading
 from tests.chaos import faults as _faults  # noqa: F401 - enters its faults into the catalogue
 from tests.chaos import nodes as _nodes  # noqa: F401 - the same
+from tests.chaos import order, verdict
 from tests.chaos import sick as _sick  # noqa: F401 - the same
-from tests.chaos import verdict
-from tests.chaos.fault import FAULTS, OF_NODES, PENDING, Fault
+from tests.chaos.fault import FAULTS, OF_NODES, OF_ORDER, PENDING, Fault
 from tests.chaos.latency import Latency, feel
 from tests.chaos.messages import LONG_MIX, TRAP, VHOST, Kind, Mix
 from tests.chaos.platform import CALM_QUEUE, Platform
 from tests.chaos.pool import LogFacts, read_log
 from tests.chaos.world import DATABASE, DRAIN_SECONDS, MAX_ATTEMPTS, PREFETCH, World, world
+from tests.services.broker import installed_version
 
 if TYPE_CHECKING:
     import random
@@ -73,6 +74,8 @@ class Plan:
     """A folder to copy logs to."""
     cluster: bool = False
     """Whether the broker is three nodes, and the nodes fail."""
+    partitions: int = 0
+    """Into how many partitions the ingress is divided, and the order of each key kept and checked; 0: neither."""
     quiet_timeout: float = _LIMBO_SECONDS
     broker_root: Path | None = None
     """Root file system of another RabbitMQ; this machine's unless given."""
@@ -112,6 +115,10 @@ class Report:
     in_store: int = 0
     dead: dict[str, int] = field(default_factory=dict)
     parked: int = 0
+    overtaken: int = 0
+    """Messages that arrived after later ones of their key, whose order had been given up."""
+    given_up: int = 0
+    """How often the order of a key was given up."""
     duplicates: int = 0
     double_letters: int = 0
     duplicates_bound: int = 0
@@ -150,15 +157,24 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
     started = time.monotonic()
     state = Progress()
     where, store, cluster = plan.broker_root, plan.store, plan.cluster
-    services = world(plan.seed, plan.traffic, say, code=plan.code, broker_root=where, store=store, cluster=cluster)
+    services = world(
+        plan.seed,
+        plan.traffic,
+        say,
+        code=plan.code,
+        broker_root=where,
+        store=store,
+        cluster=cluster,
+        in_order=bool(plan.partitions),
+    )
     async with services as made:
         platform = Platform(made)
         watching = asyncio.create_task(_watch(made, state, progress))
         try:
             state.phase = "opening conversations"
-            await _open(made, platform)
+            await _open(made, platform, plan.partitions)
             state.phase = "timing live messages"
-            latency = await feel(made, platform, timed(plan))
+            latency = await feel(made, platform, timed(plan)) if timed(plan) else Latency()
             state.phase = "publishing"
             await _break_while_publishing(made, platform, plan, state)
             state.phase = "waiting for quiet"
@@ -187,8 +203,9 @@ async def _watch(made: World, state: Progress, progress: Callable[[World, Progre
             await asyncio.sleep(0.5)
 
 
-async def _open(made: World, platform: Platform) -> None:
-    await asyncio.to_thread(made.pool.command, "topology", "apply")
+async def _open(made: World, platform: Platform, partitions: int) -> None:
+    divided = ("--partitions", str(partitions)) if partitions else ()
+    await asyncio.to_thread(made.pool.command, "topology", "apply", *divided)
     await made.make_trap()
     made.pool.start()
     await platform.open_all()
@@ -227,7 +244,10 @@ async def _publish(made: World, plan: Plan) -> None:
 def chosen(plan: Plan) -> list[Fault]:
     """Return the faults of a run: the named ones, or all but those the worker does not pass yet."""
     if plan.only:
-        return [(FAULTS | PENDING | OF_NODES)[name] for name in plan.only]
+        return [(FAULTS | PENDING | OF_NODES | OF_ORDER)[name] for name in plan.only]
+    if plan.partitions:
+        names = order.faults_in_order(installed_version(plan.broker_root))
+        return [*OF_ORDER.values(), *(FAULTS[name] for name in names)]
     if plan.cluster:
         return [*OF_NODES.values(), *(one for one in FAULTS.values() if not one.needs & _OF_ONE_NODE)]
     return list(FAULTS.values())
@@ -237,6 +257,8 @@ def timed(plan: Plan) -> list[Fault]:
     """Return the faults during which live messages are timed."""
     if plan.feel is not None:
         return [(FAULTS | PENDING)[name] for name in plan.feel]
+    if plan.partitions:
+        return []
     return [fault for fault in chosen(plan) if fault.elsewhere]
 
 
@@ -397,12 +419,15 @@ def _report(
     facts = read_log(made.pool.log)
     verdict.judge(ledger, evidence, findings, max_attempts=MAX_ATTEMPTS)
     verdict.judge_counts(facts, findings)
+    late = order.overtaken(ledger, facts.given_up)
+    order.judge_order(late, findings)
     faults = sum(state.faults.values()) + len(timed(plan))
     verdict.judge_outages(facts, faults, ledger.kinds.count(Kind.UNSTORABLE), findings)
     report = Report(plan.seed, messages=len(ledger), published=sum(ledger.attempts), seconds=round(seconds, 1))
     report.duplicates, report.double_letters = verdict.duplicates(ledger), verdict.double_letters(ledger, evidence)
     report.duplicates_bound = verdict.judge_duplicates(report.duplicates, facts, PREFETCH, findings)
     verdict.judge_double_letters(report.double_letters, report.duplicates_bound, faults, findings)
+    report.overtaken, report.given_up = late.given_up, len(facts.given_up)
     report.peak_mib = round(made.peak_mib, 1)
     verdict.judge_memory(made.memory, made.peak_mib, findings)
     report.seconds_until_quiet = round(until_quiet, 1)

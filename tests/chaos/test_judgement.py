@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.chaos import faults, sick  # noqa: F401 - they enter their faults into the catalogue
 from tests.chaos.evidence import Evidence
-from tests.chaos.fault import FAULTS, PENDING
+from tests.chaos.fault import FAULTS, OF_ORDER, PENDING
 from tests.chaos.latency import UNDISTURBED, Latency
 from tests.chaos.ledger import Findings, Ledger, Shaken
 from tests.chaos.messages import Kind, Mix, Places, Sample, Traffic, canonical
-from tests.chaos.pool import REPOSITORY, LogFacts, read_log
+from tests.chaos.order import BROKEN, faults_in_order, judge_order, overtaken
+from tests.chaos.pool import REPOSITORY, GivenUp, LogFacts, read_log
 from tests.chaos.verdict import judge_outages, missing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -105,3 +108,52 @@ def test_the_readme_names_every_sick_fault() -> None:
     text = (REPOSITORY / "tests/chaos/README.md").read_text()
     names = [one.name for one in (FAULTS | PENDING).values() if one.inject.__module__ == sick.__name__]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def _arrived(keys: str, arrivals: Sequence[int]) -> Ledger:
+    """Return a ledger in which one message after the other was entered, a second each, and arrived as how manieth."""
+    ledger, traffic = Ledger("run"), _traffic()
+    for key, arrival in zip(keys, arrivals, strict=True):
+        sample = replace(traffic.stand_alone(), key=key)
+        ledger.expect(sample)
+        ledger.entered_at[sample.number] = 100.0 + sample.number
+        ledger.arrivals[sample.number], ledger.arrived_at[sample.number] = arrival, 200.0 + arrival
+    return ledger
+
+
+def test_what_arrives_after_a_later_one_of_its_key_breaks_the_order_unless_the_log_gave_it_up_meanwhile() -> None:
+    ledger = _arrived("aabba", [2, 1, 3, 4, 5])
+    findings = Findings()
+    judge_order(overtaken(ledger, []), findings)
+    assert findings.counts == {BROKEN: 1}
+    assert findings.examples[BROKEN] == ["0 of a arrived 1.000 s after 1"]
+    for line, promised in (
+        (GivenUp("a", 150), 0),
+        (GivenUp("b", 150), 1),
+        (GivenUp("a", 50), 1),
+        (GivenUp("a", 300), 1),
+    ):
+        found = overtaken(ledger, [line])
+        assert (len(found.promised), found.given_up) == (promised, 1 - promised), line
+
+
+def test_what_never_arrived_or_has_no_place_in_an_order_is_overtaken_by_nobody() -> None:
+    ledger = _arrived("aaa", [1, 0, 2])
+    assert overtaken(ledger, []).promised == []
+    ledger = _arrived("aaa", [1, 3, 2])
+    ledger.keys[1] = None
+    assert overtaken(ledger, []).promised == []
+
+
+def test_the_log_says_when_the_order_of_which_key_was_given_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    entry = {"timestamp": "2026-11-26T01:00:01Z", "event": "order_given_up", "key": "k", "queue": "q", "reason": "r"}
+    log.write_text(json.dumps(entry) + "\n")
+    assert read_log(log).given_up == [GivenUp("k", 1795654801.0)]
+
+
+def test_the_readme_names_every_fault_of_an_order() -> None:
+    text = (REPOSITORY / "tests/chaos/README.md").read_text()
+    assert [name for name in OF_ORDER if f"`{name}`" not in text] == []
+    assert set(faults_in_order((4, 3))) <= set(FAULTS)
+    assert set(faults_in_order((4, 3))) - set(faults_in_order((3, 10, 8))) == {"broker_restart", "broker_kill_9"}

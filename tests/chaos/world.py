@@ -68,6 +68,8 @@ SETTINGS = {
 LONGER_THAN_TIMEOUTS = 10.0
 """pika looks for missing heartbeats every heartbeat interval and five seconds."""
 SHORTER_THAN_TIMEOUTS = 0.8
+_QUIET = 12
+"""Conversations that get messages only while the store is away."""
 UNLISTED_CODE = 365
 """An error of the store that no list of the worker knows."""
 # Counts that are fresh, and room for the message that no document can hold: 4.3 takes 16 MiB unless told otherwise.
@@ -156,12 +158,13 @@ async def world(
     broker_root: Path | None = None,
     store: str = "embedded",
     cluster: bool = False,
+    in_order: bool = False,
 ) -> AsyncIterator[World]:
     """Start everything but the pool; end and remove everything, whatever happened.
 
     *code*: a folder with the worker package to run; a snapshot of the tree unless given. *broker_root*: root file
     system of another RabbitMQ. *store*: a name of `tests.contract.store.servers`. With *cluster* the broker is three
-    nodes.
+    nodes. *in_order*: the pool keeps the order of each key.
     """
     folder = Path(tempfile.mkdtemp(prefix="cim-chaos-"))
     try:
@@ -172,7 +175,8 @@ async def world(
                 await asyncio.to_thread(server.start)
                 with wire_proxy(server.uri) as sick:
                     sick.on("insert", collection="ConversationActivities", answer=refuse_unstorable)
-                    parts = _Parts(seed, mix, say, folder, code or snapshot(folder), broker, server, sick)
+                    where = code or snapshot(folder)
+                    parts = _Parts(seed, mix, say, folder, where, broker, server, sick, in_order)
                     async with _assembled(parts) as made:
                         yield made
             finally:
@@ -197,6 +201,7 @@ class _Parts:
     broker: LocalBroker | LocalCluster
     store: StoreProcess
     sick: WireProxy
+    in_order: bool
 
 
 @contextlib.asynccontextmanager
@@ -226,15 +231,17 @@ def _world(parts: _Parts, url: str, broker_net: Network, store_net: Network) -> 
         "CIM_MONGODB_URI": f"mongodb://127.0.0.1:{store_net.ports[0]}/",
         "CIM_MONGODB_DATABASE": DATABASE,
         "POISON": KILL_MARK,
+        "CIM_INGRESS_ORDER": str(parts.in_order).lower(),
     }
-    places, ledger = Places.of(run), Ledger(run)
+    places, ledger = Places.of(run, quiet=_QUIET if parts.in_order else 0), Ledger(run)
+    rng, in_order = random.Random(parts.seed + 1), parts.in_order
     now_ms = time.time_ns() // 1_000_000
     return World(
         run=run,
         rng=random.Random(parts.seed),
         places=places,
         ledger=ledger,
-        traffic=Traffic(random.Random(parts.seed + 1), run, places, parts.mix, now_ms=now_ms),
+        traffic=Traffic(rng, run, places, parts.mix, now_ms=now_ms, in_order=in_order),
         broker=parts.broker,
         store=parts.store,
         sick=parts.sick,

@@ -13,16 +13,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.services.broker import installed_version
 from tests.services.management import ManagementError
-from tests.support.amqp import QUORUM, connected, consuming, depth, fill, plain, publishing, taken
+from tests.services.services import private_broker
+from tests.support.amqp import QUORUM, connected, consuming, depth, drained, fill, plain, publishing, taken
 from tests.support.eventually import eventually, eventually_async
 from worker import contract
 from worker.ports import Confirmation, Outgoing
 from worker.rabbit.stream import Stream
-from worker.rabbit.topology import apply, wanted
+from worker.rabbit.topology import apply, problems, wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tests.services.broker import LocalBroker
     from tests.services.services import Broker
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _CANCELS_SINCE = (4, 3)
 _HEAD_SINCE = (4, 3)
 _DELAYS_SINCE = (4, 3, 1)
+_KEEPS_RING_SINCE = (4, 3)
 _ONE_SECOND = "application:set_env(rabbit, {}, 1000)"
 _LOOKS = 30
 """More than the limit of 20 that queues without a limit of their own have from 4.0 on."""
@@ -163,3 +167,31 @@ def _fail(url: str, settle: Callable[[Any, int], object], *, after: float) -> No
 def _got(channel: Any, queue: str) -> list[Any]:
     method, _properties, _body = channel.basic_get(queue)
     return [method] if method else []
+
+
+def test_a_restart_moves_no_key_to_another_partition_from_4_3_on(rabbitmq_root: Path | None) -> None:
+    """Earlier versions have another ring then: what is promised of order ends there (deploy/partitions.md)."""
+    keys = [f"key-{number}" for number in range(60)]
+    with private_broker(chroot=rabbitmq_root, say=lambda _line: None) as node:
+        url = node.create_vhost("ring")
+        asyncio.run(_divided(url, 3))
+        before = _places(url, keys, 3)
+        node.restart()
+        after = _places(url, keys, 3)
+    moved = [key for key in keys if before[key] != after[key]]
+    assert bool(moved) == (installed_version(rabbitmq_root) < _KEEPS_RING_SINCE)
+
+
+async def _divided(url: str, partitions: int) -> None:
+    async with connected(url) as connection:
+        topology = wanted((("1s", 1),), 20, connection.server_version, partitions=partitions)
+        assert not list(problems(await apply(connection, topology)))
+
+
+def _places(url: str, keys: Sequence[str], partitions: int) -> dict[str, int]:
+    """Return the partition that each of *keys* leads to now."""
+    with plain(url) as channel:
+        for key in keys:
+            channel.basic_publish(contract.INGRESS, key, key.encode(), mandatory=True)
+    queues = {number: contract.partition_queue(number) for number in range(partitions)}
+    return {body.decode(): number for number, queue in queues.items() for *_, body in drained(url, queue)}

@@ -71,6 +71,7 @@ class RecordingReporter:
         self.ages: list[float] = []
         self.published_as: Counter[tuple[str, str]] = Counter()
         self.stages: list[str] = []
+        self.retries_held = 0
 
     def journal_missed(self, count: int) -> None:
         self.missed += count
@@ -123,6 +124,9 @@ class RecordingReporter:
 
     def warn(self, what: str, **facts: object) -> None:
         self.warnings.append((what, facts))
+
+    def held(self) -> None:
+        self.retries_held += 1
 
     def contradiction(self, kind: str) -> None:
         self.contradictions.append(kind)

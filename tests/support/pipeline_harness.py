@@ -29,6 +29,7 @@ from worker.pipeline.storing import Storing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from worker.pipeline.order import KeyOrder
     from worker.pipeline.settlement import Listener
     from worker.ports import Clock, Delivery, EventPublisher, Outgoing, Reporter
 
@@ -54,6 +55,7 @@ class PipelineHarness:
         event_names: dict[str, str] | None = None,
         listeners: Sequence[Listener] = (),
         new_tracing: Callable[[Clock], Any] | None = None,
+        order: KeyOrder | None = None,
     ) -> None:
         """Make a session; it follows the session *before* in the same process, when that is given."""
         self.publisher: Any = publisher or FakePublisher()
@@ -84,9 +86,8 @@ class PipelineHarness:
         ids = itertools.count()
         common: Any = {"clock": self.clock, "reporter": self.reported, "crash": self.crash, "bundle": bundle}
         tracing = new_tracing(self.clock) if new_tracing else None
-        settlement = Settlement(
-            self.settle, self.reported, self.clock, listeners=listeners, observers=[tracing] if tracing else []
-        )
+        observers = [one for one in (tracing, order) if one is not None]
+        settlement = Settlement(self.settle, self.reported, self.clock, listeners=listeners, observers=observers)
         reading = Reading(
             Senders(senders or {}, {"worker"} if senders else {None}),
             max_message_bytes=max_message_bytes,
@@ -100,6 +101,7 @@ class PipelineHarness:
             new_id=lambda: f"copy-{next(ids)}",
             bundle_bytes=100_000,
             tracing=tracing,
+            order=order,
             **common,
         )
         self.storing = Storing(

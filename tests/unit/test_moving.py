@@ -30,7 +30,7 @@ class FakeConsumer:
     def __init__(self, *deliveries: FakeDelivery) -> None:
         self.left, self.settled = list(deliveries), list[Any]()
         self.cancelled = asyncio.Event()
-        self.handed_back = False
+        self.handed_back = self.is_closed = False
 
     def is_empty(self) -> bool:
         return not self.left
@@ -48,6 +48,9 @@ class FakeConsumer:
     async def hand_back(self, *, failed: bool = False) -> list[FakeDelivery]:
         self.handed_back = not failed
         return []
+
+    async def close(self) -> None:
+        self.is_closed = True
 
 
 def message(**header: Any) -> bytes:

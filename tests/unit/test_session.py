@@ -83,6 +83,9 @@ class FakeConsumer:
         back, self.held = self.held, []
         return back
 
+    async def close(self) -> None:
+        self.is_open = False
+
 
 class SessionHarness:
     """A session between fakes."""

@@ -175,6 +175,12 @@ EVENTS: Final = (
         "A delivery failed and comes back later as another attempt.",
         _LETTER,
     ),
+    LogEvent(
+        "order_given_up",
+        "info",
+        "Later activities of a routing key may overtake one of it (CIM_INGRESS_ORDER).",
+        ("queue", "key", "reason"),
+    ),
     LogEvent("dead_letter", "warning", "A delivery went to the dead letters.", _LETTER),
     LogEvent(
         "listener_failed",

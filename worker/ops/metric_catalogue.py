@@ -51,7 +51,13 @@ METRICS: Final = (
     Metric(
         "cim_order_given_up_total",
         "counter",
-        "Keys whose order was given up (CIM_INGRESS_ORDER): 100 messages, or 60 s, behind a retry.",
+        "Times the order of a key was given up (CIM_INGRESS_ORDER); the line order_given_up says which and why.",
+    ),
+    Metric(
+        "cim_retries_held_total",
+        "counter",
+        "Retries that waited in the process, in front of the later ones of their key (CIM_INGRESS_ORDER): they are no "
+        "outcome.",
     ),
     Metric(
         "cim_receipts_total",

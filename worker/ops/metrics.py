@@ -84,6 +84,8 @@ class Metrics:
         self.retries_deferred = 0
         self.moved = 0
         self.order_given_up = 0
+        """Keys whose order was given up: too many waited, or for too long, for one that is retried."""
+        self.retries_held = 0
         self.receipts: Counter[str] = Counter()
         self.handling = Histogram("cim_handling_seconds")
         self.ages = Histograms("cim_age_seconds")
@@ -133,10 +135,6 @@ class Metrics:
         """Count a retry that waits in a later tier than its own, whose budget is used up."""
         self.retries_deferred += 1
 
-    def count_order_given_up(self) -> None:
-        """Count a key whose order was given up: too many waited, or for too long, for one that is retried."""
-        self.order_given_up += 1
-
     def count_moved(self, count: int) -> None:
         """Count messages that were moved on to their partitions."""
         self.moved += count
@@ -175,6 +173,7 @@ class Metrics:
             "cim_retries_deferred_total": _one(self.retries_deferred),
             "cim_moved_total": _one(self.moved),
             "cim_order_given_up_total": _one(self.order_given_up),
+            "cim_retries_held_total": _one(self.retries_held),
             "cim_receipts_total": _by_one(self.receipts),
             "cim_in_flight": _one(self.in_flight),
             "cim_handling_seconds": [[[], self.handling.counts, self.handling.total]],

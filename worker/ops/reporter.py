@@ -82,6 +82,15 @@ class LoggingReporter:
             **{name: count for name, count in counts.items() if count},
         )
 
+    def held(self) -> None:
+        """Count a retry that waits in the process."""
+        self._metrics.retries_held += 1
+
+    def order_given_up(self, queue: str, key: str, reason: str) -> None:
+        """Count and log that the order of a routing key was given up."""
+        self._metrics.order_given_up += 1
+        self._log.info("order_given_up", queue=queue, key=_log_safe(key), reason=reason)
+
     def letter(self, failure: Failure, identity: Identity, attempt: int, *, retry: bool) -> None:
         """Log one dead letter or retry, with its ids."""
         log = self._log.info if retry else self._log.warning

@@ -6,6 +6,7 @@ A delivery is settled when its copy is confirmed, and only then.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worker import contract
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from worker.cim import Identity
     from worker.failure import Failure
     from worker.flow.tasks import Crash
+    from worker.pipeline.order import KeyOrder
     from worker.pipeline.ports import Tracing
     from worker.pipeline.retry import RetryPolicy
     from worker.pipeline.settlement import Settlement
@@ -56,9 +58,11 @@ class Copies:
         bundle: int,
         bundle_bytes: int,
         tracing: Tracing | None = None,
+        order: KeyOrder | None = None,
     ) -> None:
-        """Publish in bundles of at most *bundle* copies and *bundle_bytes*."""
+        """Publish in bundles of at most *bundle* copies and *bundle_bytes*. *order* holds retries in hand."""
         self._tracing = tracing
+        self._order = order
         self._publisher = publisher
         self._retry = retry
         self._settlement = settlement
@@ -104,10 +108,14 @@ class Copies:
 
         *suspected* says that the store failed for this very message.
         """
-        now = self._clock.now_ms()
+        # A suspected one in hand would be the only one to probe with: then it could hold the gate.
+        if self._order is not None and delivery.queue == contract.WAITING and not suspected:
+            one = self._to_wait(delivery, identity, failure, suspected=suspected)
+            if self._order.wait(delivery, one.outgoing, partial(self._lane.add, [one])):
+                self._settlement.waits_in_hand(delivery, failure, identity)
+                return
         self._trace(delivery, "", contract.WAITING)
-        copy = waiting_copy(delivery, failure, now=now, copy_id=self._new_id(), suspected=suspected)
-        self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.WAITING)])
+        self._lane.add([self._to_wait(delivery, identity, failure, suspected=suspected)])
 
     def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Give a delivery up: its letter goes to the dead letters."""
@@ -116,16 +124,27 @@ class Copies:
         self._lane.add([_Copy(delivery, letter, failure, identity, Outcome.DEAD)])
 
     def _again(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> None:
-        self._trace(delivery, "", contract.retry_queue(again.delay))
-        copy = retry_copy(
-            delivery,
-            failure,
-            again.delay,
-            attempt=again.attempt,
-            now=self._clock.now_ms(),
-            copy_id=self._new_id(),
-        )
-        self._lane.add([_Copy(delivery, copy, failure, identity, Outcome.RETRY)])
+        if self._order is None or not self._hold(self._order, delivery, identity, failure, again):
+            self._trace(delivery, "", contract.retry_queue(again.delay))
+            self._lane.add([self._to_retry(delivery, identity, failure, again)])
+
+    def _hold(self, order: KeyOrder, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> bool:
+        """Have a retry wait in hand instead, in front of the later ones of its key; False when it may not."""
+        one = self._to_retry(delivery, identity, failure, again)
+        is_held = order.hold(delivery, one.outgoing, again.delay, partial(self._lane.add, [one]))
+        if is_held:
+            self._settlement.held(delivery, failure, identity)
+        return is_held
+
+    def _to_wait(self, delivery: Delivery, identity: Identity, failure: Failure, *, suspected: bool) -> _Copy:
+        now, copy_id = self._clock.now_ms(), self._new_id()
+        copy = waiting_copy(delivery, failure, now=now, copy_id=copy_id, suspected=suspected)
+        return _Copy(delivery, copy, failure, identity, Outcome.WAITING)
+
+    def _to_retry(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> _Copy:
+        now, copy_id = self._clock.now_ms(), self._new_id()
+        copy = retry_copy(delivery, failure, again.delay, attempt=again.attempt, now=now, copy_id=copy_id)
+        return _Copy(delivery, copy, failure, identity, Outcome.RETRY)
 
     def _trace(self, delivery: Delivery, exchange: str, routing_key: str) -> None:
         if self._tracing is not None:

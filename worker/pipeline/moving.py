@@ -111,6 +111,7 @@ class Mover:
         if self._moving is not None:
             await asyncio.wait([self._moving], timeout=seconds)
         await self.abandon(failed=False)
+        await self._consumer.close()  # where order is kept, others get the queue only then
 
     async def abandon(self, *, failed: bool = True) -> None:
         """Drop what is in hand: the broker brings it again."""

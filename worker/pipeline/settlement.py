@@ -118,6 +118,17 @@ class Settlement:
         else:
             self._journal.note(delivery, identity, outcome, code=failure.code.value, letter_id=letter_id)
 
+    def held(self, delivery: Delivery, failure: Failure, identity: Identity) -> None:
+        """Tell of a *delivery* that is tried again without leaving this process: it goes on, and has no outcome yet."""
+        self._reporter.held()
+        self._reporter.letter(failure, identity, attempt_of(delivery), retry=True)
+        if listeners := self._listeners_of(delivery):
+            self._tell(listeners, Settled(delivery, identity, Outcome.RETRY, None, failure))
+
+    def waits_in_hand(self, delivery: Delivery, failure: Failure, identity: Identity) -> None:
+        """Tell observers of a *delivery* that waits for the store in this process: it has no outcome yet."""
+        self._tell(self._observers, Settled(delivery, identity, Outcome.WAITING, None, failure))
+
     def handed_back(self, delivery: Delivery) -> None:
         """Count a delivery that went back to the broker unsettled."""
         self._reporter.settled(Outcome.HANDED_BACK, self._clock.monotonic() - delivery.received_at)

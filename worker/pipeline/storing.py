@@ -17,7 +17,7 @@ from worker.outcome import Outcome
 from worker.pipeline.ports import Refused, Unproven, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from worker.flow.gate import Gate
     from worker.flow.tasks import Crash
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from worker.pipeline.ports import ActivityWriter, StoreResult
     from worker.pipeline.reading import Reading
     from worker.pipeline.settlement import Settlement
-    from worker.ports import Clock, Reporter
+    from worker.ports import Clock, Delivery, Reporter
 
 _BUNDLE_BYTES: Final = 1024 * 1024
 """Most bytes in one write: a document and its parsed message take many times the memory of their bytes."""
@@ -75,6 +75,8 @@ class Storing:
         self._may_keep = _CANDIDATES
         self._candidates: deque[Inbound] = deque()
         self._asked_at: float | None = None
+        self.is_followed: Callable[[Delivery], bool] | None = None
+        """Where order is kept: whether a later one of its key waits for the end of a delivery."""
         self._lane: Lane[Inbound] = Lane(
             "store",
             self._write,
@@ -126,9 +128,12 @@ class Storing:
     def keep_nothing(self) -> None:
         """Keep nothing in hand for probing any more: in an outage everything waits in the broker. For a clean stop."""
         self._may_keep = 0
-        waiting, self._candidates = self._candidates, deque()
-        for inbound in waiting:
-            self._wait(inbound, self._gate.failure or _BEHIND)
+        self._release(lambda _inbound: True)
+
+    def release(self, delivery: Delivery) -> None:
+        """Let *delivery* wait in the broker if it is kept to probe with: a later one of its key has come."""
+        if self._candidates:
+            self._release(lambda inbound: inbound.delivery is delivery)
 
     async def stop(self) -> None:
         """Abandon all that is in progress, the probe included; unsettled deliveries come again."""
@@ -249,7 +254,10 @@ class Storing:
 
     def _release_old_candidates(self) -> None:
         oldest = self._clock.monotonic() - _LONGEST_IN_HAND_SECONDS
-        for inbound in [one for one in self._candidates if one.delivery.received_at < oldest]:
+        self._release(lambda inbound: inbound.delivery.received_at < oldest)
+
+    def _release(self, is_meant: Callable[[Inbound], bool]) -> None:
+        for inbound in [one for one in self._candidates if is_meant(one)]:
             self._candidates.remove(inbound)
             self._wait(inbound, self._gate.failure or _BEHIND)
 
@@ -262,12 +270,17 @@ class Storing:
         copy counts from zero.
         """
         for inbound in inbounds:
-            if len(self._candidates) < self._may_keep and not inbound.delivery.prior_deliveries:
+            if self._is_to_be_kept(inbound):
                 inbound.drop_parsed()
                 self._candidates.append(inbound)
                 self._asked_at = None
             else:
                 self._wait(inbound, self._gate.failure or _BEHIND)
+
+    def _is_to_be_kept(self, inbound: Inbound) -> bool:
+        delivery = inbound.delivery
+        may_be = len(self._candidates) < self._may_keep and not delivery.prior_deliveries
+        return may_be and (self.is_followed is None or not self.is_followed(delivery))
 
     def _wait(self, inbound: Inbound, failure: Failure) -> None:
         self._copies.wait(inbound.delivery, inbound.identity, failure)

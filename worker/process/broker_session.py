@@ -76,7 +76,7 @@ class BrokerSession:
             partitions = await self._unless_stopping(found_partitions(consuming))
             publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing, partitions))
             ingress, mover = await self._unless_stopping(self._ingress(consuming, publisher, partitions))
-            waiting_room = await self._unless_stopping(Consumer.open(consuming, contract.WAITING, app.clock.monotonic))
+            waiting_room = await self._unless_stopping(self._beside(consuming, contract.WAITING, partitions))
             ingress.on_received = waiting_room.on_received = app.reporter.received
             if app.settings.receipts:
                 self._begin_receipts(stack, publishing)
@@ -133,17 +133,21 @@ class BrokerSession:
         self, connection: Connection, publisher: Publisher, partitions: int
     ) -> tuple[Consumer | PartitionConsumer, Mover | None]:
         """Return what takes activities, and where they come in by partitions, what moves the others there."""
-        clock = self._app.clock.monotonic
-        undivided = await Consumer.open(connection, contract.INGRESS, clock)
+        undivided = await self._beside(connection, contract.INGRESS, partitions)
         if not partitions:
             return undivided, None
         _, *queues = contract.ingress_queues(partitions)
         # The first to consume a queue in order has it alone: each process of a pool begins with another one.
         first = self._index % partitions
         queues = [*queues[first:], *queues[:first]]
-        is_ordered = self._app.settings.ingress_order
+        clock, is_ordered = self._app.clock.monotonic, self._app.settings.ingress_order
         consumer = await PartitionConsumer.open(connection, queues, clock, is_ordered=is_ordered)
         return consumer, building.mover(self._app, publisher, undivided)
+
+    async def _beside(self, connection: Connection, queue: str, partitions: int) -> Consumer:
+        """Return what takes from a queue beside the partitions, in its order where that is kept."""
+        is_ordered = self._app.settings.ingress_order and partitions > 0
+        return await Consumer.open(connection, queue, self._app.clock.monotonic, is_ordered=is_ordered)
 
     def _begin_receipts(self, stack: contextlib.AsyncExitStack, publishing: Connection) -> None:
         receipts = asyncio.create_task(

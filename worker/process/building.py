@@ -21,7 +21,7 @@ from worker.pipeline.copies import Copies
 from worker.pipeline.finder import ConversationFinder
 from worker.pipeline.journal import Journal
 from worker.pipeline.moving import Mover, PartitionKeys
-from worker.pipeline.order import KeyOrder
+from worker.pipeline.order import KeyOrder, Windows
 from worker.pipeline.pipeline import LOOKUPS_AT_ONCE, Pipeline
 from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
@@ -74,7 +74,8 @@ def ingress_session(
     journal = _journal(app, publishing, acknowledge) if settings.journal else None
     tracing = None if app.traces is None else app.traces.session(app.clock)
     observers: list[Listener] = [] if tracing is None else [tracing]
-    order = _key_order(app) if settings.ingress_order and len(ingress.queues) > 1 else None
+    is_ordered = settings.ingress_order and contract.INGRESS not in ingress.queues
+    order = _key_order(app, len(ingress.queues)) if is_ordered else None
     if order is not None:
         observers.append(order)
     settlement = Settlement(acknowledge, app.reporter, app.clock, journal, _listeners(app), observers)
@@ -84,7 +85,7 @@ def ingress_session(
         event_names=settings.event_names,
         tracing=tracing,
     )
-    copies = _copies(app, publisher, settlement, crash, tracing)
+    copies = _copies(app, publisher, settlement, crash, tracing, order)
     storing = _storing(app, copies, settlement, reading, crash)
     finder = _finder(app, crash)
     publishing_events = Publishing(
@@ -225,19 +226,29 @@ def _listeners(app: App) -> list[Listener]:
     return [app.replays, app.receipts] if app.settings.receipts else [app.replays]
 
 
-def _key_order(app: App) -> KeyOrder:
+def _key_order(app: App, partitions: int) -> KeyOrder:
+    settings, reporter = app.settings, app.reporter
     return KeyOrder(
-        key_of=PartitionKeys(app.trusted_users, app.settings.max_message_bytes).of,
-        most_in_all=app.settings.prefetch // 4,
-        on_given_up=app.metrics.count_order_given_up,
+        key_of=PartitionKeys(app.trusted_users, settings.max_message_bytes).of,
+        windows=Windows.of(settings.prefetch, partitions),
+        most_bytes=settings.max_bytes_in_flight // 4,
+        seconds_of=delay_seconds,
+        own_user=app.own_user,
+        on_given_up=lambda delivery, key, reason: reporter.order_given_up(delivery.queue, key, reason),
     )
 
 
 def _copies(
-    app: App, publisher: Publisher, settlement: Settlement, crash: Crash, tracing: SpanTracing | None
+    app: App,
+    publisher: Publisher,
+    settlement: Settlement,
+    crash: Crash,
+    tracing: SpanTracing | None,
+    order: KeyOrder | None,
 ) -> Copies:
     return Copies(
         tracing=tracing,
+        order=order,
         publisher=publisher,
         retry=app.retry,
         settlement=settlement,

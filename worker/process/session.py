@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from worker.flow.tasks import cancel_and_wait
 from worker.flow.window import Window, facts_of
+from worker.pipeline.order import LONGEST_WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,6 @@ _LATE_CHECK_SECONDS: Final = 0.1
 _ARRIVAL_CHECK_SECONDS: Final = 0.5
 _PAUSE_UNKNOWN_SECONDS: Final = 3.0
 """How long the store may take to say whether the pool is paused; live traffic does not wait for it longer."""
-_ORDERED_WINDOW: Final = 500
-"""Window where order is kept: it cannot grow with deliveries in hand, and a process that dies counts for all of it."""
 _WITHOUT_REGISTRY_SECONDS: Final = 1.0
 """Pause after each batch of the waiting room while the registry is away: what needs it goes back there at once."""
 
@@ -58,6 +57,7 @@ class IngressSession:
         self._order = order
         if order is not None:
             order.begin = lambda batch: self._start(batch, self._batches)
+            order.on_followed, storing.is_followed = storing.release, order.is_followed
         self._ingress = ingress
         self._waiting_room = waiting_room
         self._pipeline = pipeline
@@ -99,7 +99,7 @@ class IngressSession:
         while True:
             await self._pause.wait_open()
             size = self._window.size
-            await self._ingress.start(size if self._order is None else min(_ORDERED_WINDOW, self._settings.prefetch))
+            await self._ingress.start(size if self._order is None else self._order.windows.partitions)
             self._is_taking = True
             if (
                 self._window.size != size and self._order is None
@@ -111,6 +111,12 @@ class IngressSession:
 
     async def run_waiting_room(self) -> None:
         """Bring back what waits for the store, while the store takes it, until cancelled or the consumer has ended."""
+        if self._order is None:
+            await self._run_waiting_room()
+        else:
+            await self._run_waiting_room_in_order(self._order.windows.room)
+
+    async def _run_waiting_room(self) -> None:
         room, prefetch = self._waiting_room, 0
         while not room.cancelled.is_set():
             if self._storing.room and not self._pause.is_closed:
@@ -126,6 +132,35 @@ class IngressSession:
                 if not prefetch:  # it was on its way when we stopped
                     await self._return_to_waiting_room()
 
+    async def _run_waiting_room_in_order(self, prefetch: int) -> None:
+        """Do the same with one window, and stay its consumer through outages.
+
+        The next consumer begins as soon as one is cancelled: what that one holds would be overtaken.
+        """
+        room, is_taking, usable_at = self._waiting_room, False, self._clock.monotonic()
+        while not room.cancelled.is_set():
+            if self._is_room_usable:
+                usable_at = self._clock.monotonic()
+                if not is_taking:
+                    await room.start(prefetch)
+                    is_taking = True
+                await room.wait_for(1, _ARRIVAL_CHECK_SECONDS)
+                await self._bring_back()
+                continue
+            if self._pause.is_closed and is_taking:
+                await room.stop()
+                is_taking = False
+            if not is_taking or self._clock.monotonic() - usable_at > LONGEST_WAIT_SECONDS:
+                usable_at = self._clock.monotonic()
+                await self._return_to_waiting_room()
+            await asyncio.sleep(_ROOM_CHECK_SECONDS)
+
+    @property
+    def _is_room_usable(self) -> bool:
+        """Whether what waits can be brought back in its order: what finds no conversation would go to the end."""
+        may_go_on = self._pipeline.finds_conversations or not self._storing.is_usable
+        return bool(self._storing.room) and may_go_on and not self._pause.is_closed
+
     async def drain(self, grace_seconds: float) -> tuple[int, int]:
         """Stop taking deliveries, finish those in hand within *grace_seconds*, hand the rest back.
 
@@ -133,6 +168,8 @@ class IngressSession:
         """
         in_hand = self._unsettled
         await self._stop_consuming()
+        if self._order is not None:
+            self._order.end()
         self._storing.keep_nothing()
         now = self._clock.monotonic()
         if self._order is not None:
@@ -154,7 +191,6 @@ class IngressSession:
     async def _end_in_order(self, deadline: float) -> None:
         """Finish what has begun, and nothing else; nobody else gets what follows before the channel closes."""
         assert self._order is not None  # noqa: S101 - the caller has asked
-        self._order.end()
         while self._ingress.is_open and self._order.begun and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - time
             await asyncio.sleep(0.005)
 
@@ -178,7 +214,10 @@ class IngressSession:
         return self._ingress.unsettled + self._waiting_room.unsettled
 
     def _set_storing_window(self) -> None:
-        self._storing.set_window(self._window.size + self._waiting_window.size)
+        if self._order is None:
+            self._storing.set_window(self._window.size + self._waiting_window.size)
+        else:
+            self._storing.set_window(self._order.windows.partitions + self._order.windows.room)
 
     async def _consume_waiting_room(self, prefetch: int) -> int:
         """Change the prefetch from *prefetch*, 0 for none, to what it should be now; return that."""
@@ -213,8 +252,7 @@ class IngressSession:
         return consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
 
     async def _stop_consuming(self) -> None:
-        stopped = (self._ingress, self._waiting_room) if self._order is None else (self._waiting_room,)
-        for consumer in stopped:
+        for consumer in (self._ingress, self._waiting_room) if self._order is None else ():
             with contextlib.suppress(Exception):  # a dying channel, or a silent broker, must not keep us from the rest
                 async with asyncio.timeout(_STOP_SECONDS):
                     await consumer.stop()
