@@ -154,7 +154,7 @@ def _with_workers(
 async def _publish(url: str, run: Sequence[Outgoing]) -> None:
     async with connected(url) as connection:
         publisher = await Publisher.open(connection)
-        assert set(await publisher.publish(run)) == {Confirmation.CONFIRMED}
+        assert set(await publisher.publish(run)) <= {Confirmation.CONFIRMED}
 
 
 @contextlib.contextmanager
