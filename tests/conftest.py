@@ -142,6 +142,9 @@ def breakable_broker(_shared_breakable_broker: LocalBroker) -> Iterator[LocalBro
     yield _shared_breakable_broker
     _shared_breakable_broker.thaw()
     _shared_breakable_broker.start()
+    if _shared_breakable_broker.may_have_alarm:  # a test that failed to clear it must not block those after it
+        _shared_breakable_broker.stop()
+        _shared_breakable_broker.start()
 
 
 @pytest.fixture(scope="session")

@@ -121,10 +121,12 @@ def test_the_memory_alarm_blocks_publishers_until_it_is_cleared(breakable_broker
         channel.queue_declare("any", durable=True, arguments=QUORUM)
 
         breakable_broker.set_memory_alarm(True)
+        assert breakable_broker.may_have_alarm
         channel.basic_publish("", "any", b"x")
         eventually(lambda: connection.process_data_events(0) is None and blocked == [True])
 
         breakable_broker.set_memory_alarm(False)
+        assert not breakable_broker.may_have_alarm
         eventually(lambda: connection.process_data_events(0) is None and blocked == [True, False])
 
 

@@ -120,6 +120,8 @@ class LocalBroker:
         parent = folder or (self._root / "tmp" if self._root else None)
         self.folder = Path(tempfile.mkdtemp(prefix="cim-broker-", dir=parent))
         """Everything the node reads and writes."""
+        self.may_have_alarm = False
+        """Whether a memory alarm was asked for and not cleared for certain; a start begins without one."""
         self._ports = _Ports(*free_ports(6))
         self.node_name = f"{name or f'cim-{secrets.token_hex(4)}'}@localhost"
         self.neighbours: dict[str, int] = {}
@@ -204,6 +206,7 @@ class LocalBroker:
         self._start_port_mapper()
         self._node = self._spawn([program])
         self._wait_until_ready(self._node)
+        self.may_have_alarm = False
 
     def stop(self) -> None:
         """Shut the node down in good order; `start` brings it back with its data."""
@@ -302,7 +305,9 @@ class LocalBroker:
 
     def set_memory_alarm(self, on: bool) -> None:  # noqa: FBT001 - reads well at the call
         """Raise or clear the memory alarm: while it is on, connections that publish are blocked."""
+        self.may_have_alarm = True
         self.control("set_vm_memory_high_watermark", "0.0000001" if on else _DEFAULT_MEMORY_WATERMARK)
+        self.may_have_alarm = on
 
     def close_connections(self, reason: str = "closed by the sandbox") -> None:
         """Close every client connection from the broker's side."""
