@@ -167,6 +167,27 @@ async def test_a_message_to_probe_with_gets_time_to_come_before_the_gate_opens_w
     assert harness.storing.room > 0
 
 
+async def test_messages_that_always_fail_do_not_hold_the_gate_however_many_they_are() -> None:
+    harness = PipelineHarness()
+    failing = [f"failing-{number}" for number in range(20)]
+    harness.store.unproven = {f"m-{name}": PERHAPS for name in failing}
+    await harness.process(*map(customers, failing))
+    harness.clock.ms += 10
+    await harness.process(*map(came_back, harness.waiting))
+    assert not harness.store_gate.is_open, "all failed twice and none was stored: it may be the store"
+    brought = len(failing)
+    await harness.process(customers("good"))
+    async with asyncio.timeout(20):
+        while not harness.outcomes["stored"]:
+            if harness.storing.room and brought < len(harness.waiting):
+                await harness.process(came_back(harness.waiting[brought]))
+                brought += 1
+            await asyncio.sleep(0.01)
+    await eventually_async(lambda: harness.store_gate.is_open, "one was stored", seconds=5)
+    await eventually_async(lambda: harness.outcomes["retry"], "those that failed before and after it", seconds=5)
+    assert not harness.outcomes["dead"]
+
+
 async def test_another_processs_fast_clock_does_not_make_a_message_close_the_gate_again_and_again() -> None:
     harness = PipelineHarness(store=SlowStore())
     harness.store.unproven["m-1"] = PERHAPS

@@ -37,7 +37,7 @@ _BEHIND_SECONDS: Final = 0.5
 _SLOW_SECONDS: Final = 1.0
 """A write that takes longer makes the next ones smaller: slow is not down, and smaller is done in time."""
 _CANDIDATES: Final = 8
-"""Messages kept in hand to probe with; another one each time, so that no single one can hold the gate."""
+"""Messages kept in hand to probe with; another one each time, so that none of them can hold the gate."""
 _LONGEST_IN_HAND_SECONDS: Final = 300.0
 _OUTCOMES: Final = {Written.STORED: Outcome.STORED, Written.DUPLICATE: Outcome.DUPLICATE}
 _ASK_SECONDS: Final = 2.0
@@ -74,6 +74,8 @@ class Storing:
         self._last_stored_at = 0
         self._may_keep = _CANDIDATES
         self._candidates: deque[Inbound] = deque()
+        self._suspects: deque[tuple[Inbound, Failure]] = deque()
+        """Candidates that failed for a reason that may be their own; others are tried before they are again."""
         self._asked_at: float | None = None
         self.is_followed: Callable[[Delivery], bool] | None = None
         """Where order is kept: whether a later one of its key waits for the end of a delivery."""
@@ -89,7 +91,11 @@ class Storing:
 
     def __len__(self) -> int:
         """Messages in hand that need the store."""
-        return len(self._lane) + len(self._candidates)
+        return len(self._lane) + self._kept
+
+    @property
+    def _kept(self) -> int:
+        return len(self._candidates) + len(self._suspects)
 
     def start(self) -> None:
         """Go on with an outage that the session before this one left behind."""
@@ -132,14 +138,14 @@ class Storing:
 
     def release(self, delivery: Delivery) -> None:
         """Let *delivery* wait in the broker if it is kept to probe with: a later one of its key has come."""
-        if self._candidates:
+        if self._kept:
             self._release(lambda inbound: inbound.delivery is delivery)
 
     async def stop(self) -> None:
         """Abandon all that is in progress, the probe included; unsettled deliveries come again."""
         await self._lane.cancel()
         await self._gate.stop()
-        self._candidates.clear()
+        self._take_kept()
 
     def _is_behind(self) -> bool:
         """Tell whether what waits fills half the window, and has waited: a store that keeps up is not behind."""
@@ -207,13 +213,17 @@ class Storing:
         if failed_before is None:
             self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=True)
         elif self._last_stored_at > failed_before:
-            is_outage = self._gate.holds(failure)
-            end = self._copies.come_back_later if is_outage else self._copies.retry_or_give_up
-            end(inbound.delivery, inbound.identity, failure)
+            self._end_failed(inbound, failure)
         else:
             suspected = Failure.of(Code.STORE_UNAVAILABLE, failure.detail, dependency=Dependency.STORE)
             self._gate.close(suspected, self._probe)
             self._hold([inbound])
+
+    def _end_failed(self, inbound: Inbound, failure: Failure) -> None:
+        """End a message that failed while another was stored: the fault is its own, unless its failure says outage."""
+        is_outage = self._gate.holds(failure)
+        end = self._copies.come_back_later if is_outage else self._copies.retry_or_give_up
+        end(inbound.delivery, inbound.identity, failure)
 
     # -- probe ----------------------------------------------------------------------------------------------------
 
@@ -222,55 +232,94 @@ class Storing:
 
         What it holds already, or refuses, proves nothing: a store with a full disk says that, too.
         """
-        self._release_old_candidates()
+        self._release_old()
         if not self._candidates:
             self._ask_for_candidate()
         while self._candidates:
             if await self._store_candidate(self._candidates.popleft()) is Written.STORED:
+                await self._end_suspects()
                 break
-        waiting, self._candidates = list(self._candidates), deque()
+        waiting = self._take_kept()
         asyncio.get_running_loop().call_soon(self.add, waiting)  # when the gate is open
 
+    async def _end_suspects(self) -> None:
+        """Try again those that failed before another was stored: what fails now has a fault of its own."""
+        while self._suspects:
+            suspect, _ = self._suspects.popleft()
+            result = await self._store_alone(suspect)
+            if isinstance(result, Unproven):
+                self._end_failed(suspect, result.failure)
+            else:
+                self._end_all([suspect], [result])
+
     def _ask_for_candidate(self) -> None:
-        """Have one message brought, and raise until it is there; if none comes, the next one shall be the probe."""
+        """Have one message brought. Until it is there, take a suspect; without one, raise, so that it has time to come.
+
+        If none comes, the next one shall be the probe.
+        """
         now = self._clock.monotonic()
-        if self._asked_at is not None and now - self._asked_at >= _ASK_SECONDS:
-            self._asked_at = None
-            return
         self._asked_at = self._asked_at or now
-        raise AdapterError(self._gate.failure or _BEHIND)
+        if self._suspects:
+            self._candidates.append(self._suspects.popleft()[0])
+        elif now - self._asked_at < _ASK_SECONDS:
+            raise AdapterError(self._gate.failure or _BEHIND)
+        else:
+            self._asked_at = None
 
     async def _store_candidate(self, candidate: Inbound) -> StoreResult:
-        try:
-            (result,) = await self._store_all([candidate])
-        except BaseException:
-            self._hold([candidate])
-            raise
+        result = await self._store_alone(candidate)
         if isinstance(result, Unproven):
-            self._hold([candidate])
+            self._suspects.append((candidate, result.failure))
             raise AdapterError(result.failure)
         self._end_all([candidate], [result])
         return result
 
-    def _release_old_candidates(self) -> None:
+    async def _store_alone(self, inbound: Inbound) -> StoreResult:
+        try:
+            (result,) = await self._store_all([inbound])
+        except BaseException:
+            self._hold([inbound])
+            raise
+        return result
+
+    def _release_old(self) -> None:
+        """Let wait in the broker what has been in hand for long: it would take the delivery from us."""
         oldest = self._clock.monotonic() - _LONGEST_IN_HAND_SECONDS
         self._release(lambda inbound: inbound.delivery.received_at < oldest)
 
     def _release(self, is_meant: Callable[[Inbound], bool]) -> None:
-        for inbound in [one for one in self._candidates if is_meant(one)]:
-            self._candidates.remove(inbound)
-            self._wait(inbound, self._gate.failure or _BEHIND)
+        candidates, self._candidates = self._candidates, deque()
+        suspects, self._suspects = self._suspects, deque()
+        for inbound in candidates:
+            if is_meant(inbound):
+                self._wait(inbound, self._gate.failure or _BEHIND)
+            else:
+                self._candidates.append(inbound)
+        for inbound, failure in suspects:
+            if is_meant(inbound):
+                self._wait(inbound, failure, suspected=True)
+            else:
+                self._suspects.append((inbound, failure))
+
+    def _take_kept(self) -> list[Inbound]:
+        kept = [*self._candidates, *(inbound for inbound, _ in self._suspects)]
+        self._candidates.clear()
+        self._suspects.clear()
+        return kept
 
     # -- wait -----------------------------------------------------------------------------------------------------
 
     def _hold(self, inbounds: Sequence[Inbound]) -> None:
-        """Keep a few messages to probe with; the others wait in the broker.
+        """Keep a few messages to probe with; the others wait in the broker, suspects before those that were not tried.
 
         What the end of a session brought back is not kept again: every end counts towards the broker's limit, and a
         copy counts from zero.
         """
         for inbound in inbounds:
             if self._is_to_be_kept(inbound):
+                if self._kept >= self._may_keep:
+                    suspect, failure = self._suspects.popleft()
+                    self._wait(suspect, failure, suspected=True)
                 inbound.drop_parsed()
                 self._candidates.append(inbound)
                 self._asked_at = None
@@ -282,8 +331,8 @@ class Storing:
         may_be = len(self._candidates) < self._may_keep and not delivery.prior_deliveries
         return may_be and (self.is_followed is None or not self.is_followed(delivery))
 
-    def _wait(self, inbound: Inbound, failure: Failure) -> None:
-        self._copies.wait(inbound.delivery, inbound.identity, failure)
+    def _wait(self, inbound: Inbound, failure: Failure, *, suspected: bool = False) -> None:
+        self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=suspected)
 
     def _fail_all(self, inbounds: Sequence[Inbound], failure: Failure) -> None:
         for inbound in inbounds:
