@@ -20,7 +20,7 @@ from worker.conversations.conversation import Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
-from worker.desk.audit import revealed
+from worker.desk.audit import lines_of, revealed
 from worker.desk.decide import discard, purge, restore
 from worker.desk.desk import Who
 from worker.desk.details import details
@@ -558,6 +558,7 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
 
         resumed = await resume(desk, publisher, knows, job.id)
 
+        sent = [line.split()[0] async for line in lines_of(desk, job.id) if line.endswith(" sent")]
         found = {one.message_id: one async for page in collection.stream({}, 10) for one in page}
         knows.known[letters["unknown"].id] = ("published", "")
         looked_up = await resume(desk, publisher, knows, job.id)
@@ -565,6 +566,7 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
             await resume(desk, publisher, None, job.id)
     assert [json.loads(one.body)["id"] for one in publisher.taken] == ["unknown"]
     assert (resumed.document["state"], resumed.counts["sent"]) == ("done", 4)
+    assert sorted(sent) == sorted(one.id for one in letters.values())  # the audit has a line for each
     assert {name: found[name].status for name in letters} == {
         "stored": "settled",
         "journal": "settled",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from worker.dead_letters.letter import Status
 from worker.desk import jobs
+from worker.desk.audit import lines_of
 from worker.desk.order import ordered
 from worker.desk.outcomes import refresh
 from worker.desk.plan import Prediction, has_way_back
@@ -279,9 +280,17 @@ class Run:
         await refresh(self._desk, self._journal, sending)
         async for page in self._desk.letters.stream(sending, PAGE):
             await self._pages.publish(page, again=True)
-        unmarked = sum((await self._statuses()).values()) - self._sent
-        if unmarked > 0:
-            self._action.counts[SENT] += unmarked  # known to have arrived, though their confirm was not seen
+        if sum((await self._statuses()).values()) > self._sent:
+            await self._note_unwritten()
+
+    async def _note_unwritten(self) -> None:
+        """Count and write down letters that are known to have arrived, though the job did not live to do that."""
+        written = {line.split()[0] async for line in lines_of(self._desk, self._action.id) if line.endswith(f" {SENT}")}
+        async for page in self._desk.letters.stream({"jobId": self._action.id}, PAGE, bodies=False):
+            for letter in page:
+                if letter.id not in written:
+                    self._action.note(letter.id, SENT)
+        await self._action.flush()
 
     async def _end(self, state: str, why: str) -> None:
         outcomes = await self._statuses()
