@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.worker_pool import World
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.services.services import Store
+    from tests.services.services import Broker, Store
 
 
 def message(message_id: str, **header: Any) -> bytes:
@@ -123,6 +124,35 @@ def test_a_journal_that_is_deleted_while_running_is_said_once_and_nothing_else_f
         eventually(again, "the journal is back", 60)
     gaps = [entry["gap"] for entry in journal(world.amqp_url) if "gap" in entry]
     assert sum(gap["count"] for gap in gaps) >= 300
+
+
+def test_when_the_journals_connection_ends_the_session_goes_on_and_the_journal_with_another(
+    world: World, broker: Broker
+) -> None:
+    def journals() -> list[str]:
+        rows = broker.management.request("GET", "/connections")
+        vhost = world.amqp_url.rpartition("/")[2]
+        mine = [one for one in rows if one.get("vhost") == vhost]
+        is_journals = "cim-worker 0 journal"
+        return [one["name"] for one in mine if one["client_properties"].get("connection_name") == is_journals]
+
+    with world.pool() as pool:
+        pool.wait_for("consuming")
+        world.publish(customers("before"))
+        (first,) = eventually(journals, "the broker knows the journal's connection")
+        broker.management.request("DELETE", f"/connections/{quote(first, safe='')}")
+        eventually(lambda: first not in journals(), "it has ended")
+        world.publish(customers("after"))
+        eventually(lambda: world.stored_ids() == {"before", "after"})
+        eventually(lambda: world.depth("cim.ingress") == 0)
+
+        def written() -> bool:
+            world.publish(customers("later"))
+            return any(one["messageId"] == "later" for entry in journal(world.amqp_url) for one in entry["outcomes"])
+
+        eventually(written, "the journal goes on", 60)
+        assert len(pool.lines("consuming")) == 1, "the session is the same"
+        assert [line for line in pool.lines("dependency_down") if line["dependency"] == "broker"] == []
 
 
 def test_a_journal_that_is_full_drops_its_oldest_and_nothing_else_feels_it(world: World) -> None:

@@ -131,7 +131,7 @@ class Platform:
         """Delete the queue of an unbound subscriber once it is read empty."""
         queue, _ = self.queue_of(conversation)
         # Watched until it is gone: a subscriber that reconnected meanwhile would leave the rest, and it is never empty.
-        await self._world.admin(lambda channel: channel.queue_delete(queue, if_empty=True))
+        await self._world.admin(lambda channel: _delete_empty(channel, queue))
         self._world.subscriber.unwatch(queue)
 
     def queue_of(self, conversation: str) -> tuple[str, dict[str, Any]]:
@@ -152,6 +152,16 @@ class Platform:
         if conversation in places.quiet:
             return "chaos.quiet", {}
         return f"chaos.live.{places.live.index(conversation) % _SHARED_QUEUES}", {}
+
+
+def _delete_empty(channel: Any, queue: str) -> None:
+    """Delete a queue that nobody publishes to any more. Raises OSError while messages are in it.
+
+    It is looked at first: a quorum queue cannot be deleted on the condition that it is empty.
+    """
+    if channel.queue_declare(queue, passive=True).method.message_count:
+        raise OSError(f"{queue} is not empty")
+    channel.queue_delete(queue)
 
 
 def exchange_of(conversation: str) -> str:

@@ -324,7 +324,8 @@ class _Injector:
         for task in [task for task in self._active if task.done()]:
             fault = self._active.pop(task)
             if error := task.exception():
-                self._made.ledger.findings.add("a fault that could not be done", f"{fault.name}: {error!r}")
+                said = getattr(error, "stderr", None) or ""
+                self._made.ledger.findings.add("a fault that could not be done", f"{fault.name}: {error!r} {said}")
         self._state.active = [one.name for one in self._active.values()]
 
 
@@ -456,6 +457,6 @@ def _add_log_facts(report: Report, facts: LogFacts, made: World) -> None:
 
 def _keep_logs(made: World, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for log in (made.pool.log, made.broker.log):
+    for log in (made.pool.log, *made.broker.logs):
         with contextlib.suppress(OSError):
             shutil.copy(log, folder / Path(log).name)

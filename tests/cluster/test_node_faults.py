@@ -96,18 +96,21 @@ def the_leader(scene: Scene) -> list[LocalBroker]:
 
 def told(what: str, scene: Scene, seen: Seen) -> None:
     """Print the figures that the documentation quotes."""
+    began, restored = scene.began_at, scene.restored_at
     print(
-        f"{what}: silence {seen.silence(scene.began_at):.2f} s, latest {seen.latest(scene.began_at):.2f} s, "
+        f"{what}: silence {seen.silence(began, restored):.2f} s, latest {seen.latest(began, restored):.2f} s; "
+        f"with the return of the nodes {seen.silence(began):.2f} s, {seen.latest(began):.2f} s; "
         f"twice {seen.twice}, of {len(seen.sent)}; down {len(scene.down)}, up {len(scene.up)}; "
-        f"latest: {seen.late(scene.began_at)}"
+        f"held up itself {sum(end - at for at, end in seen.stalls):.1f} s; latest: {seen.late(began)}"
     )
 
 
 def test_when_the_workers_node_is_killed_live_events_stop_for_a_second_at_most(scene: Scene) -> None:
     seen, _ = scene.play(workers_node_that_leads_nothing, lambda nodes: nodes[0].kill())
     told("workers' node killed", scene, seen)
-    assert seen.silence(scene.began_at) <= 1
-    assert seen.latest(scene.began_at) <= 5
+    assert seen.silence(scene.began_at, scene.restored_at) <= 1
+    assert seen.latest(scene.began_at, scene.restored_at) <= 5
+    assert len(scene.down) == len(scene.up) == 1, "the journal's stream, which has no leader now, ends no session"
 
 
 def test_when_the_leaders_node_is_killed_live_events_stop_for_seconds(scene: Scene) -> None:
@@ -116,10 +119,11 @@ def test_when_the_leaders_node_is_killed_live_events_stop_for_seconds(scene: Sce
     assert seen.silence(scene.began_at) <= 5
 
 
-def test_when_the_leaders_node_is_frozen_live_events_stop_for_ten_seconds_at_most(scene: Scene) -> None:
+def test_when_the_leaders_node_is_frozen_live_events_stop_for_eight_seconds_at_most(scene: Scene) -> None:
+    """It takes as long as the other nodes take to see it (deploy/rabbitmq/cluster.conf), and an election."""
     seen, _ = scene.play(the_leader, lambda nodes: freeze(nodes[0], 15))
     told("leader's node frozen", scene, seen)
-    assert seen.silence(scene.began_at) <= 10
+    assert seen.silence(scene.began_at) <= 8
 
 
 def test_when_the_workers_node_is_frozen_the_worker_goes_to_another(scene: Scene) -> None:

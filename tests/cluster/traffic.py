@@ -26,6 +26,7 @@ PER_SECOND = 500
 _STEP_SECONDS = 0.02
 _RECONNECT_SECONDS = 0.1
 _OPEN_SECONDS = 3.0
+_STALL_SECONDS = 0.1
 _SILENT_SECONDS = 15.0
 """Confirms that stay out so long are given up with their connection, and published again."""
 
@@ -42,6 +43,8 @@ class Seen:
     """How often each event came."""
     published: Counter[str] = field(default_factory=Counter)
     stored: dict[str, float] = field(default_factory=dict)
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when this process itself was held up, by the machine."""
 
     @property
     def live(self) -> set[str]:
@@ -63,15 +66,23 @@ class Seen:
         """Events that came more often than their message was published."""
         return sum(max(0, count - self.published[one]) for one, count in self.times.items())
 
-    def silence(self, since: float) -> float:
-        """Return the longest time without a live event from *since* on."""
-        times = sorted(at for at in self.arrived.values() if at >= since)
-        return max((later - at for at, later in zip([since, *times], times, strict=False)), default=float("inf"))
+    def silence(self, since: float, until: float = float("inf")) -> float:
+        """Return the longest time without a live event that began between *since* and *until*.
 
-    def latest(self, since: float) -> float:
-        """Return how late the latest came of all that were published from a second before *since* on."""
+        What this process was held up itself does not count: a machine that does that holds up everybody.
+        """
+        times = sorted(at for at in self.arrived.values() if at >= since)
+        gaps = zip([since, *times], times, strict=False)
+        return max((end - at - self._stalled(at, end) for at, end in gaps if at < until), default=float("inf"))
+
+    def _stalled(self, since: float, until: float) -> float:
+        return sum(max(0.0, min(end, until) - max(at, since)) for at, end in self.stalls)
+
+    def latest(self, since: float, until: float = float("inf")) -> float:
+        """Return how late the latest came of all that were published from a second before *since* to *until*."""
         ends = {**self.stored, **self.arrived}
-        return max((ends[one] - at for one, at in self.sent.items() if at > since - 1 and one in ends), default=0.0)
+        late = (ends[one] - at for one, at in self.sent.items() if since - 1 < at < until and one in ends)
+        return max(late, default=0.0)
 
     def late(self, since: float) -> str:
         """Say which messages came latest, how long after *since* they were published, and how late they were."""
@@ -124,10 +135,19 @@ class Traffic:
 
     async def _run(self) -> None:
         jobs = [asyncio.create_task(self._kept_open(job)) for job in (self._publish, self._subscribe)]
+        jobs.append(asyncio.create_task(self._keep_time()))
         await asyncio.to_thread(self._stop.wait)
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _keep_time(self) -> None:
+        at = time.time()
+        while True:
+            await asyncio.sleep(_STEP_SECONDS)
+            before, at = at, time.time()
+            if at - before > _STALL_SECONDS:
+                self.seen.stalls.append((before, at))
 
     async def _kept_open(self, work: Any) -> None:
         """Do *work* on a connection, and again on the next node's when that ends."""

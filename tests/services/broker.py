@@ -184,6 +184,11 @@ class LocalBroker:
         return self.folder / "log" / f"{self.node_name}.log"
 
     @property
+    def logs(self) -> list[Path]:
+        """The same, as a cluster has several."""
+        return [self.log]
+
+    @property
     def is_running(self) -> bool:
         """Whether the node's process is there (a frozen one is)."""
         return self._node is not None and self._node.is_running

@@ -11,11 +11,14 @@ can be cut without rights on the machine's own network.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -25,12 +28,17 @@ from tests.services.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
-    from pathlib import Path
 
 _JOINED_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _LINKS_SECONDS = 10.0
 _ASK_SECONDS = 2.0
+_DRAIN_ATTEMPTS = 4
+_RECOMMENDED = Path(__file__).parents[2] / "deploy" / "rabbitmq" / "cluster.conf"
+_KNOWS_RECOMMENDED = (4, 0)
+"""Older ones may refuse a line that they do not know."""
+FOR_OLDER_ONES = "[{aten, [{poll_interval, 2000}]}].\n"
+"""The same for 3.10, as deploy/rabbitmq/README.md has it."""
 _NO_PARTITION_HANDLING = _KEEPS_OF_VANISHED = (4, 3)
 
 
@@ -91,10 +99,16 @@ class LocalCluster:
         chroot: root file system that holds another RabbitMQ.
         configuration: further lines of each node's rabbitmq.conf.
         plugins: plugins besides management.
+        recommended: whether the nodes are set up as deploy/rabbitmq says.
     """
 
     def __init__(
-        self, *, chroot: Path | None = None, configuration: Sequence[str] = (), plugins: Sequence[str] = ()
+        self,
+        *,
+        chroot: Path | None = None,
+        configuration: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+        recommended: bool = True,
     ) -> None:
         names = [f"n{number}-{secrets.token_hex(3)}" for number in (1, 2, 3)]
         lines = ["cluster_formation.peer_discovery_backend = classic_config"]
@@ -105,6 +119,8 @@ class LocalCluster:
         self.version = installed_version(chroot)
         if self.version < _NO_PARTITION_HANDLING:
             lines.append("cluster_partition_handling = pause_minority")
+        if self.version >= _KNOWS_RECOMMENDED and recommended:
+            lines += _RECOMMENDED.read_text().splitlines()
         cookie = secrets.token_hex(16)
         self._links = Links()
         self.nodes = [
@@ -114,6 +130,8 @@ class LocalCluster:
             for name in names
         ]
         for node in self.nodes:
+            if self.version < _KNOWS_RECOMMENDED and recommended:
+                (node.folder / "advanced.config").write_text(FOR_OLDER_ONES)
             node.neighbours = {
                 other.node_name: self._links.add(node.node_name, other.node_name, other.distribution_port)
                 for other in self.nodes
@@ -147,15 +165,32 @@ class LocalCluster:
         self.wait_until_joined()
 
     def wait_until_joined(self) -> None:
-        """Wait until every node that runs says that all three run. Raises TimeoutError."""
-        self._wait(lambda: all(_sees(node, len(self.nodes)) for node in self.nodes), "the nodes do not see each other")
+        """Wait until every node says that all three run. Raises TimeoutError with what each of them says."""
+        said: dict[str, str] = {}
+
+        def joined() -> bool:
+            said.update((node.node_name, _seen_by(node)) for node in self.nodes)
+            return all(names.count("@") == len(self.nodes) for names in said.values())
+
+        try:
+            self._wait(joined, "")
+        except TimeoutError:
+            raise TimeoutError(f"the nodes do not see each other: {said}") from None
 
     def stop(self, *nodes: LocalBroker) -> None:
         """Shut *nodes* down in good order, all at once."""
         _at_once(lambda node: node.stop(), nodes)
 
     def drain(self, node: LocalBroker) -> None:
-        """Put *node* into maintenance: it gives its leaders away, closes connections and takes no new ones."""
+        """Put *node* into maintenance: it gives its leaders away, closes connections and takes no new ones.
+
+        RabbitMQ 3.10 gives up half-way, with `noproc`, when a connection that it wants to close ends by itself: it is
+        then told again. Raises CalledProcessError when it never gets to the end.
+        """
+        for _ in range(_DRAIN_ATTEMPTS - 1):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                node.upgrade("drain")
+                return
         node.upgrade("drain")
 
     def cut_off(self, *nodes: LocalBroker) -> None:
@@ -214,9 +249,9 @@ class LocalCluster:
             )
 
     @property
-    def log(self) -> Path:
-        """The first node's log file."""
-        return self.nodes[0].log
+    def logs(self) -> list[Path]:
+        """The log file of each node."""
+        return [node.log for node in self.nodes]
 
     def leader(self, vhost: str, queue: str) -> LocalBroker:
         """Return the node that leads a quorum queue. Raises TimeoutError when nobody does."""
@@ -282,9 +317,10 @@ def _answers(node: LocalBroker) -> bool:
     return node.is_running and not node.is_frozen and node.management.answers(_ASK_SECONDS)
 
 
-def _sees(node: LocalBroker, count: int) -> bool:
+def _seen_by(node: LocalBroker) -> str:
+    """Return the names of the nodes that run, as *node* says; why it says nothing, if it does not."""
     try:
         nodes = node.management.request("GET", "/nodes?columns=name,running", timeout=_ASK_SECONDS)
-    except (OSError, HTTPException, ManagementError):
-        return False
-    return sum(bool(one.get("running")) for one in nodes) == count
+    except (OSError, HTTPException, ManagementError) as error:
+        return f"no answer: {type(error).__name__}"
+    return " ".join(str(one["name"]) for one in nodes if one.get("running"))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.documentation import ROOT
+from tests.services.cluster import FOR_OLDER_ONES
 from worker.ops.metric_catalogue import GATEWAY_METRICS, METRICS
 from worker.outcome import Outcome
 from worker.settings import Settings
@@ -269,3 +270,10 @@ def test_the_image_runs_the_worker_itself_as_nobody_and_what_builds_it_is_not_in
     assert "HEALTHCHECK" in last
     assert "/livez" in last
     assert f"EXPOSE {DEFAULTS['http_port']}" in last
+
+
+def test_the_page_has_the_same_setting_for_a_cluster_of_an_old_rabbitmq_as_the_file_for_a_new_one() -> None:
+    line = r"^raft\.adaptive_failure_detector\.poll_interval = (\d+)$"
+    (interval,) = re.findall(line, (DEPLOY / "rabbitmq" / "cluster.conf").read_text(), re.MULTILINE)
+    assert FOR_OLDER_ONES.strip() == f"[{{aten, [{{poll_interval, {interval}}}]}}]."
+    assert FOR_OLDER_ONES in (DEPLOY / "rabbitmq" / "README.md").read_text()

@@ -24,7 +24,9 @@ async def test_pauses_grow_with_every_attempt_and_are_short_again_after_a_sessio
     reconnecting = Reconnecting(random=lambda: 1.0)
 
     def pause_after(error: BrokerError, consumed_ms: int | None = None) -> float:
-        session = BrokerSession(worker._app, 0, worker._connector, worker._readiness, worker._stopping)
+        session = BrokerSession(
+            worker._app, 0, worker._connector, worker._checking, worker._readiness, worker._stopping
+        )
         if consumed_ms is not None:
             session._consuming_since = clock.monotonic()
             clock.ms += consumed_ms

@@ -15,6 +15,7 @@ from worker.flow.tasks import Crash, cancel_and_wait
 from worker.process import building
 from worker.process.preflight import check_rights, check_topology
 from worker.process.progress import Progress, ProgressWatch
+from worker.rabbit.beside import ConnectionBeside
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.errors import BrokerUnreachable, ConnectionLost, PublisherBlocked
 from worker.rabbit.partitions import PartitionConsumer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from worker.pipeline.moving import Mover
     from worker.process.app import App
+    from worker.process.checking import Checking
     from worker.process.connecting import Connector
     from worker.process.readiness import Readiness
     from worker.process.session import IngressSession
@@ -45,12 +47,19 @@ class BrokerSession:
     """Single use. What outlives it is given to it."""
 
     def __init__(
-        self, app: App, index: int, connector: Connector, readiness: Readiness, stopping: asyncio.Event
+        self,
+        app: App,
+        index: int,
+        connector: Connector,
+        checking: Checking,
+        readiness: Readiness,
+        stopping: asyncio.Event,
     ) -> None:
         """Work as process number *index* of the pool, until *stopping*."""
         self._app = app
         self._index = index
         self._connector = connector
+        self._checking = checking
         self._readiness = readiness
         self._stopping = stopping
         self._log = structlog.get_logger()
@@ -69,22 +78,30 @@ class BrokerSession:
         """
         app = self._app
         async with contextlib.AsyncExitStack() as stack:
-            consuming = await self._connect(stack, "consume", max_bytes_in_hand=app.settings.max_bytes_in_flight)
-            publishing = await self._connect(stack, "publish")
+            stack.push_async_callback(self._close_connections)
+            consuming = await self._connect("consume", max_bytes_in_hand=app.settings.max_bytes_in_flight)
+            publishing = await self._connect("publish")
+            beside = ConnectionBeside(lambda: self._connector.open("journal", url=publishing.url))
+            stack.push_async_callback(beside.close)
             publishing.on_blocked_change = self._publisher_blocked
             stack.callback(self._publisher_unblocked)
             partitions = await self._unless_stopping(found_partitions(consuming))
-            publisher = await self._unless_stopping(self._checked_publisher(consuming, publishing, partitions))
+            is_checked_first = self._checking.is_due_first
+            if is_checked_first:
+                await self._unless_stopping(self._check(consuming, publishing, partitions))
+            publisher = await self._unless_stopping(self._publisher(publishing))
             ingress, mover = await self._unless_stopping(self._ingress(consuming, publisher, partitions))
             waiting_room = await self._unless_stopping(self._beside(consuming, contract.WAITING, partitions))
             ingress.on_received = waiting_room.on_received = app.reporter.received
             if app.settings.receipts:
                 self._begin_receipts(stack, publishing)
             crash = Crash()
-            session = building.ingress_session(app, publishing, publisher, ingress, waiting_room, crash)
+            session = building.ingress_session(app, publisher, ingress, waiting_room, crash, beside)
             jobs = self._jobs(session, consuming, publishing, publisher, partitions)
             if mover is not None:
                 jobs += [mover.run(), mover.run_consumer()]
+            if not is_checked_first:
+                jobs.append(_going_on(self._check(consuming, publishing, partitions)))
             tasks = [asyncio.create_task(job) for job in jobs]
             self._begins(ingress, waiting_room, consuming, partitions)
             try:
@@ -118,10 +135,14 @@ class BrokerSession:
             jobs.append(app.queue_observer(publishing, partitions).run())
         return jobs
 
-    async def _checked_publisher(self, consuming: Connection, publishing: Connection, partitions: int) -> Publisher:
+    async def _check(self, consuming: Connection, publishing: Connection, partitions: int) -> None:
         app = self._app
         await check_topology(consuming, app.settings, app.reporter, partitions)
         await check_rights(consuming, publishing, app.settings, partitions)
+        self._checking.passed()
+
+    async def _publisher(self, publishing: Connection) -> Publisher:
+        app = self._app
         return await Publisher.open(
             publishing,
             confirm_timeout_ms=app.settings.confirm_timeout_ms,
@@ -179,15 +200,11 @@ class BrokerSession:
 
         return ProgressWatch(self._readiness.broker, look, self._app.clock)
 
-    async def _connect(
-        self, stack: contextlib.AsyncExitStack, purpose: str, *, max_bytes_in_hand: int | None = None
-    ) -> Connection:
-        connection = await self._unless_stopping(self._connector.open(purpose, max_bytes_in_hand=max_bytes_in_hand))
-        stack.push_async_callback(self._close, connection)
-        return connection
+    async def _connect(self, purpose: str, *, max_bytes_in_hand: int | None = None) -> Connection:
+        return await self._unless_stopping(self._connector.open(purpose, max_bytes_in_hand=max_bytes_in_hand))
 
-    async def _close(self, connection: Connection) -> None:
-        await connection.close(failed=not self._stopping.is_set())
+    async def _close_connections(self) -> None:
+        await self._connector.close_all(failed=not self._stopping.is_set())
 
     async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T:
         """Return the result of *step*; drop it and raise `BrokerUnreachable` when we are told to stop meanwhile."""
@@ -229,6 +246,7 @@ class BrokerSession:
         for task in tasks:
             if task.done():
                 task.result()
+        self._checking.missed()
         msg = "the broker cancelled a consumer"
         raise ConnectionLost(msg)
 
@@ -248,3 +266,9 @@ class BrokerSession:
     def _publisher_unblocked(self) -> None:
         self._app.metrics.publisher_blocked = False
         self._readiness.publishing.ended()
+
+
+async def _going_on(work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*, and then nothing, until cancelled: the end of one of a session's jobs is the end of all."""
+    await work
+    await asyncio.Event().wait()

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
     from worker.process.app import App
+    from worker.rabbit.beside import ConnectionBeside
     from worker.rabbit.connection import Connection
     from worker.rabbit.partitions import PartitionConsumer
 
 _NEVER_MS = 10**9
-"""A missing confirm of the journal must not end the connection that everything else is published on."""
+"""A missing confirm of the journal is noticed by the journal itself, after a second."""
 
 
 def _new_id() -> str:
@@ -57,13 +58,13 @@ def _new_id() -> str:
 
 def ingress_session(
     app: App,
-    publishing: Connection,
     publisher: Publisher,
     ingress: Consumer | PartitionConsumer,
     waiting_room: Consumer,
     crash: Crash,
+    beside: ConnectionBeside,
 ) -> IngressSession:
-    """Return the work on the ingress queue and the waiting room."""
+    """Return the work on the ingress queue and the waiting room; the journal is written *beside*."""
     settings = app.settings
     consumers = {**dict.fromkeys(ingress.queues, ingress), contract.WAITING: waiting_room}
 
@@ -71,7 +72,7 @@ def ingress_session(
         for queue, those in groupby(deliveries, attrgetter("queue")):
             consumers[queue].settle_all(those)
 
-    journal = _journal(app, publishing, acknowledge) if settings.journal else None
+    journal = _journal(app, publisher, beside, acknowledge) if settings.journal else None
     tracing = None if app.traces is None else app.traces.session(app.clock)
     observers: list[Listener] = [] if tracing is None else [tracing]
     is_ordered = settings.ingress_order and contract.INGRESS not in ingress.queues
@@ -287,11 +288,20 @@ def _finder(app: App, crash: Crash) -> ConversationFinder:
     )
 
 
-def _journal(app: App, publishing: Connection, release: Callable[[Sequence[Delivery]], None]) -> Journal:
-    """Return the journal, on an AMQP channel of its own that ends nothing when it fails."""
+def _journal(
+    app: App, publisher: Publisher, beside: ConnectionBeside, release: Callable[[Sequence[Delivery]], None]
+) -> Journal:
+    """Return the journal, on a connection of its own that ends nothing when it fails.
+
+    When the node that coordinates streams has just died, RabbitMQ ends the connection of who publishes to one (541).
+    """
+
+    async def open_publisher() -> Publisher:
+        return await Publisher.open(await beside.get(), confirm_timeout_ms=_NEVER_MS, user_id=app.own_user)
+
     return Journal(
-        open_publisher=lambda: Publisher.open(publishing, confirm_timeout_ms=_NEVER_MS, user_id=app.own_user),
-        is_connected=lambda: publishing.is_open,
+        open_publisher=open_publisher,
+        is_connected=lambda: not publisher.closed.done(),
         gap=app.journal_gap,
         release=release,
         worker=app.worker_name,

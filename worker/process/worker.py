@@ -17,6 +17,7 @@ from worker.flow.reconnecting import Reconnecting
 from worker.flow.tasks import cancel_and_wait
 from worker.process.app import App
 from worker.process.broker_session import BrokerSession
+from worker.process.checking import Checking
 from worker.process.connecting import Connector
 from worker.process.preflight import ensure_indexes, warn_of_hazards
 from worker.process.readiness import Readiness
@@ -50,6 +51,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._readiness = Readiness(self._app, index)
         self._connector = Connector(self._app, index)
+        self._checking = Checking(self._app.clock)
         self._reconnecting = Reconnecting(random=random.random)
 
     async def run(self) -> None:
@@ -135,12 +137,15 @@ class Worker:
     async def _session_and_pause(self) -> None:
         """Run one broker session; when it cannot be, or has ended, report it once and pause."""
         self._app.refresh_secrets()
-        session = BrokerSession(self._app, self._index, self._connector, self._readiness, self._stopping)
+        session = BrokerSession(
+            self._app, self._index, self._connector, self._checking, self._readiness, self._stopping
+        )
         try:
             await session.run()
         except BrokerError as error:
             if self._stopping.is_set():
                 return
+            self._checking.ended(error)
             self._readiness.broker.began(error.failure, error.explained)
             pause = self._reconnecting.pause_after(error.failure, session.lasted_seconds)
             with contextlib.suppress(TimeoutError):

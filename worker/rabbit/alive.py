@@ -60,8 +60,7 @@ class NodeWatch:
             while not await self._is_silent(channel):
                 pass
             self._on_silent(self._connection.url)
-            at = address(self._connection.url)
-            self._connection.abort(NodeSilent(f"{at} answers nothing and takes no connection; others are tried"))
+            self._connection.abort(NodeSilent(address(self._connection.url)))
 
     async def _is_silent(self, channel: Channel) -> bool:
         """Look once, which takes at least as long as a node may be quiet."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pika.channel import Channel as PikaChannel
 
 _LEAST_SECONDS = 0.1
+_FAREWELL_SECONDS, _FAILED_FAREWELL_SECONDS, _BLOCKED_FAREWELL_SECONDS = 5.0, 1.0, 0.2
 _CHANNELS = 16
 """Channels that one of our connections may need, with room to spare."""
 
@@ -196,7 +197,7 @@ class Connection:
         return channel
 
     async def close(self, *, failed: bool = False) -> None:
-        """Close politely and wait for the end, at most five seconds; a dead peer does not keep us.
+        """Close politely and wait for the end, at most five seconds, one after a failure; a dead peer does not keep us.
 
         A broker that has stopped reading from us, because of a resource alarm, is not waited for: it cannot answer.
 
@@ -208,9 +209,14 @@ class Connection:
             with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
                 self._raw.close()
         if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=5 if self.blocked_reason is None else 0.2)
+            await asyncio.wait([self.closed], timeout=self._farewell_seconds(failed=failed))
         if not self.closed.done():
             self.abort(ConnectionLost("the broker did not answer the close"))
+
+    def _farewell_seconds(self, *, failed: bool) -> float:
+        if self.blocked_reason is not None:
+            return _BLOCKED_FAREWELL_SECONDS
+        return _FAILED_FAREWELL_SECONDS if failed else _FAREWELL_SECONDS
 
     def abort(self, reason: BrokerError) -> None:
         """Drop the connection at once, without the AMQP farewell; what was unconfirmed is of unknown effect."""

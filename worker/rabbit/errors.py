@@ -74,6 +74,9 @@ class BrokerSilent(BrokerError):
 class NodeSilent(BrokerError):
     """A node of a cluster answers nothing and takes no connection: it is frozen, or cut off from us."""
 
+    def __init__(self, at: str) -> None:
+        super().__init__(f"{at} answers nothing and takes no connection; others are tried")
+
 
 class PublisherBlocked(BrokerError):
     """The broker has taken no publishes for so long that what is in hand goes back to it."""
