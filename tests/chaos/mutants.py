@@ -174,7 +174,7 @@ MUTANTS: Final = (
         (
             (
                 "pipeline/storing.py",
-                "        self._release_old_candidates()\n        if not self._candidates:\n",
+                "        self._release_old()\n        if not self._candidates:\n",
                 _PING + "        if not self._candidates:\n",
             ),
         ),

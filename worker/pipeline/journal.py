@@ -210,21 +210,22 @@ class Journal:
 
     async def _publish(self, entries: list[Entry], now: int) -> None:
         gap = None if self._is_counted() else self._gap.take()  # it would be in it
-        problem, is_silent = "no confirm within a second", False
+        problem, is_answered = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
                 confirmation = await self._publish_once(entries, now, gap)
-            problem = _WHY.get(confirmation, "")
-            if confirmation is Confirmation.UNKNOWN:
+            problem, is_answered = _WHY.get(confirmation, ""), confirmation is not Confirmation.UNKNOWN
+            if not is_answered:
                 self._publisher = None
         except TimeoutError:
-            is_silent = True
+            pass  # it may only be slow: the next one shows it
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the journal, the work goes on
             problem = str(error) or type(error).__name__
             self._publisher = None
         if problem:
             if self._is_connected():  # otherwise the outage is the broker's
-                self._down(problem, is_sure=self._is_doubtful or not is_silent)
+                # The end of its connection may be the first news of the broker's: the next try shows whose it is.
+                self._down(problem, is_sure=self._is_doubtful or is_answered)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
             if not self._is_counted():
