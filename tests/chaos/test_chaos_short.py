@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LONGEST_SECONDS = 420.0
 """Longer than the faults, the wait for quiet and the broker's own look after its dead-lettered messages (180 s)."""
+_BESIDE_OTHER_TESTS = 1.0
+"""Two other processes run tests meanwhile: what they take is no fault of the worker's, whose faults take seconds."""
 
 
 @pytest.mark.slow
@@ -34,6 +36,7 @@ def test_no_message_is_lost_or_wrongly_dead_whatever_fails(tmp_path: Path) -> No
         every=1.5,
         at_once=3,
         feel=("disk_full", "slow_store", "store_stop", "subscriber_full"),
+        always_fine=_BESIDE_OTHER_TESTS,
         keep=tmp_path / "logs",
     )
     report = asyncio.run(run(plan, print, lambda _world, _state: None))
