@@ -43,7 +43,7 @@ native: .venv/.made-native ## compile what has a compiled form; without it every
 
 COMPILED_TESTS := $(patsubst %,tests/unit/test_%.py,activity_document amqp_bytes cache compiled_forms \
   compiled_frames hostile_headers identity message pipeline plain scan settlement storing translate) \
-  tests/compiled tests/integration/test_consumer.py tests/integration/test_publisher.py
+  tests/compiled tests/integration/test_consumer.py tests/integration/test_publisher.py tests/integration/test_receipts.py
 .PHONY: check-native
 check-native: native ## the tests of what is compiled, and what uses it
 	@$(RUN)/python -c 'from worker import compiled; from worker.pipeline import reading; assert compiled.bson and compiled.frames and compiled.scan and reading.__file__.endswith(".so"), "not built"'

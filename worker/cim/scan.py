@@ -37,8 +37,11 @@ class Scanned(NamedTuple):
 def scan(body: bytes, max_depth: int) -> Scanned | None:
     """Return what is known of *body* when it is compact JSON nested at most *max_depth* levels deep, else None."""
     max_depth = min(max_depth, DEEPEST)
-    parts = None if compiled.scan is None else compiled.scan.scan(body, max_depth)
-    return scan_purely(body, max_depth) if parts is None else tuple.__new__(Scanned, parts)
+    if compiled.scan is not None:
+        parts = compiled.scan.scan(body, max_depth)
+        if parts is not None:
+            return tuple.__new__(Scanned, parts)
+    return scan_purely(body, max_depth)
 
 
 def scan_purely(body: bytes, max_depth: int) -> Scanned | None:

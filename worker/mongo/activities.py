@@ -86,8 +86,11 @@ class ActivityStore:
 
 def encode(activity: Activity, now_ms: int) -> Encoded | Failure:
     """Return the document of *activity*, created at *now_ms*, ready to send."""
-    data = None if compiled.bson is None else _encode_compiled(activity, now_ms)
-    return encode_alone(activity_document(activity, DatetimeMS(now_ms))) if data is None else ready(data)
+    if compiled.bson is not None:
+        data = _encode_compiled(activity, now_ms)
+        if data is not None:
+            return ready(data)
+    return encode_alone(activity_document(activity, DatetimeMS(now_ms)))
 
 
 def _encode_compiled(activity: Activity, now_ms: int) -> bytes | None:

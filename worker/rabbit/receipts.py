@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Final, Self
 
 import pika.exceptions
@@ -13,7 +13,7 @@ from worker.contract import APP_ID, DIRECT_REPLY_TO, RECEIPT
 from worker.ports import ReceiptResult
 from worker.rabbit.errors import ConnectionLost
 from worker.rabbit.frames import encode_publish
-from worker.rabbit.properties import PropertiesTemplate, encode_properties
+from worker.rabbit.properties import PropertiesTemplate, encode_properties, encode_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,9 +87,8 @@ class ReceiptPublisher:
     def send(self, receipts: Sequence[Outgoing]) -> None:
         """Send *receipts*, in one go. Raises `BrokerError` when the channel has ended: then none was sent."""
         self._raise_if_closed()
-        frames = [self._encode(receipt) for receipt in receipts]
         try:
-            self._connection.raw.send(frames)
+            self._connection.raw.send(self._encode(receipts))
         except pika.exceptions.AMQPError:
             raise ConnectionLost("the connection is closed") from None
         first, self._next_tag = self._next_tag, self._next_tag + len(receipts)
@@ -120,31 +119,27 @@ class ReceiptPublisher:
         if not self._connection.is_open:
             raise ConnectionLost("the connection is closed")
 
-    def _encode(self, receipt: Outgoing) -> bytes:
+    def _encode(self, receipts: Sequence[Outgoing]) -> list[bytes]:
+        """Write *receipts*, those in a row that are alike in asking for returns together where that is compiled."""
+        frames: list[bytes] = []
+        for mandatory, alike in groupby(receipts, _comes_back):
+            run = tuple(alike)
+            written = None
+            if compiled.frames is not None:
+                number = self._channel.raw.channel_number
+                written = compiled.frames.publish_run(
+                    number, run, self._frame_max, self._user_id, encode_table, mandatory
+                )
+            if written is None:
+                frames.extend(self._encode_purely(receipt, mandatory=mandatory) for receipt in run)
+            else:
+                frames.append(written)
+        return frames
+
+    def _encode_purely(self, receipt: Outgoing, *, mandatory: bool) -> bytes:
         _, address, message_id, body, correlation_id, _, _, timestamp, *_ = receipt
-        channel, frame_max = self._channel.raw.channel_number, self._frame_max
-        mandatory = not address.startswith(DIRECT_REPLY_TO)
-        if compiled.frames is not None:
-            frames: bytes | None = compiled.frames.publish(
-                channel,
-                "",
-                address,
-                body,
-                frame_max,
-                _CONTENT_TYPE,
-                None,
-                None,
-                correlation_id,
-                message_id,
-                timestamp,
-                RECEIPT,
-                self._user_id,
-                APP_ID,
-                mandatory,
-            )
-            if frames is not None:
-                return frames
         properties = self._encode_properties(message_id, correlation_id, timestamp)
+        channel, frame_max = self._channel.raw.channel_number, self._frame_max
         return encode_publish(channel, "", address, properties, body, frame_max=frame_max, mandatory=mandatory)
 
     def _encode_properties(self, message_id: str, correlation_id: str | None, timestamp: int | None) -> bytes:
@@ -183,3 +178,7 @@ class ReceiptPublisher:
         if self._confirmed:
             self._count(ReceiptResult.SENT, self._confirmed)
             self._confirmed = 0
+
+
+def _comes_back(receipt: Outgoing) -> bool:
+    return not receipt.routing_key.startswith(DIRECT_REPLY_TO)
