@@ -31,7 +31,7 @@ _WARM_UP_SECONDS = 2.0
 _UNDISTURBED_SECONDS = 2.0
 _AFTERWARDS_SECONDS = 2.0
 """What waited comes back now; live messages must not feel that either."""
-ALWAYS_FINE_SECONDS = 0.1
+_ALWAYS_FINE_SECONDS = 0.1
 """What broker, store, pool and harness on two shared cores do to each other; see README.md."""
 _AT_MOST = 2
 _BACKGROUND_SECONDS = 0.015
@@ -44,8 +44,6 @@ class Latency:
 
     windows: dict[str, list[list[float]]] = field(default_factory=dict)
     lost: int = 0
-    always_fine: float = ALWAYS_FINE_SECONDS
-    """Seconds that do not count as felt, whatever the undisturbed ones were."""
 
     def p99(self, name: str) -> float:
         """Return the median over the windows of their 99th percentiles, in seconds."""
@@ -57,7 +55,7 @@ class Latency:
 
     def bound(self) -> float:
         """Return the longest 99th percentile that counts as not felt, in seconds."""
-        return max(_AT_MOST * self.p99(UNDISTURBED), self.always_fine)
+        return max(_AT_MOST * self.p99(UNDISTURBED), _ALWAYS_FINE_SECONDS)
 
     def judge(self, findings: Findings) -> None:
         """Add a violation for every fault that live messages felt, and for every live message that never came."""

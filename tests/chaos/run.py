@@ -20,7 +20,7 @@ from tests.chaos import nodes as _nodes  # noqa: F401 - the same
 from tests.chaos import order, verdict
 from tests.chaos import sick as _sick  # noqa: F401 - the same
 from tests.chaos.fault import FAULTS, OF_NODES, OF_ORDER, PENDING, Fault
-from tests.chaos.latency import ALWAYS_FINE_SECONDS, Latency, feel
+from tests.chaos.latency import Latency, feel
 from tests.chaos.messages import LONG_MIX, TRAP, VHOST, Kind, Mix
 from tests.chaos.platform import CALM_QUEUE, Platform
 from tests.chaos.pool import LogFacts, read_log
@@ -68,8 +68,6 @@ class Plan:
     feel: tuple[str, ...] | None = None
     """Names of faults during which live messages are timed before everything is broken at random; None: all that
     touch neither the broker nor the workers."""
-    always_fine: float = ALWAYS_FINE_SECONDS
-    """Latency of live messages, in seconds, that does not count as felt."""
     code: Path | None = None
     """A folder with the worker package to run instead of the tree's."""
     keep: Path | None = None
@@ -177,7 +175,6 @@ async def run(plan: Plan, say: Callable[[str], None], progress: Callable[[World,
             await _open(made, platform, plan.partitions)
             state.phase = "timing live messages"
             latency = await feel(made, platform, timed(plan)) if timed(plan) else Latency()
-            latency.always_fine = plan.always_fine
             state.phase = "publishing"
             await _break_while_publishing(made, platform, plan, state)
             state.phase = "waiting for quiet"

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 _LONGEST_SECONDS = 420.0
 """Longer than the faults, the wait for quiet and the broker's own look after its dead-lettered messages (180 s)."""
-_BESIDE_OTHER_TESTS = 1.0
-"""Two other processes run tests meanwhile: what they take is no fault of the worker's, whose faults take seconds."""
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # it judges what live messages feel
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # broken connections are abandoned by the harness, not closed
 def test_no_message_is_lost_or_wrongly_dead_whatever_fails(tmp_path: Path) -> None:
     """Every invariant holds after every fault; the examples of a violation are in the report."""
@@ -36,7 +35,6 @@ def test_no_message_is_lost_or_wrongly_dead_whatever_fails(tmp_path: Path) -> No
         every=1.5,
         at_once=3,
         feel=("disk_full", "slow_store", "store_stop", "subscriber_full"),
-        always_fine=_BESIDE_OTHER_TESTS,
         keep=tmp_path / "logs",
     )
     report = asyncio.run(run(plan, print, lambda _world, _state: None))
