@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _RECEIVE_BYTES = 128 * 1024
-_A_LITTLE_EVERY_SECONDS = 10.0
-"""RabbitMQ waits 30 seconds for a socket to take a whole write, which may be several messages."""
+_A_LITTLE_EVERY_SECONDS = 13.0
+"""RabbitMQ waits 30 seconds for a socket to take a whole write, which may be more than is read at once. So two reads
+come before that: every 15 seconds the second came just when it gave up."""
 _head = struct.Struct(">BHI")
 _OURS = frozenset({BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_RETURN})
 
