@@ -21,6 +21,7 @@ import trustme
 from tests.services.broker import CertificateFiles, LocalBroker
 from tests.services.services import Broker, Store, found_broker, found_store, private_broker
 from tests.support.turns import Turns
+from tests.support.wire_proxy import WireProxy, wire_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -152,6 +153,13 @@ def store() -> Iterator[Store]:
     """One MongoDB server (or what stands in for one) for the whole run; use `database` for a name of your own."""
     with found_store(_AMBIENT.get("CIM_MONGODB_URI"), say=_chosen_services.append) as found:
         yield found
+
+
+@pytest.fixture
+def proxy(store: Store) -> Iterator[WireProxy]:
+    """The way to the store that a test makes sick."""
+    with wire_proxy(store.uri) as made:
+        yield made
 
 
 @pytest.fixture

@@ -20,16 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tests.services.services import Store
 
 INGRESS = "cim.ingress"
 _ORDERED = {"CIM_INGRESS_ORDER": "true"}
-
-
-@pytest.fixture
-def proxy(store: Store) -> Iterator[wire.WireProxy]:
-    with wire.wire_proxy(store.uri) as made:
-        yield made
 
 
 @pytest.fixture

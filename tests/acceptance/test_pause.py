@@ -11,21 +11,12 @@ import pytest
 
 from tests.support.command import cim_worker
 from tests.support.eventually import eventually
-from tests.support.wire_proxy import WireProxy, error, wire_proxy
+from tests.support.wire_proxy import WireProxy, error
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from subprocess import CompletedProcess
-
-    from tests.services.services import Store
-
-
-@pytest.fixture
-def proxy(store: Store) -> Iterator[WireProxy]:
-    with wire_proxy(store.uri) as made:
-        yield made
 
 
 @pytest.fixture

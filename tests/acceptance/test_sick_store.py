@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.services.services import Store
-
-
-@pytest.fixture
-def proxy(store: Store) -> Iterator[wire.WireProxy]:
-    with wire.wire_proxy(store.uri) as made:
-        yield made
-
 
 @pytest.fixture
 def world(vhost_url: str, proxy: wire.WireProxy, database: str, tmp_path: Path) -> World:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tests.services.services import Store
     from tests.tracing.jaeger import Jaeger, Span
 
 PUBLISHER = "b7ad6b7169203331"
@@ -31,12 +30,6 @@ NOBODY_KNOWS = 54_321
 def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     with jaeger.running(tmp_path_factory.mktemp("jaeger")) as running:
         yield running
-
-
-@pytest.fixture
-def proxy(store: Store) -> Iterator[wire.WireProxy]:
-    with wire.wire_proxy(store.uri) as made:
-        yield made
 
 
 def message(message_id: str, **header: Any) -> bytes:
