@@ -279,7 +279,6 @@ def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:
     """Return the entries of outcomes noted just before *now* (epoch ms), which is *monotonic* (seconds)."""
     zero = now - monotonic * 1000  # of the monotonic clock, in epoch milliseconds
     entries = []
-    of = job = None
     read_at, received_at = -1.0, now
     for delivery, (
         sender_id,
