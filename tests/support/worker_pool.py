@@ -224,13 +224,18 @@ class Pool:
         return {name: float(value) for name, _, value in rows}
 
     def metrics_now(self) -> dict[str, float]:
-        """Return the numbers of reports that began after this call: a report is up to a second old."""
-        before = time.time()
+        """Return numbers of reports that began after this call.
 
-        def reported_at(line: dict[str, Any]) -> float:
-            return time.time() - float(line["silent_seconds"])
+        A report is up to a second old, and one that was under way may be read late: the second new one is of now.
+        """
 
-        eventually(lambda: all(reported_at(one) > before + 0.1 for one in self._processes()), "a new report")
+        def next_reports_of_all(since: float) -> float:
+            def reported_at() -> float:
+                return min(time.time() - float(one["silent_seconds"]) for one in self._processes())
+
+            return eventually(lambda: at if (at := reported_at()) > since + 0.3 else 0, "new reports")
+
+        next_reports_of_all(next_reports_of_all(time.time()))
         return self.metrics()
 
     def _processes(self) -> list[dict[str, Any]]:
