@@ -12,13 +12,13 @@ import pytest
 from tests.support.amqp import QUORUM, connected, consuming, cut, depth, fill, plain, taken
 from tests.support.eventually import eventually_async
 from worker.rabbit import fast_path
+from worker.rabbit.connection import Connection
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.services.broker import CertificateFiles, LocalBroker
-    from worker.rabbit.connection import Connection
 
 
 def numbered(count: int) -> list[bytes]:
@@ -401,3 +401,27 @@ async def test_one_body_larger_than_the_bound_is_taken_alone(vhost_url: str) -> 
             assert consumer.unsettled == 1
             consumer.settle(delivery)
         await eventually_async(lambda: not connection.raw._paused)
+
+
+@pytest.mark.parametrize("end", ["channel", "connection"])
+async def test_what_an_ordered_consumer_held_comes_before_the_rest_when_it_ends_in_good_order(
+    vhost_url: str, end: str
+) -> None:
+    """A consumer that is cancelled first lets the next one begin: what it held would come after what followed."""
+    fill(vhost_url, "q", *numbered(150), arguments={**QUORUM, "x-single-active-consumer": True})
+    async with connected(vhost_url) as other:
+        connection = await Connection.open(vhost_url, name="test")
+        first = await Consumer.open(connection, "q", time.monotonic, is_ordered=True)
+        await first.start(60)
+        await taken(first, 60)
+        second = await Consumer.open(other, "q", time.monotonic, is_ordered=True)
+        await second.start(60)
+        await (first.close() if end == "channel" else connection.close())
+
+        came = []
+        for _ in range(5):
+            deliveries = await taken(second, 30)
+            came += [delivery.body for delivery in deliveries]
+            second.settle_all(deliveries)
+        await connection.close()
+    assert came == numbered(150)

@@ -259,6 +259,10 @@ class Channel:
             raise (self.closed.result() if self.closed.done() else ConnectionLost("the channel is closed")) from None
         return (await _first(reply, self.closed)).method
 
+    def keep_consumers_until_closed(self) -> None:
+        """Leave it to the end of the channel to end its consumers: pika would cancel each of them before."""
+        self.raw._consumers.clear()  # noqa: SLF001 - pika has no public way to close without a cancel
+
     async def close(self) -> None:
         """Close the channel and wait for the end; does nothing when it is closed already."""
         with contextlib.suppress(pika.exceptions.ChannelWrongStateError):

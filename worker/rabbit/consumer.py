@@ -293,7 +293,9 @@ class Consumer:
 
     def _give_back(self, failed: bool) -> list[Delivery]:  # noqa: FBT001 - called by `Connection.close`
         tag, self._tag = self._tag, None
-        if tag is not None and not self._is_ordered:
+        if self._is_ordered:
+            self._channel.keep_consumers_until_closed()
+        elif tag is not None:
             # In order on the same channel: when it reads what comes back, the broker has stopped to deliver to us.
             self._write([encode_cancel(self._number, tag)])
         self._send_acks(singles=True)
