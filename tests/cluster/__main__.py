@@ -15,6 +15,8 @@ import pytest
 from tests.services.broker import find_program, installed_version
 
 FOLDER = str(Path(__file__).parent)
+_PATIENCE = ("-o", "faulthandler_timeout=600")
+"""Each node drained and restarted in turn takes more than the three minutes of other tests, where a machine is busy."""
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def _run(root: Path | None, arguments: list[str]) -> str:
     # In a process of its own: what tests import and open must not be there twice.
     pid = os.fork()
     if pid == 0:
-        os._exit(pytest.main([FOLDER, *arguments]))
+        os._exit(pytest.main([FOLDER, *_PATIENCE, *arguments]))
     _, status = os.waitpid(pid, 0)
     return "passed" if status == 0 else "FAILED"
 

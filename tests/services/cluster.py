@@ -223,13 +223,13 @@ class LocalCluster:
         return ",".join(node.vhost_url(vhost) for node in nodes)
 
     def create_vhost(self, name: str) -> str:
-        """Create a virtual host and return its addresses, comma separated."""
-        self.management.create_vhost(name)
+        """Create a virtual host and return its addresses, comma separated. Raises TimeoutError with what was said."""
+        self._insist(lambda api: api.create_vhost(name))
         return self.urls(self.nodes, name)
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host and everything in it."""
-        self.management.delete_vhost(name)
+        """Delete a virtual host and everything in it. Raises TimeoutError with what was said."""
+        self._insist(lambda api: api.delete_vhost(name))
 
     def vhost_url(self, name: str) -> str:
         """Return the address of a virtual host on a node that answers; on the first one when none does."""
@@ -299,6 +299,23 @@ class LocalCluster:
             return self.management.request("GET", path) or {}
         except (OSError, HTTPException, ManagementError):
             return {}
+
+    def _insist(self, request: Callable[[ManagementApi], None]) -> None:
+        """Make *request* until it is answered: nodes that have just met leave the first ones without an answer."""
+        said: list[Exception] = []
+
+        def answered() -> bool:
+            try:
+                request(self.management)
+            except (OSError, HTTPException, ManagementError) as error:
+                said.append(error)
+                return False
+            return True
+
+        try:
+            self._wait(answered, "")
+        except TimeoutError:
+            raise TimeoutError(f"the management API: {said[-1]!r}") from None
 
     def _wait(self, condition: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + _JOINED_SECONDS

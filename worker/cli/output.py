@@ -88,7 +88,10 @@ def progress() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    is_terminal = sys.stderr.isatty()
+    # Rich 13.9 and 14.0 end a bar that is not shown with an empty line.
+    console = Console(stderr=True, quiet=not is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not is_terminal)
 
 
 def shows_on_terminal() -> bool:
