@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.test_cli_offline import INVALID, VALID
 from tests.support.command import COMMAND, cim_worker, environment, printed_json
-from tests.support.terminal import on_terminal
+from tests.support.terminal import on_terminal, printed_on_terminal
 from worker.cli.exit_codes import ExitCode
 from worker.settings import Settings
 
@@ -72,6 +72,17 @@ def test_terminal_codes_of_strangers_are_replaced_in_tables_errors_and_json(host
         for shown in (on_terminal(*command, columns=200), on_terminal(*command, columns=30)):
             assert not re.search("[\x07\u202e\x9b]|\x1b\\]|\x1b\\[31m", shown), repr(shown)
     assert printed_json(cim_worker("validate", "--json", str(hostile)))["messages"][0]["file"] == str(hostile)
+
+
+def test_a_long_check_shows_on_a_terminal_how_far_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "many.json"
+    file.write_text(json.dumps([VALID] * 3000))
+
+    bars = on_terminal("validate", str(file), columns=100)
+
+    assert f"{file.stat().st_size // 1024}" in bars[bars.index("reading, KiB") : bars.index("validating")]
+    assert "3000/3000" in bars
+    assert "reading" not in printed_on_terminal("validate", str(file), columns=100)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -120,6 +120,7 @@ def test_where_a_message_would_go_is_asked_of_the_registry(
             {"_id": "c-over", "state": "CLOSED", "customerId": "u-2", "channelSessionIds": [], "updatedAt": now},
         ]
     )
+    # A hundred times as many: the registry is asked about so many at a time.
     anchors: list[dict[str, Any]] = [
         {"conversationId": "c-live", "customer": {"_id": "u-2"}},
         {"channelSessionId": "s-none"},
@@ -127,7 +128,7 @@ def test_where_a_message_would_go_is_asked_of_the_registry(
         {"customer": {"_id": "u-1"}},
         {"conversationId": "c-new"},
         {},
-    ]
+    ] * 100
     file = tmp_path / "messages.json"
     sender = {"sender": {"id": "app-1", "type": "APP"}}
     file.write_text(json.dumps([{**GOOD, "header": {**sender, **one}} for one in anchors]))
@@ -152,6 +153,7 @@ def test_where_a_message_would_go_is_asked_of_the_registry(
     assert [one["stored_because"] for one in routes[1:4]] == ["unknown_session", "closed", "stand_alone"]
     assert (routes[4]["exchange"], routes[4]["if_nobody_listens"]) == ("conversation.c-new", "unknown_conversation")
     assert routes[5] is None
+    assert routes == routes[:6] * 100
     assert "\tconversation.c-live\tthe conversation is ACTIVE; stored if no queue is bound there\t" in table
 
 

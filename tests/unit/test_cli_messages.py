@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.cli.findings import Format, print_document, print_github, print_text, rows
 from worker.cli.messages import read_messages, split_messages
+from worker.cli.output import print_json, print_json_with, print_table
+from worker.cli.publish_state import PublishState
+from worker.cli.validate import judge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 JSON_VALUES = st.recursive(
@@ -102,3 +109,100 @@ def test_every_message_knows_where_in_its_file_it_begins(
 @given(st.binary().filter(lambda content: content.strip().strip(b"[]").strip()))
 def test_any_bytes_that_are_not_blank_give_at_least_one_message(content: bytes) -> None:
     assert split_messages(content) or content.startswith(b"\xef\xbb\xbf")
+
+
+FORMS: dict[str, Callable[[list[str]], str]] = {
+    "an array": lambda texts: f"[{','.join(texts)}]",
+    "an array over many lines": lambda texts: "[\n" + ",\n".join(texts) + "\n]\n",
+    "JSON lines": "\n".join,
+    "texts in a row": "".join,
+    "lines of which one is bad": lambda texts: "\n".join(["bad", *texts]),
+    "an array that does not end": lambda texts: f"[{','.join(texts)}",
+}
+SHOWN: dict[Format, Callable[..., None]] = {
+    Format.TEXT: print_text,
+    Format.TABLE: lambda judged: print_table(None, ("file",), (row for one in judged for row in rows(one))),
+    Format.GITHUB: lambda judged: print_github(judged, strict=False),
+    Format.JSON: lambda judged: print_document(judged, {}, strict=False),
+}
+FEW, MANY = 400, 8000
+MOST_GROWTH = 3
+"""Of the processor time a message takes, between few and many; what looks at all of them for each grows twentyfold."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_message_among_many_is_read_in_the_same_time_as_among_few(form: str, tmp_path: Path) -> None:
+    def read(count: int) -> None:
+        read_messages([str(file_of(count))], "validate")
+
+    def file_of(count: int) -> Path:
+        file = tmp_path / f"{count}"
+        if not file.exists():
+            file.write_text(
+                FORMS[form]([json.dumps({"id": f"m-{n}", "body": {"type": "X" * 300}}) for n in range(count)])
+            )
+        return file
+
+    assert growth(read) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("form", Format)
+def test_a_message_among_many_is_reported_in_the_same_time_as_among_few(
+    form: Format, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([{"id": f"m-{n}", "header": {}, "body": {}} for n in range(MANY // 4)]))
+    judged = judge(read_messages([str(file)], "validate"), 1 << 20)
+
+    def report(count: int) -> None:
+        SHOWN[form](judged[:count])
+        capsys.readouterr()
+
+    assert growth(report, FEW // 4, MANY // 4) < MOST_GROWTH
+
+
+def test_what_a_window_confirmed_is_kept_in_the_same_time_among_many_messages_as_among_few(tmp_path: Path) -> None:
+    def publish(count: int) -> None:
+        state = PublishState.read(str(tmp_path / f"{count}.{time.monotonic_ns()}"), [b""] * count)
+        for start in range(0, count, 100):
+            state.note(range(start, start + 100))
+
+    assert growth(publish, 2000, 100_000) < MOST_GROWTH
+
+
+@given(st.integers(1, 40), st.lists(st.sets(st.integers(0, 45), max_size=8), max_size=8))
+def test_a_later_run_publishes_exactly_what_was_not_confirmed(
+    tmp_path_factory: pytest.TempPathFactory, total: int, windows: list[set[int]]
+) -> None:
+    file, bodies = tmp_path_factory.mktemp("state") / "done.json", [b"x"] * total
+    state = PublishState.read(str(file), bodies)
+    for window in windows:
+        state.note(window)
+
+    assert PublishState.read(str(file), bodies).left == sorted(set(range(total)).difference(*windows))
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON_VALUES, max_size=2), st.lists(JSON_VALUES, max_size=3))
+def test_a_list_printed_item_by_item_is_the_same_text(members: dict[str, object], items: list[object]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        one, other = io.StringIO(), io.StringIO()
+        patched.setattr("sys.stdout", one)
+        print_json({**members, "messages": items})
+        patched.setattr("sys.stdout", other)
+        print_json_with(members, "messages", items)
+
+    assert other.getvalue() == one.getvalue()
+
+
+def growth(do: Callable[[int], None], few: int = FEW, many: int = MANY) -> float:
+    """Return the processor time of `do(many)`, for each, in that of `do(few)`; of each the least of three."""
+
+    def least(count: int) -> float:
+        times = []
+        for _ in range(3):
+            begin = time.process_time()
+            do(count)
+            times.append(time.process_time() - begin)
+        return min(times) / count
+
+    return least(many) / least(few)

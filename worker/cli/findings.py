@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.cli.excerpt import excerpt
-from worker.cli.output import print_line, terminal_width
+from worker.cli.output import print_json_with, print_line, terminal_width
 from worker.codes import Code, Problem
 
 if TYPE_CHECKING:
@@ -60,14 +60,12 @@ class Finding(NamedTuple):
 
 def findings(judged: Judged, *, width: int = 0) -> Iterator[Finding]:
     """Yield the problems of a message, then its warnings; with the line drawn if *width* is given."""
-    from worker.cim import Rejected
     from worker.cim.locate import MessageText
 
-    problems = judged.verdict.problems if isinstance(judged.verdict, Rejected) else ()
-    if not problems and not judged.warnings:
+    if not judged.problems and not judged.warnings:
         return
     message, text = judged.message, MessageText(judged.message.body)
-    for result, found in (("rejected", problems), ("warning", judged.warnings)):
+    for result, found in (("rejected", judged.problems), ("warning", judged.warnings)):
         for one in found:
             place = text.place_of(one.code, one.pointer)
             drawn = excerpt(text.text, place, first_line=message.line, width=width) if width else ()
@@ -78,8 +76,9 @@ def findings(judged: Judged, *, width: int = 0) -> Iterator[Finding]:
 
 def print_text(judged: Sequence[Judged]) -> None:
     """Print each finding with its place as FILE:LINE:COLUMN, which terminals make a link of, and a caret."""
+    width = min(terminal_width(), 120) - 2
     for one in judged:
-        found = list(findings(one, width=min(terminal_width(), 120) - 2))
+        found = list(findings(one, width=width))
         if not found:
             print_line(f"{_name(one.message)}: valid")
         for finding in found:
@@ -109,20 +108,16 @@ def rows(judged: Judged) -> list[tuple[object, ...]]:
     return found or [(*file, "valid", *[None] * 4, judged.message.line, judged.message.column)]
 
 
-def as_document(judged: Sequence[Judged], routes: Mapping[int, Route], *, strict: bool) -> dict[str, Any]:
-    """Return what `--json` prints. Other teams' builds read it: members are added, never changed or removed."""
-    messages = [_message_document(one, routes.get(place), strict=strict) for place, one in enumerate(judged)]
-    bad = sum(one["result"] == "rejected" for one in messages)
-    return {
-        "valid": len(judged) - bad,
-        "rejected": bad,
-        "with_warnings": sum(bool(one.warnings) for one in judged),
-        "messages": messages,
-    }
+def print_document(judged: Sequence[Judged], routes: Mapping[int, Route], *, strict: bool) -> None:
+    """Print `--json`, a message at a time. Other teams' builds read it: members are added, never changed or removed."""
+    bad = sum(one.is_rejected(strict=strict) for one in judged)
+    counts = {"valid": len(judged) - bad, "rejected": bad, "with_warnings": sum(bool(one.warnings) for one in judged)}
+    documents = (_message_document(one, routes.get(place), strict=strict) for place, one in enumerate(judged))
+    print_json_with(counts, "messages", documents)
 
 
 def _message_document(judged: Judged, route: Route | None, *, strict: bool) -> dict[str, Any]:
-    identity, found = judged.verdict.identity, list(findings(judged))
+    identity, found = judged.identity, list(findings(judged))
     document = {
         "file": judged.message.file,
         "index": judged.message.index,

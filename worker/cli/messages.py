@@ -9,6 +9,7 @@ import codecs
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,15 +22,24 @@ from worker.cli.output import progress
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rich.progress import Progress
+
 STANDARD_INPUT = "-"
 _OPENING, _CLOSING, _COMMA = b"[{", b"]}", b","
 _WHITESPACE = b" \t\r\n"
+_BEYOND_WHITESPACE = re.compile(rb"[^ \t\r\n]")
+_FIRST_BRACKET = re.compile(rb"[ \t\r\n]*+\[")
+_KIB = 1024
 _RECORD_SEPARATOR = b"\x1e"
 """Of RFC 7464: stands before each JSON text in a row."""
 _SEPARATORS = _WHITESPACE + _RECORD_SEPARATOR
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]|[ \t\r\n]++|[^"\[\]{}, \t\r\n]++', re.DOTALL)
+_LINE = re.compile(rb"([^\r\n]*+)(?:\r\n?|\n)|([^\r\n]++)\Z")
+_STEP_BYTES = 1 << 20
 _Span = tuple[int, int, int]
 """Index, first byte, and the byte behind the last one."""
+_Reached = Callable[[int], None]
+"""Is given how many bytes of a content are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +73,7 @@ def read_messages(files: Sequence[str], purpose: str) -> list[FileMessage]:
     Raises `CommandError` when one cannot be read, or when there is no message in any: nothing to *purpose*.
     """
     with progress() as bar:
-        messages = [
-            message
-            for file in bar.track(files, description="reading", total=len(files))
-            for message in _messages(file, _read(file))
-        ]
+        messages = [message for file in files for message in _messages(file, _read(file), bar)]
     if not messages:
         text = (
             f"nothing to {purpose}: the input is empty; give one message, a JSON array of messages, JSON lines, "
@@ -82,42 +88,46 @@ def split_messages(content: bytes) -> list[tuple[int, bytes]]:
     return [(part.index, part.body) for part in parts(content)]
 
 
-def parts(content: bytes) -> list[Part]:
-    """Return each message in *content*; none when it is blank or an empty array.
+def parts(content: bytes, reached: _Reached = lambda _offset: None) -> Iterator[Part]:
+    """Yield each message in *content*; none when it is blank or an empty array.
 
     An array is split into its elements. JSON texts in a row, with or without white space or record separators between
     them, are taken apart; where each has a line of its own they are JSON lines. What is none of that, but has a line
     that is a JSON object, is taken for JSON lines with bad ones among them. Everything else is one message, even when
-    it is no JSON. A byte order mark is dropped.
+    is no JSON. A byte order mark is dropped. *reached* is given how many bytes are read, now and then.
     """
     mark = len(content) - len(content.removeprefix(codecs.BOM_UTF8))
     content = content[mark:]
-    if not content.strip(_WHITESPACE):
-        return []
-    is_array = content.lstrip(_WHITESPACE).startswith(b"[")
-    found = _split_array(content) if is_array else _split_row(content)
-    return [Part(index, mark + start, content[start:end]) for index, start, end in found]
+    if _BEYOND_WHITESPACE.search(content) is None:
+        return
+    is_array = _FIRST_BRACKET.match(content) is not None
+    found = _split_array(content, reached) if is_array else _split_row(content, reached)
+    for index, start, end in found:
+        yield Part(index, mark + start, content[start:end])
 
 
-def _messages(file: str, content: bytes) -> Iterator[FileMessage]:
-    line, line_start, seen = 1, 0, 0
-    for part in parts(content):
-        offset = part.offset
-        line += content.count(b"\n", seen, offset)
-        line_start = content.rfind(b"\n", 0, offset) + 1
-        before = content[line_start:offset].removeprefix(codecs.BOM_UTF8)
-        seen = offset
-        yield FileMessage(file, part.index, part.body, line, len(before.decode("utf-8", "replace")) + 1)
+def _messages(file: str, content: bytes, bar: Progress) -> Iterator[FileMessage]:
+    task = bar.add_task("reading, KiB", total=len(content) // _KIB)
+    # Every byte is looked at once: what lies before the last message is counted already.
+    line, column, seen = 1, 1, len(content) - len(content.removeprefix(codecs.BOM_UTF8))
+    for part in parts(content, lambda offset: bar.update(task, completed=offset // _KIB)):
+        lines = content.count(b"\n", seen, part.offset)
+        if lines:
+            line, column, seen = line + lines, 1, content.rfind(b"\n", seen, part.offset) + 1
+        column += len(content[seen : part.offset].decode("utf-8", "replace"))
+        seen = part.offset
+        yield FileMessage(file, part.index, part.body, line, column)
+    bar.remove_task(task)
 
 
-def _split_array(content: bytes) -> list[_Span]:
-    elements = [(index, *span) for index, span in enumerate(_elements(content), 1)]
+def _split_array(content: bytes, reached: _Reached) -> list[_Span]:
+    elements = [(index, *span) for index, span in enumerate(_elements(content, reached), 1)]
     return elements or ([] if _is_json(content) else [(1, 0, len(content))])
 
 
-def _split_row(content: bytes) -> list[_Span]:
+def _split_row(content: bytes, reached: _Reached) -> list[_Span]:
     lines = [(number, *span) for number, span in enumerate(_lines(content), 1) if content[slice(*span)].strip()]
-    texts = _texts(content)
+    texts = _texts(content, reached)
     if texts is None:
         are_lines = len(lines) > 1 and any(
             content.startswith(b"{", start) and _is_json_object(content[start:end]) for _, start, end in lines
@@ -134,7 +144,7 @@ def _split_row(content: bytes) -> list[_Span]:
     return [(index, *span) for index, span in enumerate(texts, 1)]
 
 
-def _texts(content: bytes) -> list[tuple[int, int]] | None:
+def _texts(content: bytes, reached: _Reached) -> list[tuple[int, int]] | None:
     """Return where each of several JSON objects in a row begins and ends, or None when it is not that."""
     texts: list[tuple[int, int]] = []
     depth = start = 0
@@ -149,15 +159,15 @@ def _texts(content: bytes) -> list[tuple[int, int]] | None:
             depth -= 1
             if depth == 0:
                 texts.append((start, token.end()))
+                if start // _STEP_BYTES < token.end() // _STEP_BYTES:
+                    reached(token.end())
     return texts if texts and depth == 0 else None
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, int]]:
     """Yield where each line begins and ends, its line end not counted."""
-    start = 0
-    for line in content.splitlines(keepends=True):
-        yield start, start + len(line.rstrip(b"\r\n"))
-        start += len(line)
+    for line in _LINE.finditer(content):
+        yield line.span(1 if line[2] is None else 2)
 
 
 def _read(file: str) -> bytes:
@@ -171,12 +181,12 @@ def _read(file: str) -> bytes:
         raise CommandError(ExitCode.CONFIGURATION, text) from None
 
 
-def _elements(content: bytes) -> Iterator[tuple[int, int]]:
+def _elements(content: bytes, reached: _Reached) -> Iterator[tuple[int, int]]:
     """Yield where the elements of a JSON array begin and end; nothing when the brackets do not match up.
 
     Counts brackets outside of strings and judges nothing else: that is left to the validation of each element.
     """
-    commas = _element_ends(content)
+    commas = _element_ends(content, reached)
     if commas is None:
         return
     for start, end in pairwise(commas):
@@ -186,7 +196,7 @@ def _elements(content: bytes) -> Iterator[tuple[int, int]]:
             yield begin, begin + len(element.strip(_WHITESPACE))
 
 
-def _element_ends(content: bytes) -> list[int] | None:
+def _element_ends(content: bytes, reached: _Reached) -> list[int] | None:
     """Return the offsets of the opening bracket, of every comma between elements and of the closing bracket."""
     ends: list[int] = []
     depth = 0
@@ -201,6 +211,8 @@ def _element_ends(content: bytes) -> list[int] | None:
             if depth == 0:
                 return [*ends, offset] if not content[offset + 1 :].strip(_WHITESPACE) else None
         elif byte == _COMMA and depth == 1:
+            if ends[-1] // _STEP_BYTES < offset // _STEP_BYTES:
+                reached(offset)
             ends.append(offset)
     return None
 

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.ops.printable import is_printable, printable
@@ -54,15 +55,29 @@ def print_line(text: str = "") -> None:
 
 def print_json(document: Any) -> None:
     """Print *document* as JSON on standard output: every character that a terminal might obey is escaped."""
-    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(document, ensure_ascii=not unicode, indent=2, default=str)
-    print_json_text(text)
+    print_json_text(_as_json(document))
     sys.stdout.flush()
 
 
-def print_json_text(text: str) -> None:
-    """Print JSON that is written already, as `print_json` does."""
-    sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + "\n")
+def print_json_with(members: dict[str, Any], name: str, items: Iterable[Any]) -> None:
+    """Print what `print_json` prints of *members* with *items* as a list under *name*; holds one item at a time."""
+    head, between = _as_json({**members, name: []}).removesuffix("]\n}"), "\n"
+    print_json_text(head, end="")
+    for item in items:
+        print_json_text(between + textwrap.indent(_as_json(item), "    "), end="")
+        between = ",\n"
+    print_json_text("]\n}" if between == "\n" else "\n  ]\n}")
+    sys.stdout.flush()
+
+
+def _as_json(document: Any) -> str:
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(document, ensure_ascii=not unicode, indent=2, default=str)
+
+
+def print_json_text(text: str, *, end: str = "\n") -> None:
+    """Print JSON that is written already, as `print_json` does, and then *end*."""
+    sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + end)
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -71,15 +86,20 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     No name is ever cut: on a terminal that is too narrow each row becomes a block of lines, one per column. In a pipe
     or a file it is one line per row, tab-separated, the columns' names first.
     """
-    lines = [[_lines(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        for row in ([[name] for name in columns], *lines):
-            sys.stdout.write("\t".join(", ".join(cell) for cell in row) + "\n")
-    elif _narrowest(columns, lines) > terminal_width():
-        _print_stacked(columns, lines)
+    if sys.stdout.isatty():
+        _print_on_terminal(title, columns, [[_lines(cell) for cell in row] for row in rows])
     else:
-        _print_bordered(title, columns, lines)
+        sys.stdout.write("\t".join(columns) + "\n")
+        for row in rows:
+            sys.stdout.write("\t".join(", ".join(_lines(cell)) for cell in row) + "\n")
     sys.stdout.flush()
+
+
+def _print_on_terminal(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
+    if _narrowest(columns, rows) > terminal_width():
+        _print_stacked(columns, rows)
+    else:
+        _print_bordered(title, columns, rows)
 
 
 def progress() -> Progress:

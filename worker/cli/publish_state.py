@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +14,9 @@ from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+_Run = tuple[int, int]
+"""The first of places in a row, and the one behind the last."""
 
 
 class PublishState:
@@ -22,7 +27,8 @@ class PublishState:
         self._digest = digest
         self.left = left
         """Places of the messages that are not confirmed yet, in order."""
-        self._unconfirmed = dict.fromkeys(left)
+        self._left = list(_ranges(left))
+        """As `left`, without what was confirmed since: its runs, first and one behind the last, in order."""
 
     @classmethod
     def read(cls, file: str, bodies: Sequence[bytes]) -> Self:
@@ -50,9 +56,9 @@ class PublishState:
 
     def note(self, confirmed: Iterable[int]) -> None:
         """Keep that the messages at these places are *confirmed*. Raises `CommandError` when the disk does not."""
-        for place in confirmed:
-            self._unconfirmed.pop(place, None)
-        document = {"input": self._digest, "left": list(_ranges(self._unconfirmed))}
+        # By runs: what was sent is one or two of them, and what is left is never gone through place by place.
+        self._left = _without(self._left, list(_ranges(sorted(confirmed))))
+        document = {"input": self._digest, "left": self._left}
         beside = self._file.with_name(f"{self._file.name}.new")
         try:
             beside.write_text(json.dumps(document))
@@ -68,7 +74,20 @@ def _digest(bodies: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _ranges(places: Iterable[int]) -> Iterable[tuple[int, int]]:
+def _without(runs: list[_Run], taken: Sequence[_Run]) -> list[_Run]:
+    """Return *runs* without what is in *taken*; both in order."""
+    if not taken:
+        return runs
+    before = bisect_right(runs, taken[0][0], key=itemgetter(1))
+    behind = bisect_left(runs, taken[-1][1], key=itemgetter(0))
+    touched = runs[before:behind]
+    for first, last in taken:
+        cut = (part for start, end in touched for part in ((start, min(end, first)), (max(start, last), end)))
+        touched = [(start, end) for start, end in cut if start < end]
+    return [*runs[:before], *touched, *runs[behind:]]
+
+
+def _ranges(places: Iterable[int]) -> Iterable[_Run]:
     """Return the first of each run of *places*, and the one behind its last."""
     first = end = -1
     for place in places:

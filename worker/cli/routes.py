@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from worker.cli.output import progress
 from worker.cli.services import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from worker.cim import CimMessage, Rejected
+    from worker.cim import CimMessage
+    from worker.cli.validate import Judged
     from worker.conversations.conversation import Conversation, ConversationRecord
     from worker.conversations.ports import Lookup
     from worker.pipeline.ports import StoredBecause
     from worker.settings import Settings
+
+_MESSAGES_PER_QUERY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +74,37 @@ _REASONS = {
 }
 
 
-async def find_routes(settings: Settings, verdicts: Sequence[CimMessage | Rejected]) -> Mapping[int, Route]:
-    """Return the route of each valid message by its place in *verdicts*. Raises `CommandError` without the store."""
-    from worker.cim import CimMessage
+async def find_routes(settings: Settings, judged: Sequence[Judged]) -> Mapping[int, Route]:
+    """Return the route of each valid message by its place in *judged*. Raises `CommandError` without the store.
+
+    The registry is asked about some hundred messages at a time, however many there are.
+    """
     from worker.mongo.registry import Registry
 
-    messages = {place: verdict for place, verdict in enumerate(verdicts) if isinstance(verdict, CimMessage)}
-    conversations = {one.conversation_id for one in messages.values() if one.conversation_id is not None}
-    sessions = {one.channel_session_id for one in messages.values() if one.channel_session_id is not None}
-    async with open_store(settings) as store:
-        found = await Registry(store).lookup(conversations, sessions)
-    return {place: _route(message, found, settings.event_names) for place, message in messages.items()}
+    routes: dict[int, Route] = {}
+    with progress() as bar:
+        task = bar.add_task("asking the registry", total=len(judged))
+        async with open_store(settings) as store:
+            registry = Registry(store)
+            for start in range(0, len(judged), _MESSAGES_PER_QUERY):
+                messages = _valid(settings, start, judged[start : start + _MESSAGES_PER_QUERY])
+                conversations = {one.conversation_id for one in messages.values() if one.conversation_id is not None}
+                sessions = {one.channel_session_id for one in messages.values() if one.channel_session_id is not None}
+                found = await registry.lookup(conversations, sessions)
+                routes |= {place: _route(one, found, settings.event_names) for place, one in messages.items()}
+                bar.advance(task, _MESSAGES_PER_QUERY)
+    return routes
+
+
+def _valid(settings: Settings, start: int, judged: Sequence[Judged]) -> dict[int, CimMessage]:
+    """Return the messages that the workers would take, parsed, each by its place; *start* is that of the first."""
+    from worker.cim import CimMessage, parse
+
+    now, most = time.time_ns() // 1_000_000, settings.max_message_bytes
+    parsed = (
+        (place, parse(one.message.body, received_at=now, max_bytes=most)) for place, one in enumerate(judged, start)
+    )
+    return {place: message for place, message in parsed if isinstance(message, CimMessage)}
 
 
 def _route(message: CimMessage, found: Lookup, event_names: Mapping[str, str]) -> Route:

@@ -9,35 +9,39 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from worker.cli.exit_codes import ExitCode
-from worker.cli.findings import Format, as_document, print_github, print_text, rows
+from worker.cli.findings import Format, print_document, print_github, print_text, rows
 from worker.cli.messages import read_messages
-from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress, shows_on_terminal
+from worker.cli.output import add_command, counted, print_line, print_table, progress, shows_on_terminal
 from worker.cli.services import command_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from worker.cim import CimMessage, Rejected
+    from worker.cim.message import Identity
     from worker.cim.warnings import CimWarning
     from worker.cli.messages import FileMessage
     from worker.cli.routes import Route
+    from worker.codes import Problem
 
 _VALID_ROWS_SHOWN = 20
 _COLUMNS = ("file", "index", "result", "code", "pointer", "expected", "found", "line", "column")
 
 
 class Judged(NamedTuple):
-    """A message of a file, what the workers would say of it, and what is probably a mistake in it."""
+    """A message of a file, what the workers would say of it, and what is probably a mistake in it.
+
+    There may be hundreds of thousands: of what is parsed only this is kept.
+    """
 
     message: FileMessage
-    verdict: CimMessage | Rejected
+    identity: Identity
+    problems: Sequence[Problem]
+    """Why it would be rejected, if it would."""
     warnings: Sequence[CimWarning]
 
     def is_rejected(self, *, strict: bool = False) -> bool:
         """Tell whether it would not be accepted; *strict*: a warning counts as an error."""
-        from worker.cim import Rejected
-
-        return isinstance(self.verdict, Rejected) or (strict and bool(self.warnings))
+        return bool(self.problems) or (strict and bool(self.warnings))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -82,7 +86,7 @@ def validate(
     if route:
         from worker.cli.routes import find_routes
 
-        routes = asyncio.run(find_routes(settings, [one.verdict for one in judged]))
+        routes = asyncio.run(find_routes(settings, judged))
     _print(judged, routes, _format(form, as_json=as_json), strict=strict)
     if rejected(judged, strict=strict):
         raise typer.Exit(ExitCode.REJECTED)
@@ -113,7 +117,7 @@ def _format(form: Format | None, *, as_json: bool) -> Format:
 
 def _print(judged: Sequence[Judged], routes: Mapping[int, Route], form: Format, *, strict: bool) -> None:
     if form is Format.JSON:
-        print_json(as_document(judged, routes, strict=strict))
+        print_document(judged, routes, strict=strict)
         return
     found = [one for one in judged if one.is_rejected(strict=True)]
     shown = judged if len(judged) - len(found) <= _VALID_ROWS_SHOWN else found
@@ -122,14 +126,14 @@ def _print(judged: Sequence[Judged], routes: Mapping[int, Route], form: Format, 
     elif form is Format.GITHUB:
         print_github(found, strict=strict)
     elif shown:
-        print_table(None, _COLUMNS, [row for one in shown for row in rows(one)])
+        print_table(None, _COLUMNS, (row for one in shown for row in rows(one)))
     if routes:
         _print_routes(judged, routes)
     print_line(_summary(judged, strict=strict))
 
 
 def _print_routes(judged: Sequence[Judged], routes: Mapping[int, Route]) -> None:
-    lines = [(judged[place].message.file, judged[place].message.index, *route.cells) for place, route in routes.items()]
+    lines = ((judged[place].message.file, judged[place].message.index, *route.cells) for place, route in routes.items())
     print_table("Where they would go now", ("file", "index", "goes to", "because", "notes"), lines)
 
 
@@ -141,8 +145,10 @@ def _summary(judged: Sequence[Judged], *, strict: bool) -> str:
 
 
 def _judge(message: FileMessage, now: int, max_bytes: int) -> Judged:
-    from worker.cim import parse
+    from worker.cim import Rejected, parse
     from worker.cim.warnings import find_warnings
 
     verdict = parse(message.body, received_at=now, max_bytes=max_bytes)
-    return Judged(message, verdict, find_warnings(message.body, received_at=now, max_bytes=max_bytes))
+    problems = verdict.problems if isinstance(verdict, Rejected) else ()
+    warnings = find_warnings(message.body, received_at=now, max_bytes=max_bytes)
+    return Judged(message, verdict.identity, problems, warnings or ())
