@@ -103,7 +103,7 @@ matrix: .venv/.made ## the tests on every broker, store, library and Python that
 
 .PHONY: clients
 clients: .venv/.made ## the publishers of schemas/examples/clients in Python, JavaScript, Go and Java, against a real worker
-	@$(RUN)/pytest tests/clients $(ARGS)
+	@$(RUN)/pytest tests/clients -o faulthandler_timeout=900 $(ARGS)
 
 .PHONY: wheel
 wheel: .venv/.made ## build dist/*.whl: what another team installs to check its messages

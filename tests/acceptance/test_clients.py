@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("language", "program"), [("javascript", "node and npm"), ("go", "go"), ("java", "java and mvn")]
+    ("language", "program"), [("javascript", "node and npm"), ("go", "go"), ("java", "java and javac and mvn")]
 )
 def test_a_toolchain_that_is_missing_is_named(
     language: str, program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -45,7 +45,12 @@ def test_a_lost_connection_costs_no_message(ingress: Ingress) -> None:
 
 
 def test_without_queue_or_right_the_publisher_says_so(ingress: Ingress) -> None:
+    ingress.says_that_no_exchange_took_it()
     ingress.says_that_no_queue_took_it()
+
+
+def test_without_a_receipt_in_time_the_publisher_says_so(ingress: Ingress) -> None:
+    ingress.says_that_no_receipt_came()
 
 
 def test_what_cannot_be_sent_is_answered_in_one_sentence(ingress: Ingress) -> None:

@@ -79,6 +79,22 @@ class Ingress:
         assert "confirmed" not in returned.stdout
         assert (returned.returncode, len(returned.stderr.splitlines())) == (2, 1), returned.stderr
 
+    def says_that_no_receipt_came(self) -> None:
+        """No worker runs: the message is confirmed and stays in the queue, and the program ends all the same."""
+        self._apply()
+        unanswered = self._client.publish(self._file("m-1", {"conversationId": "c-1"}), self._url, receipt_seconds=1)
+
+        assert self._said(unanswered) == (5, "confirmed m-1")
+        assert "no receipt in time" in unanswered.stderr
+        assert depth(self._vhost_url, "cim.ingress") == 1
+
+    def says_that_no_exchange_took_it(self) -> None:
+        """The broker closes the channel: not one attempt more is made, and its reason is told."""
+        refused = self._publish("m-1", conversationId="c-1")
+
+        assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1), refused.stderr
+        assert "404" in refused.stderr, refused.stderr
+
     def answers_in_one_sentence_whatever_it_is_given(self) -> None:
         """What it cannot send, or not with an id that stays the same, it does not try to send."""
         messages = (

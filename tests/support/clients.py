@@ -25,20 +25,23 @@ class Toolchain:
 
     programs: tuple[str, ...]
     """What has to be on this machine."""
-    build: tuple[str, ...]
-    """What fetches its libraries, and compiles it where that is done; nothing: ()."""
+    build: tuple[tuple[str, ...], ...]
+    """What fetches its libraries and compiles it, one after the other."""
     run: tuple[str, ...]
     """What starts it, in its folder."""
 
 
 TOOLCHAINS = {
     "python": Toolchain((), (), (sys.executable, "publish.py")),
-    "javascript": Toolchain(("node", "npm"), ("npm", "install", "--silent", "--no-audit"), ("node", "publish.mjs")),
-    "go": Toolchain(("go",), ("go", "build", "-o", "publish", "."), ("./publish",)),
+    "javascript": Toolchain(("node", "npm"), (("npm", "install", "--silent", "--no-audit"),), ("node", "publish.mjs")),
+    "go": Toolchain(("go",), (("go", "build", "-o", "publish", "."),), ("./publish",)),
     "java": Toolchain(
-        ("java", "mvn"),
-        ("mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"),
-        ("java", "-cp", "lib/*", "Publish.java"),
+        ("java", "javac", "mvn"),
+        (
+            ("mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"),
+            ("javac", "-cp", "lib/*", "Publish.java"),
+        ),
+        ("java", "-cp", "lib/*:.", "Publish"),
     ),
 }
 
@@ -87,9 +90,7 @@ def built(language: str, folder: Path) -> Client:
     assert not missing, f"the {language} client needs {' and '.join(missing)}, which this machine does not have"
     made = folder / language
     shutil.copytree(FOLDER / language, made, ignore=shutil.ignore_patterns("node_modules", "lib"))
-    if toolchain.build:
-        done = subprocess.run(
-            toolchain.build, cwd=made, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
-        )
+    for command in toolchain.build:
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS)
         assert done.returncode == 0, f"{language}: {done.stdout}{done.stderr}"
     return Client(toolchain, made)

@@ -1,4 +1,4 @@
-// Publishes the CIM message in a file and says what became of it: go run publish.go message.json
+// Publishes the CIM message in a file and says what became of it: go run . message.json
 package main
 
 import (
@@ -7,28 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-var errReturned = errors.New("no queue took it")
+const replyTo = "amq.rabbitmq.reply-to" // receipts come back on the channel that publishes, to nobody else
 
-type message struct {
-	ID     string
-	Header struct {
-		ConversationID, ChannelSessionID string
-		Customer                         struct {
-			ID string `json:"_id"`
-		}
-	}
-}
+var url = cmp.Or(os.Getenv("CIM_RABBITMQ_URL"), "amqp://localhost:5672/")
+var secondsToWait, _ = time.ParseDuration(cmp.Or(os.Getenv("RECEIPT_SECONDS"), "30") + "s")
+var errReturned, errRefused = errors.New("no queue took it"), errors.New("the broker did not take it")
+
 type receipt struct{ Outcome, Code, Reason, EventID string }
 
 // send publishes once, on a connection of its own, and returns the receipt, or nil if there was none in time.
-func send(url string, body []byte, id, place string, wait time.Duration) (*receipt, error) {
+func send(user string, body []byte, id, place string) (*receipt, error) {
 	connection, err := amqp.Dial(url)
 	if err != nil {
 		return nil, err
@@ -38,99 +32,89 @@ func send(url string, body []byte, id, place string, wait time.Duration) (*recei
 	if err != nil {
 		return nil, err
 	}
-	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
-	closed := channel.NotifyClose(make(chan *amqp.Error, 1))
-	// Receipts come back on this channel, to nobody else, and no queue has to be made for them.
-	answers, err := channel.Consume("amq.rabbitmq.reply-to", "", true, false, false, false, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := channel.Confirm(false); err != nil {
-		return nil, err
-	}
-	address, err := amqp.ParseURI(url)
-	if err != nil {
-		return nil, err
-	}
-	confirm, err := channel.PublishWithDeferredConfirm("cim.ingress", place, true, false, amqp.Publishing{
-		ContentType:   "application/json",
-		DeliveryMode:  amqp.Persistent,
-		MessageId:     id,
-		CorrelationId: id,
-		ReplyTo:       "amq.rabbitmq.reply-to",
-		UserId:        address.Username, // checked by the broker: proves who published
-		Body:          body,
+	returned, closed := channel.NotifyReturn(make(chan amqp.Return, 1)), channel.NotifyClose(make(chan *amqp.Error, 1))
+	answers, deaf := channel.Consume(replyTo, "", true, false, false, false, nil)
+	unconfirmed := channel.Confirm(false)
+	confirm, unsent := channel.PublishWithDeferredConfirm("cim.ingress", place, true, false, amqp.Publishing{
+		DeliveryMode: amqp.Persistent, MessageId: id, CorrelationId: id, ReplyTo: replyTo, Body: body,
+		UserId: user, // checked by the broker: proves who published
 	})
-	if err != nil {
+	if err := errors.Join(deaf, unconfirmed, unsent); err != nil {
 		return nil, err
 	}
 	if !confirm.Wait() {
-		return nil, <-closed
+		connection.Close()
+		return nil, cmp.Or(reason(closed), errRefused)
 	}
-	select { // a returned message is confirmed, too, and comes back before its confirm
-	case <-returned:
+	if len(returned) > 0 { // a returned message is confirmed, too, and comes back before its confirm
 		return nil, errReturned
-	default:
-		fmt.Println("confirmed", id)
 	}
-	for deadline := time.After(wait); ; {
-		select {
-		case answer, open := <-answers:
-			if !open {
-				return nil, <-closed
-			}
-			if answer.CorrelationId == id {
-				var told receipt
-				return &told, json.Unmarshal(answer.Body, &told)
-			}
-		case <-deadline:
-			return nil, nil
+	fmt.Println("confirmed", id)
+	time.AfterFunc(secondsToWait, func() { connection.Close() })
+	for answer := range answers {
+		if answer.CorrelationId == id {
+			var told receipt
+			return &told, json.Unmarshal(answer.Body, &told)
 		}
 	}
+	return nil, reason(closed)
 }
 
-// isFinal tells whether sending again is in vain: a refusal, such as a missing right, or no queue.
-func isFinal(err error) bool {
-	var told *amqp.Error
-	return err == errReturned || errors.As(err, &told) && (told.Code == amqp.AccessRefused || told.Code == amqp.NotFound)
+// reason returns why the broker or the network ended the channel, or nil if we did.
+func reason(closed <-chan *amqp.Error) error {
+	if lost := <-closed; lost != nil {
+		return lost
+	}
+	return nil
 }
 
-// end ends with the exit code that `cim-worker publish` would give, and one sentence.
-func end(code int, sentence ...any) {
-	fmt.Fprintln(os.Stderr, sentence...)
-	os.Exit(code)
+// publish sends until the broker has it, and returns the exit code of `cim-worker publish` and one sentence.
+func publish(file string) (int, string) {
+	body, err := os.ReadFile(file) // sent as it is, again and again: the same bytes are the same activity
+	if err != nil {
+		return 2, "name a file with a message: " + err.Error()
+	}
+	var message struct {
+		ID     string
+		Header struct {
+			ConversationID, ChannelSessionID string
+			Customer                         struct {
+				ID string `json:"_id"`
+			}
+		}
+	}
+	bad := json.Unmarshal(body, &message)
+	id, header := strings.TrimSpace(message.ID), message.Header
+	place := cmp.Or(header.ConversationID, header.ChannelSessionID, header.Customer.ID)
+	if bad != nil || min(len(id), len(place)) == 0 || max(len(id), len(place)) > 255 { // what AMQP takes
+		return 6, file + ": no JSON message with an id, the same whenever it is sent, and a place, of at most 255 bytes"
+	}
+	address, bad := amqp.ParseURI(url)
+	if bad != nil {
+		return 2, bad.Error()
+	}
+	for _, pause := range []time.Duration{0, 1, 2, 4, 8, 16} {
+		time.Sleep(pause * time.Second)
+		told, err := send(address.Username, body, id, place)
+		var refusal *amqp.Error
+		switch {
+		case err == errReturned, errors.As(err, &refusal) && (refusal.Code == amqp.AccessRefused || refusal.Code == amqp.NotFound):
+			return 2, "not published: " + err.Error()
+		case err != nil: // unreachable or lost: whether it arrived is unknown, so send again
+			continue
+		case told == nil:
+			return 5, "no receipt in time; the message is safe in the queue"
+		}
+		fmt.Println("receipt", told.Outcome, cmp.Or(told.Code, told.Reason, told.EventID))
+		return map[string]int{"dead": 6}[told.Outcome], ""
+	}
+	return 3, "the broker at " + address.Host + " is away"
 }
 
 func main() {
-	file := append(os.Args, "")[1]
-	body, err := os.ReadFile(file) // sent as it is, again and again: the same bytes are the same activity
-	if err != nil {
-		end(2, "name a file with a message:", err)
+	code, sentence := publish(append(os.Args, "")[1])
+	if sentence != "" {
+		fmt.Fprintln(os.Stderr, sentence)
 	}
-	var sent message
-	err = json.Unmarshal(body, &sent)
-	id := strings.TrimSpace(sent.ID)
-	if err != nil || id == "" || len(id) > 255 { // what AMQP takes
-		end(6, file+": no JSON message with a text of at most 255 bytes as its id, the same whenever it is sent again")
-	}
-	place := cmp.Or(sent.Header.ConversationID, sent.Header.ChannelSessionID, sent.Header.Customer.ID, "unknown")
-	seconds, _ := strconv.Atoi(cmp.Or(os.Getenv("RECEIPT_SECONDS"), "30"))
-	url, wait := cmp.Or(os.Getenv("CIM_RABBITMQ_URL"), "amqp://localhost:5672/"), time.Duration(seconds)*time.Second
-	told, err := send(url, body, id, place, wait)
-	for pause := time.Second; err != nil && !isFinal(err) && pause <= 16*time.Second; pause *= 2 {
-		time.Sleep(pause) // unreachable or lost: whether it arrived is unknown, so send again
-		told, err = send(url, body, id, place, wait)
-	}
-	switch {
-	case isFinal(err):
-		end(2, "not published:", err)
-	case err != nil:
-		end(3, "the broker is away:", err)
-	case told == nil:
-		end(5, "no receipt in time; the message is safe in the queue")
-	}
-	fmt.Println("receipt", told.Outcome, cmp.Or(told.Code, told.Reason, told.EventID))
-	if told.Outcome == "dead" {
-		os.Exit(6)
-	}
+	os.Exit(code)
 }
