@@ -132,6 +132,7 @@ def print_report(report: Report) -> None:
         ("in the store", report.in_store),
         ("dead", f"{sum(report.dead.values())}, {report.double_letters} twice; {_counts(report.dead)}"),
         ("parked", report.parked),
+        ("gone with queues", report.gone_with_queues),
         ("expected", _counts(report.kinds)),
         (
             "broker sessions",

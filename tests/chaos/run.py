@@ -115,6 +115,8 @@ class Report:
     in_store: int = 0
     dead: dict[str, int] = field(default_factory=dict)
     parked: int = 0
+    gone_with_queues: int = 0
+    """Messages that were in queues which a fault deleted with their virtual host."""
     overtaken: int = 0
     """Messages that arrived after later ones of their key, whose order had been given up."""
     given_up: int = 0
@@ -436,6 +438,7 @@ def _report(
     report.kinds = {Kind(kind).name: count for kind, count in sorted(Counter(ledger.kinds).items())}
     report.at_subscribers = sum(1 for count in ledger.live if count)
     report.in_store, report.parked = len(evidence.stored), sum(evidence.parked.values())
+    report.gone_with_queues = verdict.gone_with_queues(ledger, evidence)
     report.dead = dict(Counter(letter.code for letters in evidence.letters.values() for letter in letters))
     _add_log_facts(report, facts, made)
     return report

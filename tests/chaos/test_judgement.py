@@ -15,7 +15,7 @@ from tests.chaos.ledger import Findings, Ledger, Shaken
 from tests.chaos.messages import Kind, Mix, Places, Sample, Traffic, canonical
 from tests.chaos.order import BROKEN, faults_in_order, judge_order, overtaken
 from tests.chaos.pool import REPOSITORY, GivenUp, LogFacts, read_log
-from tests.chaos.verdict import judge_outages, missing
+from tests.chaos.verdict import gone_with_queues, judge_outages, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,7 @@ def test_what_was_in_a_deleted_queue_may_be_gone_and_a_live_one_without_its_exch
     ledger.shake([stored.number], Shaken.STORED)
     evidence.stored[stored.number] = evidence.stored[lost.number] = 1
     assert missing(ledger, evidence) == [lost.number]
+    assert gone_with_queues(ledger, evidence) == 1
 
 
 def test_a_message_written_again_is_the_same_to_a_reader_of_json_and_other_bytes() -> None:

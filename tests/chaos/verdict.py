@@ -32,6 +32,12 @@ def missing(ledger: Ledger, evidence: Evidence) -> list[int]:
     ]
 
 
+def gone_with_queues(ledger: Ledger, evidence: Evidence) -> int:
+    """Return how many are nowhere and are no finding: a fault deleted the queues while they were under way."""
+    nowhere = (number for number in ledger.published() if not has_arrived(number, ledger, evidence))
+    return sum(1 for number in nowhere if ledger.shaken[number] >= Shaken.LOST)
+
+
 def has_arrived(number: int, ledger: Ledger, evidence: Evidence) -> bool:
     """Tell whether a message is somewhere it may end."""
     kind = ledger.kind(number)
