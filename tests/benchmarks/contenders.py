@@ -82,6 +82,14 @@ class RunningProcess:
         """Return the resident memory of the largest of them, in MiB."""
         return max((process.memory_info().rss for process in self.processes()), default=0) / 2**20
 
+    def resident_mb(self) -> float:
+        """Return the resident memory of all of them together, in MiB; what they share counts for each."""
+        return float(sum(process.memory_info().rss for process in self.processes())) / 2**20
+
+    def count_logged(self, event: str) -> int:
+        """Return how many lines of the log are of this event."""
+        return sum(f'"event":"{event}"' in line.replace(" ", "") for line in self._log.read_text().splitlines())
+
     def kill(self) -> None:
         """End it and everything it started with SIGKILL."""
         self._process.kill()
