@@ -102,6 +102,14 @@ def test_every_outcome_is_in_the_journal_with_its_reason(world: World) -> None:
     assert all(now - 120_000 < one["receivedAt"] <= one["at"] <= now for one in entries)
 
 
+def connections_named(broker: Broker, world: World, name: str) -> list[str]:
+    """Return how the management API calls the worker's connections of this name."""
+    rows = broker.management.request("GET", "/connections")
+    vhost = world.amqp_url.rpartition("/")[2]
+    mine = [one for one in rows if one.get("vhost") == vhost]
+    return [one["name"] for one in mine if one["client_properties"].get("connection_name") == name]
+
+
 def test_a_journal_that_is_deleted_while_running_is_said_once_and_nothing_else_feels_it(world: World) -> None:
     with world.pool() as pool:
         pool.wait_for("consuming")
@@ -130,11 +138,7 @@ def test_when_the_journals_connection_ends_the_session_goes_on_and_the_journal_w
     world: World, broker: Broker
 ) -> None:
     def journals() -> list[str]:
-        rows = broker.management.request("GET", "/connections")
-        vhost = world.amqp_url.rpartition("/")[2]
-        mine = [one for one in rows if one.get("vhost") == vhost]
-        is_journals = "cim-worker 0 journal"
-        return [one["name"] for one in mine if one["client_properties"].get("connection_name") == is_journals]
+        return connections_named(broker, world, "cim-worker 0 journal")
 
     with world.pool() as pool:
         pool.wait_for("consuming")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pika
 import pytest
 
-from tests.acceptance.test_journal import customers, message
+from tests.acceptance.test_journal import connections_named, customers, message
 from tests.support.amqp import plain
 from tests.support.eventually import eventually
 from tests.support.from_schema import schema_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.services.services import Store
+    from tests.services.services import Broker, Store
     from tests.support.worker_pool import Pool
 
 
@@ -137,6 +138,38 @@ def test_nothing_goes_where_receipts_may_not_go_and_what_does_not_arrive_is_coun
     down = [one["dependency"] for one in pool.lines("dependency_down")]
     assert "broker" not in down, "no connection of the job has ended"
     assert len(pool.lines("consuming")) == 1
+
+
+@pytest.mark.parametrize("address", ["cim.receipts.app", "amq.rabbitmq.reply-to"])
+def test_when_the_connection_of_receipts_ends_the_session_goes_on_and_receipts_with_another(
+    world: World, broker: Broker, address: str
+) -> None:
+    def connections() -> list[str]:
+        return connections_named(broker, world, "cim-worker 0 receipts")
+
+    with world.pool() as pool, plain(world.amqp_url) as channel:
+        pool.wait_for("consuming")
+        channel.queue_declare("cim.receipts.app", durable=True)
+        came: list[str] = []
+
+        def take(_: Any, __: Any, ___: Any, body: bytes) -> None:
+            came.append(json.loads(body)["messageId"])
+
+        channel.basic_consume(address, take, auto_ack=True)
+
+        def told(name: str) -> bool:
+            properties = pika.BasicProperties(reply_to=address, delivery_mode=2)
+            channel.basic_publish("", "cim.ingress", customers(name), properties)
+            channel.connection.process_data_events(0.2)
+            return name in came
+
+        eventually(lambda: told("before"), "a receipt")
+        (first,) = eventually(connections, "the broker knows the connection")
+        broker.management.request("DELETE", f"/connections/{quote(first, safe='')}")
+        eventually(lambda: first not in connections(), "it has ended")
+        eventually(lambda: told("after"), "a receipt again", 60)
+        assert len(pool.lines("consuming")) == 1, "the session is the same"
+        assert pool.lines("dependency_down") == []
 
 
 def test_receipts_can_be_switched_off(world: World) -> None:

@@ -74,7 +74,7 @@ class Harness:
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.receipts.run(self.open, self.open, lambda: True))
+        task = asyncio.create_task(self.receipts.run(self.open, lambda: True))
         yield
         await self.receipts.finish(task, lambda: True)
 

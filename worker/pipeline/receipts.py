@@ -120,17 +120,14 @@ class Receipts:
         outcome = _text(settled.outcome) if is_final else _DELAYED
         outbox.add(_receipt(settled, properties, address, outcome, self._clock.now_ms()))
 
-    async def run(self, open_named: OpenChannel, open_direct: OpenChannel, is_connected: Callable[[], bool]) -> None:
+    async def run(self, open_channel: OpenChannel, is_connected: Callable[[], bool]) -> None:
         """Send what is noted until cancelled: to named queues through one channel, direct replies through another.
 
         An address of a direct reply that is made up, or of a node that has left, makes brokers before 4.0 end the whole
-        connection: so *open_direct* opens one of its own. Failures are reported while *is_connected*: otherwise the
-        outage is the broker's.
+        connection, and so does a named stream that has no leader: so *open_channel* opens each on a connection of its
+        own. Failures are reported while *is_connected*: otherwise the outage is the broker's.
         """
-        await asyncio.gather(
-            self._named.run(open_named, is_connected),
-            self._direct.run(open_direct, is_connected),
-        )
+        await asyncio.gather(self._named.run(open_channel, is_connected), self._direct.run(open_channel, is_connected))
 
     async def finish(self, task: asyncio.Task[None], is_connected: Callable[[], bool]) -> None:
         """End *task*, which runs `run`; while *is_connected*, the last receipts have half a second to be sent.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import secrets
-from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -143,18 +142,20 @@ def mover(app: App, publisher: Publisher, consumer: Consumer) -> Mover:
 
 
 async def send_receipts(app: App, publishing: Connection, connect: Callable[[], Awaitable[Connection]]) -> None:
-    """Send receipts, on AMQP channels of their own, until cancelled."""
+    """Send receipts until cancelled, on connections that *connect* opens: their addresses are the choice of strangers.
 
-    async def open_direct() -> ReceiptPublisher:
+    RabbitMQ ends a connection for a direct reply that is made up, and for a stream whose coordinator is away (541).
+    """
+
+    async def open_channel() -> ReceiptPublisher:
         connection = await connect()
         try:
-            return await open_on(connection, owns_connection=True)
+            return await ReceiptPublisher.open(connection, user_id=app.own_user, count=app.reporter.receipts)
         except BaseException:
             await connection.close()
             raise
 
-    open_on = partial(ReceiptPublisher.open, user_id=app.own_user, count=app.reporter.receipts)
-    await app.receipts.run(lambda: open_on(publishing), open_direct, lambda: publishing.is_open)
+    await app.receipts.run(open_channel, lambda: publishing.is_open)
 
 
 def conversation_jobs(

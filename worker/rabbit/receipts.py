@@ -42,14 +42,12 @@ class ReceiptPublisher:
         *,
         user_id: str | None,
         count: Callable[[ReceiptResult, int], None],
-        owns_connection: bool,
     ) -> None:
         self._connection = connection
         self._channel = channel
         self._user_id = user_id
         self._properties = PropertiesTemplate(content_type=_CONTENT_TYPE, type_=RECEIPT, app_id=APP_ID, user_id=user_id)
         self._count = count
-        self._owns_connection = owns_connection
         self._frame_max = connection.raw.frame_max
         self._next_tag = 1
         self._unconfirmed: dict[int, None] = {}
@@ -70,12 +68,14 @@ class ReceiptPublisher:
         *,
         user_id: str | None,
         count: Callable[[ReceiptResult, int], None],
-        owns_connection: bool = False,
     ) -> Self:
-        """Open a channel on *connection*; *count* is told what became of how many. Raises `BrokerError`."""
+        """Open a channel on *connection*, which is closed with it; *count* is told what became of how many.
+
+        Raises `BrokerError`.
+        """
         channel = await connection.channel()
         await channel.call("confirm_delivery", lambda _: None)
-        return cls(connection, channel, user_id=user_id, count=count, owns_connection=owns_connection)
+        return cls(connection, channel, user_id=user_id, count=count)
 
     async def ready(self) -> None:
         """Wait while the broker blocks us, or while there is much to send already. Raises `BrokerError` at the end."""
@@ -98,14 +98,13 @@ class ReceiptPublisher:
             self._count(ReceiptResult.UNKNOWN, 1)
 
     async def end(self) -> None:
-        """Count what was not confirmed, and close the connection if it is for receipts alone."""
+        """Count what was not confirmed, and close the connection."""
         self._count_unknown()
-        if self._owns_connection:
-            try:
-                await self._connection.close()
-            finally:  # whoever is in a hurry cancels this, and the socket must not outlive it
-                if not self._connection.closed.done():
-                    self._connection.abort(ConnectionLost("closed by us"))
+        try:
+            await self._connection.close()
+        finally:  # whoever is in a hurry cancels this, and the socket must not outlive it
+            if not self._connection.closed.done():
+                self._connection.abort(ConnectionLost("closed by us"))
 
     def _count_unknown(self) -> None:
         self.on_read()  # the bytes that end a channel may hold confirms before that
