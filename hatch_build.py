@@ -1,8 +1,7 @@
 """Compiles what every message goes through: in place as a program (`make native`), into a wheel by `make wheel-native`.
 
-`worker/compiled` has modules of its own, each the second form of something in Python; the modules in `AS_THEY_ARE` are
-compiled from the very file that is otherwise interpreted. Without all that a wheel is pure Python, and the worker does
-the same with more processor time.
+`worker/compiled` has modules of its own, each the second form of something in Python. Without them a wheel is pure
+Python, and the worker does the same with more processor time.
 """
 
 from __future__ import annotations
@@ -16,29 +15,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 OWN_FORM = sorted(ROOT.glob("worker/compiled/*.pyx"))
-AS_THEY_ARE = [
-    ROOT / "worker" / f"{name}.py"
-    for name in (
-        "cim/message",
-        "cim/parsing",
-        "cim/plain",
-        "conversations/cache",
-        "dead_letters/provenance",
-        "pipeline/finder",
-        "pipeline/inbound",
-        "pipeline/journal",
-        "pipeline/pipeline",
-        "pipeline/publishing",
-        "pipeline/reading",
-        "pipeline/receipts",
-        "pipeline/settlement",
-        "pipeline/translate",
-        "rabbit/consumer",
-        "rabbit/publisher",
-    )
-]
-_OPTIMISATION = {".pyx": "-O2", ".py": "-O1"}
-"""What is compiled as it is spends its time in the interpreter's own functions, which are optimised already."""
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -65,9 +41,9 @@ def compile_in_place() -> None:
         Extension(
             ".".join(source.relative_to(ROOT).with_suffix("").parts),
             [str(source.relative_to(ROOT))],
-            extra_compile_args=[_OPTIMISATION[source.suffix], "-g0"],
+            extra_compile_args=["-O2", "-g0"],
         )
-        for source in (*OWN_FORM, *AS_THEY_ARE)
+        for source in OWN_FORM
     ]
     processors = os.cpu_count() or 1
     setup(

@@ -124,7 +124,7 @@ def _look_into(root: Path) -> None:
     _expect(f"pip is not in it: {left}", not left)
     _expect("the sources are not in it", not (root / "src" / "worker").exists())
     compiled = {file.name.partition(".")[0] for file in root.glob("opt/cim-worker/lib/python3*/*/worker/compiled/*.so")}
-    _expect(f"what has a compiled form is compiled: {compiled}", compiled == {"frames", "scan"})
+    _expect(f"what has a compiled form is compiled: {compiled}", compiled == {"bson", "frames", "scan"})
 
 
 def _work(root: Path, configuration: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class _Run:
             _expect("it drains and ends with 0", process.wait(40) == 0)
 
     def _uses_what_is_compiled(self) -> None:
-        code = "from worker import compiled; assert compiled.frames and compiled.scan"
+        code = "from worker import compiled; assert compiled.bson and compiled.frames and compiled.scan"
         with self._started(["python3", "-I", "-c", code], "compiled") as looking:
             _expect("its interpreter loads what is compiled", looking.wait(20) == 0)
 

@@ -2,9 +2,6 @@
 
 `bson`, `frames` and `scan` are modules, or None where they were not built; then the caller's own Python does the same.
 Nothing else asks which form there is. What they do is in the `.pyx` files beside this one.
-
-`make native` also compiles some modules from the very file that is otherwise interpreted (`AS_THEY_ARE` in
-`hatch_build.py`): Python takes the compiled one where it lies beside its source. After a change there, make it again.
 """
 
 from __future__ import annotations
