@@ -80,6 +80,22 @@ def test_one_invalid_message_far_down_keeps_all_of_them_back_or_is_left_out(ingr
     assert len(taken(ingress_url)) == 599
 
 
+def test_for_a_program_what_is_invalid_is_part_of_the_one_document(ingress_url: str) -> None:
+    stdin = "\n".join(map(json.dumps, (VALID, INVALID)))
+    counts = {"returned": 0, "nacked": 0, "too_large": 0, "unknown": 0, "left_out": 1}
+
+    refused = cim_worker("publish", "--json", "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+    gone_on = cim_worker("publish", "--json", "--keep-going", "-", stdin=stdin, CIM_RABBITMQ_URL=ingress_url)
+
+    for finished, confirmed in ((refused, 0), (gone_on, 1)):
+        document = printed_json(finished)
+        assert finished.returncode == ExitCode.REJECTED
+        ((invalid, number),) = [(one["problems"][0]["code"], one["index"]) for one in document.pop("invalid")]
+        assert (invalid, number) == ("missing_anchor", 2)
+        assert document == {"confirmed": confirmed, "not_sent": 1 - confirmed, **counts}
+    assert len(taken(ingress_url)) == 1
+
+
 def test_more_messages_than_one_window_are_all_confirmed(ingress_url: str) -> None:
     stdin = "\n".join(json.dumps({**VALID, "id": f"m-{number}"}) for number in range(1234))
 

@@ -112,11 +112,12 @@ def print_document(judged: Sequence[Judged], routes: Mapping[int, Route], *, str
     """Print `--json`, a message at a time. Other teams' builds read it: members are added, never changed or removed."""
     bad = sum(one.is_rejected(strict=strict) for one in judged)
     counts = {"valid": len(judged) - bad, "rejected": bad, "with_warnings": sum(bool(one.warnings) for one in judged)}
-    documents = (_message_document(one, routes.get(place), strict=strict) for place, one in enumerate(judged))
+    documents = (message_document(one, routes.get(place), strict=strict) for place, one in enumerate(judged))
     print_json_with(counts, "messages", documents)
 
 
-def _message_document(judged: Judged, route: Route | None, *, strict: bool) -> dict[str, Any]:
+def message_document(judged: Judged, route: Route | None = None, *, strict: bool = False) -> dict[str, Any]:
+    """Return what `--json` says of one message."""
     identity, found = judged.identity, list(findings(judged))
     document = {
         "file": judged.message.file,

@@ -12,10 +12,11 @@ import typer
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
+from worker.cli.findings import message_document
 from worker.cli.messages import FileMessage, read_messages
 from worker.cli.output import add_command, counted, print_json, print_line, print_table, progress
 from worker.cli.services import command_settings, open_broker
-from worker.cli.validate import judge, print_judged, rejected
+from worker.cli.validate import Judged, judge, print_judged, rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +71,9 @@ def publish(
             metavar="STATE", help="Keep in the file STATE what is confirmed; with the same input again, go on there."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a sentence, what is invalid in it as validate has it.")
+    ] = False,
 ) -> None:
     """Publish messages to the exchange cim.ingress: persistent, mandatory, confirmed.
 
@@ -82,13 +85,14 @@ def publish(
     """
     settings = command_settings()
     messages = read_messages(files, "publish")
-    valid = _valid(messages, settings.max_message_bytes, keep_going=keep_going) if check else messages
+    bad = rejected(judge(messages, settings.max_message_bytes)) if check else []
+    valid = _valid(messages, bad, keep_going=keep_going, as_json=as_json)
     # All are made before the first one is sent: what cannot be sent must not be found out halfway.
     made = [outgoing(message.body) for message in valid] * repeat
     state = _state(resume, made)
     account = asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state)))
-    account.left_out = len(messages) - len(valid)
-    _report(account, as_json=as_json)
+    account.left_out = len(bad)
+    _report(account, bad, as_json=as_json)
     if problem := account.problem():
         raise problem
 
@@ -149,10 +153,12 @@ _PROBLEMS: Final = (
 """What can become of a message besides its confirm, what it means for the exit code, and what to do."""
 
 
-def _report(account: _Account, *, as_json: bool) -> None:
+def _report(account: _Account, bad: Sequence[Judged], *, as_json: bool) -> None:
     told = account.told
     if as_json:
-        print_json(account.counts if told is None else {**account.counts, "outcomes": told.as_document()})
+        outcomes = {} if told is None else {"outcomes": told.as_document()}
+        invalid = {"invalid": [message_document(one) for one in bad]} if bad else {}
+        print_json({**account.counts, **outcomes, **invalid})
         return
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
     print_line(f"{counted(account.total + account.left_out, 'message')}: {counts}")
@@ -255,16 +261,24 @@ def _asking(message: Outgoing, place: int) -> Outgoing:
     )
 
 
-def _valid(messages: Sequence[FileMessage], max_bytes: int, *, keep_going: bool) -> Sequence[FileMessage]:
-    """Return those that the workers would take. Raises `CommandError` when there is none, or one is not."""
-    judged = judge(messages, max_bytes)
-    bad = rejected(judged)
+def _valid(
+    messages: Sequence[FileMessage], bad: Sequence[Judged], *, keep_going: bool, as_json: bool
+) -> Sequence[FileMessage]:
+    """Return those of *messages* that are not *bad*, which are reported. Raises `CommandError` if there are to be none.
+
+    With *as_json* they are part of the one document that is printed: of the account, or where nothing is sent of this.
+    """
     if not bad:
         return messages
-    print_judged(bad)
-    if keep_going and len(bad) < len(judged):
-        return [one.message for one in judged if not one.is_rejected()]
-    text = f"{len(bad)} of {counted(len(judged), 'message')} would be rejected; nothing was published"
+    goes_on = keep_going and len(bad) < len(messages)
+    if not as_json:
+        print_judged(bad)
+    elif not goes_on:
+        _report(_Account(len(messages) - len(bad), left_out=len(bad)), bad, as_json=True)
+    if goes_on:
+        invalid = {id(one.message) for one in bad}
+        return [one for one in messages if id(one) not in invalid]
+    text = f"{len(bad)} of {counted(len(messages), 'message')} would be rejected; nothing was published"
     raise CommandError(ExitCode.REJECTED, f"{text} (--keep-going leaves them out)" if not keep_going else text)
 
 
