@@ -144,7 +144,7 @@ def test_a_lost_quorum_is_reported_within_ten_seconds_and_its_end_within_three(s
     said, over = logged_at(scene.down[0]), logged_at(scene.up[-1])
     print(f"reported after {said - scene.began_at:.1f} s, over after {over - works_again:.1f} s")
     assert said - scene.began_at <= 10
-    assert over - works_again <= 3
+    assert -2 <= over - works_again <= 3, "nor is it said to be over before it is"
     assert len(scene.down) == len(scene.up) == 1, "it is one outage, from its beginning to its end"
 
 

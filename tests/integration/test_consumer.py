@@ -86,6 +86,18 @@ async def test_no_more_is_delivered_than_the_window_holds_until_it_is_resized(vh
         assert consumer.unsettled == 23, "a new prefetch is a new consumer's; what is held stays held"
 
 
+async def test_it_waits_for_the_broker_until_that_says_that_it_will_deliver(vhost_url: str) -> None:
+    fill(vhost_url, "q")
+    async with connected(vhost_url) as connection:
+        consumer = await Consumer.open(connection, "q", time.monotonic)
+        assert not consumer.is_waiting, "nothing was asked for"
+        starting = asyncio.create_task(consumer.start(1))
+        await asyncio.sleep(0)
+        assert consumer.is_waiting
+        await starting
+        assert not consumer.is_waiting
+
+
 async def test_handing_back_returns_everything_unsettled_and_nothing_settled(vhost_url: str) -> None:
     fill(vhost_url, "q", *numbered(10))
     async with consuming(vhost_url, "q") as (_, consumer):

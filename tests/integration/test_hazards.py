@@ -87,7 +87,8 @@ def test_conversations_that_are_not_on_the_hub_are_seen(watched: Watched) -> Non
     with plain(watched.url) as channel:
         channel.exchange_bind("conversation.c-0", "cim.conversations", "c-0")
     assert watched.found() == {}, "a conversation that was just closed is rightly off the hub"
-    (noted,) = [one for one in asyncio.run(hazards(watched.api, watched.topology)) if one.unchecked]
+    every = asyncio.run(hazards(watched.api, watched.topology))
+    (noted,) = [one for one in every if one.unchecked and one.kind != "leaders"]  # in a cluster one node leads all
     assert str(noted.unchecked).startswith("4 of 5 exchanges are not bound")
 
 

@@ -17,6 +17,7 @@ from tests.matrix.place import CannotStartError, Place
 from tests.services import containers, roots
 from tests.services.broker import BrokerStartError, find_program
 from tests.services.cluster import LocalCluster
+from tests.services.services import PLUGINS
 from tests.services.store import StoreStartError
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def _rabbitmq_of(name: str, suite: str, *packages: str) -> Iterator[Place]:
 @contextmanager
 def _cluster(name: str, suite: str, *packages: str) -> Iterator[Place]:
     """Three nodes; tests connect to the first, and reach its leaders and listeners elsewhere."""
-    with _rabbitmq_of(name, suite, *packages) as place, _started(LocalCluster(chroot=place.rabbitmq_root)) as cluster:
+    with (
+        _rabbitmq_of(name, suite, *packages) as place,
+        _started(LocalCluster(chroot=place.rabbitmq_root, plugins=PLUGINS)) as cluster,
+    ):
         first = cluster.nodes[0]
         environment = {"CIM_RABBITMQ_URL": first.url, "CIM_RABBITMQ_MANAGEMENT_URL": first.management_url}
         yield Place(f"three nodes of {place.version}", environment=environment)

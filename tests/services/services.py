@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.services.broker import CertificateFiles
 
 _MANAGEMENT_PORT = 15672
-_PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 """What a partitioned ingress needs."""
 
 
@@ -105,7 +105,7 @@ def found_broker(
 @contextmanager
 def private_broker(
     *,
-    plugins: Sequence[str] = _PLUGINS,
+    plugins: Sequence[str] = PLUGINS,
     chroot: Path | None = None,
     ssl: CertificateFiles | None = None,
     configuration: Sequence[str] = (),

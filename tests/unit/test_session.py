@@ -90,7 +90,9 @@ class FakeConsumer:
 class SessionHarness:
     """A session between fakes."""
 
-    def __init__(self, settings: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, settings: dict[str, Any] | None = None, *, has_lost_broker: bool = False, **options: Any
+    ) -> None:
         self.harness = PipelineHarness(**options)
         self.pause = Pause(NOT_PAUSED)
         self.ingress, self.room = FakeConsumer(self.harness.clock), FakeConsumer(self.harness.clock)
@@ -105,6 +107,7 @@ class SessionHarness:
             clock=self.harness.clock,
             crash=self.harness.crash,
             pause=self.pause,
+            has_lost_broker=has_lost_broker,
         )
 
     @asynccontextmanager
@@ -176,6 +179,26 @@ async def test_a_session_that_is_lost_while_confirms_stay_out_publishes_nothing_
         await eventually_async(lambda: not made.harness.pipeline.is_late, seconds=10)
     assert await made.session.abandon() == 100
     assert made.harness.reported.outcomes.keys() == {("stored", ""), ("handed_back", "")}
+
+
+async def test_what_a_stuck_store_had_in_hand_when_the_broker_was_lost_holds_up_no_live_event() -> None:
+    made = SessionHarness(has_lost_broker=True)
+    answers = asyncio.Event()
+    store = made.harness.store.store
+
+    async def store_late(*activities: Any) -> Any:
+        await answers.wait()
+        return await store(*activities)
+
+    made.harness.store.store = store_late
+    back = [arriving(number, customer={"_id": "u-1"}) for number in range(300)]
+    for one in back:
+        one.redelivered, one.prior_deliveries = True, 1
+    made.ingress.ready.extend([*back, *(arriving(number, conversationId="c-1") for number in range(300, 310))])
+    async with made.running():
+        await eventually_async(lambda: made.harness.outcomes["published"] == 10, "behind those", seconds=5)
+        answers.set()
+        await eventually_async(lambda: made.harness.outcomes["stored"] == 300, seconds=5)
 
 
 async def test_what_waits_is_brought_back_with_a_window_that_grows() -> None:

@@ -38,6 +38,16 @@ def test_a_delivery_handed_out_once_before_keeps_it_careful() -> None:
     assert made.size == 32
 
 
+def test_one_hand_out_that_is_forgiven_says_nothing_and_a_second_keeps_it_careful() -> None:
+    made = Window(1000, 32 << 20, forgiven=1)
+    made.observe(*taken([(1, 1000)]))
+    assert made.size == 1000, "with the first one"
+    made.observe(*taken([(2, 1000)]))
+    assert made.size == 32
+    made.observe(*taken([(3, 1000)]))
+    assert made.size == 1
+
+
 def test_a_delivery_handed_out_several_times_is_taken_alone() -> None:
     made = window()
     assert not made.observe(*taken([(2, 1000)]))

@@ -2,7 +2,9 @@
 
 A process that dies leaves its whole window to be delivered again, and each of those deliveries counts towards the
 broker's limit. So a start is careful: one delivery first; if the broker says it was handed out before, few; and one
-at a time for what was handed out several times, so that a message that kills its reader dies alone.
+at a time for what was handed out several times, so that a message that kills its reader dies alone. A process that
+lives on after it lost the broker knows that this was no message's doing: there, one hand-out before is forgiven and the
+start is not careful, for otherwise live events wait while what was in hand for a slow store comes back a few at a time.
 """
 
 from __future__ import annotations
@@ -30,17 +32,22 @@ def facts_of(batch: Collection[Delivery]) -> tuple[int, int, int]:
 class Window:
     """Watches deliveries and says how large the prefetch should be."""
 
-    def __init__(self, full: int, max_bytes: int) -> None:
-        """Grow to *full* deliveries, or to as many as have *max_bytes* of bodies together."""
+    def __init__(self, full: int, max_bytes: int, *, forgiven: int = 0) -> None:
+        """Grow to *full* deliveries, or to as many as have *max_bytes* of bodies together.
+
+        So many hand-outs before as are *forgiven* say nothing against a delivery; the first one then opens it fully.
+        """
+        self._forgiven = forgiven
         self._full = full
         self._max_bytes = max_bytes
         self._average_bytes = 0.0
-        self._calm = 0
+        self._calm = _CALM_AFTER if forgiven else 0
         self.size = 1
         """The prefetch to use now."""
 
     def observe(self, count: int, size: int, worst: int) -> bool:
         """Take note of one delivery or several, as `facts_of` has them; return whether `size` changed."""
+        worst = max(0, worst - self._forgiven)
         self._calm = 0 if worst else self._calm + count
         weight = 1 - (1 - _WEIGHT) ** count if self._average_bytes else 1
         self._average_bytes += (size / count - self._average_bytes) * weight

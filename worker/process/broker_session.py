@@ -39,6 +39,8 @@ T = TypeVar("T")
 _LONGEST_BLOCKED_SECONDS = 300.0
 """Nothing stays in hand longer behind a broker that blocks publishers; the next session takes nothing before."""
 _BLOCKED_CHECK_SECONDS = 1.0
+_CHECK_AGAIN_SECONDS = 2.0
+"""Pause before the checks that go on beside the work begin again on another connection."""
 _MOVE_SECONDS = 2.0
 """Longest a clean stop waits for what is being moved to its partition."""
 
@@ -98,10 +100,11 @@ class BrokerSession:
             crash = Crash()
             session = building.ingress_session(app, publisher, ingress, waiting_room, crash, beside)
             jobs = self._jobs(session, consuming, publishing, publisher, partitions)
+            jobs.append(self._progress_watch(ingress, publishing, publisher).run())
             if mover is not None:
                 jobs += [mover.run(), mover.run_consumer()]
             if not is_checked_first:
-                jobs.append(_going_on(self._check(consuming, publishing, partitions)))
+                jobs.append(self._check_beside(partitions))
             tasks = [asyncio.create_task(job) for job in jobs]
             self._begins(ingress, waiting_room, consuming, partitions)
             try:
@@ -125,7 +128,6 @@ class BrokerSession:
         app = self._app
         jobs = [session.run(), session.run_consumer(), session.run_waiting_room()]
         jobs += [self._blocked_for_long(), app.replays.run()]
-        jobs.append(self._progress_watch(publishing, publisher).run())
         jobs += self._connector.node_watches(consuming, publishing)
         if app.settings.conversation_events:
             jobs += building.conversation_jobs(app, consuming, publishing, publisher)
@@ -140,6 +142,20 @@ class BrokerSession:
         await check_topology(consuming, app.settings, app.reporter, partitions)
         await check_rights(consuming, publishing, app.settings, partitions)
         self._checking.passed()
+
+    async def _check_beside(self, partitions: int) -> None:
+        """Check on another connection, until it could be done, and then nothing more until cancelled.
+
+        RabbitMQ ends the connection (541) on which something was asked that finds no quorum for half a minute.
+        """
+        while True:
+            try:
+                connection = await self._connector.open("checks")
+                await self._check(connection, connection, partitions)
+                await connection.close()
+                await asyncio.Event().wait()  # the end of one of a session's jobs is the end of all
+            except (BrokerUnreachable, ConnectionLost):
+                await asyncio.sleep(_CHECK_AGAIN_SECONDS)
 
     async def _publisher(self, publishing: Connection) -> Publisher:
         app = self._app
@@ -193,10 +209,13 @@ class BrokerSession:
         divided = {"partitions": partitions} if partitions else {}
         self._log.info("consuming", queue=contract.INGRESS, broker_version=version, **divided)
 
-    def _progress_watch(self, publishing: Connection, publisher: Publisher) -> ProgressWatch:
+    def _progress_watch(
+        self, ingress: Consumer | PartitionConsumer, publishing: Connection, publisher: Publisher
+    ) -> ProgressWatch:
         def look() -> Progress:
+            is_waiting = publisher.is_waiting or ingress.is_waiting
             is_blocked = publishing.blocked_reason is not None
-            return Progress(publisher.is_waiting, publisher.settled, self._app.metrics.received, is_blocked)
+            return Progress(is_waiting, publisher.settled, self._app.metrics.received, is_blocked)
 
         return ProgressWatch(self._readiness.broker, look, self._app.clock)
 
@@ -266,9 +285,3 @@ class BrokerSession:
     def _publisher_unblocked(self) -> None:
         self._app.metrics.publisher_blocked = False
         self._readiness.publishing.ended()
-
-
-async def _going_on(work: Coroutine[Any, Any, None]) -> None:
-    """Do *work*, and then nothing, until cancelled: the end of one of a session's jobs is the end of all."""
-    await work
-    await asyncio.Event().wait()

@@ -125,6 +125,7 @@ def ingress_session(
         crash=crash,
         pause=app.pause,
         order=order,
+        has_lost_broker=app.metrics.sessions > 0,
     )
 
 

@@ -32,7 +32,7 @@ class Progress:
     """What a broker session has done so far."""
 
     is_waiting: bool
-    """Whether publishes wait for the broker."""
+    """Whether publishes wait for the broker, or we do for it to begin to deliver, which takes a quorum."""
     settled: int
     """Publishes whose confirm has come."""
     received: int

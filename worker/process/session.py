@@ -52,8 +52,12 @@ class IngressSession:
         crash: Crash,
         pause: Pause,
         order: KeyOrder | None = None,
+        has_lost_broker: bool = False,
     ) -> None:
-        """With *order*, deliveries begin when that says so."""
+        """With *order*, deliveries begin when that says so.
+
+        Of a process that *has lost* the *broker* and lives, what is delivered again comes as fast as the rest.
+        """
         self._order = order
         if order is not None:
             order.begin = lambda batch: self._start(batch, self._batches)
@@ -67,7 +71,7 @@ class IngressSession:
         self._clock = clock
         self._crash = crash
         self._pause = pause
-        self._window = Window(settings.prefetch, settings.max_bytes_in_flight)
+        self._window = Window(settings.prefetch, settings.max_bytes_in_flight, forgiven=int(has_lost_broker))
         self._waiting_window = Window(
             max(1, settings.prefetch // _WAITING_SHARE), settings.max_bytes_in_flight // _WAITING_SHARE
         )

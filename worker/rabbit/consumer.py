@@ -92,6 +92,7 @@ class Consumer:
         self._clock = clock
         self._tag: str | None = None
         self._prefetch = 0
+        self._is_beginning = False
         self._resizing: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ending.set_result(None)
@@ -179,10 +180,14 @@ class Consumer:
                 await self._begin(applied)
 
     async def _begin(self, prefetch: int) -> None:
-        await self._channel.call("basic_qos", prefetch_count=prefetch)
-        # Known before the reply: whoever is cancelled here must still be able to stop what the broker has begun.
-        self._tag = f"cim-{secrets.token_hex(8)}"
-        await self._channel.call("basic_consume", self._queue, lambda *_: None, consumer_tag=self._tag)
+        self._is_beginning = True
+        try:
+            await self._channel.call("basic_qos", prefetch_count=prefetch)
+            # Known before the reply: whoever is cancelled here must still be able to stop what the broker has begun.
+            self._tag = f"cim-{secrets.token_hex(8)}"
+            await self._channel.call("basic_consume", self._queue, lambda *_: None, consumer_tag=self._tag)
+        finally:
+            self._is_beginning = False
 
     def _end(self) -> None:
         """Ask the broker to stop, if it delivers to us; `_ending` is done with its reply."""
@@ -208,6 +213,11 @@ class Consumer:
         """Whether the broker knows us as a consumer."""
         is_resizing = self._resizing is not None and not self._resizing.done()
         return self.is_open and (self._tag is not None or is_resizing) and not self.cancelled.is_set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the broker has yet to say that it will deliver, which takes a quorum, and we could read it."""
+        return self._is_beginning and self.is_open and not self._connection.is_paused
 
     @property
     def may_deliver(self) -> bool:

@@ -82,6 +82,11 @@ class PartitionConsumer:
         return all(part.is_consuming for part in self._parts)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the broker has yet to say of one of the queues that it will deliver."""
+        return any(part.is_waiting for part in self._parts)
+
+    @property
     def may_deliver(self) -> bool:
         """Whether deliveries may still come."""
         return any(part.may_deliver for part in self._parts)
