@@ -86,8 +86,13 @@ class Ledger:
         return len(self.kinds)
 
     def expect(self, sample: Sample) -> None:
-        """Enter a message before it is published, in the order of their numbers; a repetition changes nothing."""
+        """Enter a message before it is published, in the order of their numbers.
+
+        A repetition of one that has not arrived takes its place in the order: stored, it may arrive as repeated.
+        """
         if sample.number < len(self.kinds):
+            if not self.live[sample.number]:
+                self.keys[sample.number] = None
             return
         assert sample.number == len(self.kinds)
         self.kinds.append(sample.kind)

@@ -316,6 +316,12 @@ class Traffic:
         way = ("cim.ingress", session, session)
         return self._finish(Kind.SESSION_LIVE, {"channelSessionId": session}, place=place, way=way)
 
+    def behind(self, sample: Sample) -> Sample:
+        """Return a live message that enters by the key of *sample*, and has no place in an order itself."""
+        place = self._places.live[0]
+        way = (sample.exchange, sample.routing_key, None)
+        return self._finish(Kind.LIVE, {"conversationId": place}, place=place, way=way)
+
     def _session(self, kind: Kind, places: tuple[str, ...]) -> Sample:
         place = self._rng.choice(places)
         return self._finish(kind, {"channelSessionId": f"session-{place}"}, place=place)
@@ -368,9 +374,9 @@ class Traffic:
         *,
         code: str = "",
         place: str | None = None,
-        way: tuple[str, str, str] | None = None,
+        way: tuple[str, str, str | None] | None = None,
     ) -> Sample:
-        """*way*: exchange, routing key, and the key whose order it has a place in."""
+        """*way*: exchange, routing key, and the key whose order it has a place in, if it has one."""
         number = self._number()
         body = canonical(self._message(number, anchor, text or f"☎ {number}"))
         exchange, key = ("", "cim.ingress") if self._rng.random() < _BY_QUEUE else ("cim.ingress", f"chaos.{kind.name}")

@@ -224,11 +224,11 @@ MUTANTS: Final = (
     Mutant(
         "a retry leaves its key",
         (("pipeline/copies.py", "if self._order is None or not", "if self._order is not self or not"),),
-        ("subscriber_queue_full", "worker_kill_9"),
+        ("subscriber_queue_full",),
         (BROKEN,),
         Mix(narrow=20),
-        messages=1500,
-        minutes=0.2,
+        messages=4000,
+        minutes=0.5,
         partitions=2,
     ),
 )

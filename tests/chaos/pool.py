@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 MARK: Final = "CIM_CHAOS_RUN"
@@ -30,6 +31,8 @@ _GUARD = (
 )
 POISONABLE: Final = str(REPOSITORY / "tests" / "support" / "poisonable.py")
 _AT_ONCE_SECONDS = 0.5
+_LINES_ALIKE, _WITHIN_SECONDS = 100, 10.0
+"""How many lines of one event and reason a process writes within that time; it drops the others."""
 
 
 def snapshot(folder: Path) -> Path:
@@ -193,6 +196,8 @@ class GivenUp(NamedTuple):
     key: str
     at: float
     """Epoch seconds."""
+    until: float
+    """The same, unless the log has dropped lines like it since: then when that ended."""
 
 
 @dataclass
@@ -218,6 +223,7 @@ def read_log(log: Path) -> LogFacts:
     """Read the log of a pool."""
     facts = LogFacts()
     over: dict[int, float] = {}
+    given_up: dict[tuple[int, str], list[GivenUp]] = defaultdict(list)
     for entry in _entries(log, facts):
         what = entry.get("event")
         if what == "consuming":
@@ -232,10 +238,24 @@ def read_log(log: Path) -> LogFacts:
         elif what == "dependency_up" and entry.get("dependency") == "store":
             over[entry["pid"]] = _seconds(entry)
         elif what == "order_given_up":
-            facts.given_up.append(GivenUp(entry["key"], _seconds(entry)))
+            at = _seconds(entry)
+            given_up[entry["pid"], entry["reason"]].append(GivenUp(entry["key"], at, at))
         elif what == "worker_stopped":
             _read_final_counts(entry, facts)
+    facts.given_up = [line for lines in given_up.values() for line in _with_dropped(lines)]
     return facts
+
+
+def _with_dropped(lines: Sequence[GivenUp]) -> Iterator[GivenUp]:
+    """Yield lines alike of one process; of a run that was cut short the last of each key, until lines came again."""
+    begin = 0
+    while begin < len(lines):
+        ends_at = lines[begin].at + _WITHIN_SECONDS
+        run = [line for line in lines[begin : begin + _LINES_ALIKE] if line.at < ends_at]
+        begin += len(run)
+        yield from run
+        if len(run) == _LINES_ALIKE:
+            yield from {line.key: line._replace(until=ends_at) for line in run}.values()
 
 
 def _seconds(entry: dict[str, Any]) -> float:

@@ -430,7 +430,8 @@ def _report(
     report.duplicates, report.double_letters = verdict.duplicates(ledger), verdict.double_letters(ledger, evidence)
     report.duplicates_bound = verdict.judge_duplicates(report.duplicates, facts, PREFETCH, findings)
     verdict.judge_double_letters(report.double_letters, report.duplicates_bound, faults, findings)
-    report.overtaken, report.given_up = late.given_up, len(facts.given_up)
+    report.overtaken = late.given_up
+    report.given_up = sum(1 for line in facts.given_up if line.until == line.at)
     report.peak_mib = round(made.peak_mib, 1)
     verdict.judge_memory(made.memory, made.peak_mib, findings)
     report.seconds_until_quiet = round(until_quiet, 1)

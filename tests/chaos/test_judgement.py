@@ -129,10 +129,11 @@ def test_what_arrives_after_a_later_one_of_its_key_breaks_the_order_unless_the_l
     assert findings.counts == {BROKEN: 1}
     assert findings.examples[BROKEN] == ["0 of a arrived 1.000 s after 1"]
     for line, promised in (
-        (GivenUp("a", 150), 0),
-        (GivenUp("b", 150), 1),
-        (GivenUp("a", 50), 1),
-        (GivenUp("a", 300), 1),
+        (GivenUp("a", 150, 150), 0),
+        (GivenUp("b", 150, 150), 1),
+        (GivenUp("a", 50, 50), 1),
+        (GivenUp("a", 50, 150), 0),
+        (GivenUp("a", 300, 300), 1),
     ):
         found = overtaken(ledger, [line])
         assert (len(found.promised), found.given_up) == (promised, 1 - promised), line
@@ -146,11 +147,30 @@ def test_what_never_arrived_or_has_no_place_in_an_order_is_overtaken_by_nobody()
     assert overtaken(ledger, []).promised == []
 
 
-def test_the_log_says_when_the_order_of_which_key_was_given_up(tmp_path: Path) -> None:
+def test_a_message_that_is_repeated_before_it_arrived_may_arrive_as_repeated_and_has_no_place_in_an_order() -> None:
+    ledger, traffic = Ledger("run"), _traffic()
+    arrived, missing = (replace(traffic.stand_alone(), key="a") for _ in range(2))
+    for sample in (arrived, missing):
+        ledger.expect(sample)
+    ledger.live[arrived.number] = 1
+    for sample in (arrived, missing):
+        ledger.expect(sample)
+    assert ledger.keys == ["a", None]
+
+
+def test_the_log_says_when_the_order_of_which_key_was_given_up_and_when_it_dropped_such_lines(tmp_path: Path) -> None:
+    def line(second: float, key: str) -> str:
+        entry = {"event": "order_given_up", "key": key, "queue": "q", "reason": "r", "pid": 1}
+        return json.dumps({"timestamp": f"2026-11-26T01:00:{second:06.3f}Z", **entry}) + "\n"
+
+    at = 1795654801.0
     log = tmp_path / "log"
-    entry = {"timestamp": "2026-11-26T01:00:01Z", "event": "order_given_up", "key": "k", "queue": "q", "reason": "r"}
-    log.write_text(json.dumps(entry) + "\n")
-    assert read_log(log).given_up == [GivenUp("k", 1795654801.0)]
+    log.write_text(line(1, "k") + line(2, "l"))
+    assert read_log(log).given_up == [GivenUp("k", at, at), GivenUp("l", at + 1, at + 1)]
+    log.write_text(line(1, "k") + "".join(line(2, "l") for _ in range(99)) + line(12, "l"))
+    found = read_log(log).given_up
+    assert [one for one in found if one.until != one.at] == [GivenUp("k", at, at + 10), GivenUp("l", at + 1, at + 10)]
+    assert len(found) == 103
 
 
 def test_the_readme_names_every_fault_of_an_order() -> None:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pika
 import pytest
 
 from tests.services.broker import installed_version
@@ -34,6 +35,7 @@ _CANCELS_SINCE = (4, 3)
 _HEAD_SINCE = (4, 3)
 _DELAYS_SINCE = (4, 3, 1)
 _KEEPS_RING_SINCE = (4, 3)
+_HAS_MODULUS_SINCE = (4, 3)
 _ONE_SECOND = "application:set_env(rabbit, {}, 1000)"
 _LOOKS = 30
 """More than the limit of 20 that queues without a limit of their own have from 4.0 on."""
@@ -170,7 +172,7 @@ def _got(channel: Any, queue: str) -> list[Any]:
 
 
 def test_a_restart_moves_no_key_to_another_partition_from_4_3_on(rabbitmq_root: Path | None) -> None:
-    """Earlier versions have another ring then: what is promised of order ends there (deploy/partitions.md)."""
+    """Earlier versions may have another ring then: what is promised of order ends there (deploy/partitions.md)."""
     keys = [f"key-{number}" for number in range(60)]
     with private_broker(chroot=rabbitmq_root, say=lambda _line: None) as node:
         url = node.create_vhost("ring")
@@ -178,8 +180,43 @@ def test_a_restart_moves_no_key_to_another_partition_from_4_3_on(rabbitmq_root: 
         before = _places(url, keys, 3)
         node.restart()
         after = _places(url, keys, 3)
-    moved = [key for key in keys if before[key] != after[key]]
-    assert bool(moved) == (installed_version(rabbitmq_root) < _KEEPS_RING_SINCE)
+    assert before.keys() == after.keys() == set(keys), "each leads to one partition"
+    if installed_version(rabbitmq_root) >= _KEEPS_RING_SINCE:
+        assert before == after
+
+
+def test_one_queue_more_moves_most_keys_of_a_modulus_hash_exchange_and_few_of_ours(
+    broker: Broker, vhost_url: str
+) -> None:
+    """Which is why `topology apply` makes the consistent-hash one on every version (deploy/partitions.md)."""
+    keys = [f"key-{number}" for number in range(200)]
+    asyncio.run(_divided(vhost_url, 3))
+    few = _moved_by_one_more(lambda: _places(vhost_url, keys, 4), lambda: asyncio.run(_divided(vhost_url, 4)))
+    assert {after for _, after in few} == {3}
+    assert len(few) < len(keys) / 2
+
+    with plain(vhost_url) as channel:
+        if version(broker) < _HAS_MODULUS_SINCE:
+            with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="unknown exchange type"):
+                channel.exchange_declare("modulus", "x-modulus-hash", durable=True)
+            return
+        channel.exchange_declare("modulus", "x-modulus-hash", durable=True)
+        for number in range(4):
+            channel.queue_declare(f"m.{number}", durable=True, arguments=QUORUM)
+        for number in range(3):
+            channel.queue_bind(f"m.{number}", "modulus")
+        many = _moved_by_one_more(
+            lambda: _places(vhost_url, keys, 4, "modulus", "m.{}"), lambda: channel.queue_bind("m.3", "modulus")
+        )
+    assert len(many) > len(keys) / 2
+
+
+def _moved_by_one_more(look: Callable[[], dict[str, int]], add: Callable[[], object]) -> list[tuple[int, int]]:
+    """Return from where to where keys moved when a queue was added."""
+    before = look()
+    add()
+    after = look()
+    return [(before[key], after[key]) for key in before if before[key] != after[key]]
 
 
 async def _divided(url: str, partitions: int) -> None:
@@ -188,10 +225,26 @@ async def _divided(url: str, partitions: int) -> None:
         assert not list(problems(await apply(connection, topology)))
 
 
-def _places(url: str, keys: Sequence[str], partitions: int) -> dict[str, int]:
-    """Return the partition that each of *keys* leads to now."""
+def _places(
+    url: str, keys: Sequence[str], queues: int, exchange: str = contract.INGRESS, queue: str = "cim.ingress.{}"
+) -> dict[str, int]:
+    """Return the number of the queue that each of *keys* leads to now."""
     with plain(url) as channel:
         for key in keys:
-            channel.basic_publish(contract.INGRESS, key, key.encode(), mandatory=True)
-    queues = {number: contract.partition_queue(number) for number in range(partitions)}
-    return {body.decode(): number for number, queue in queues.items() for *_, body in drained(url, queue)}
+            channel.basic_publish(exchange, key, key.encode(), mandatory=True)
+    made = {number: queue.format(number) for number in range(queues)}
+    return {
+        body.decode(): number
+        for number, name in made.items()
+        if _is_there(url, name)
+        for *_, body in drained(url, name)
+    }
+
+
+def _is_there(url: str, queue: str) -> bool:
+    with plain(url) as channel:
+        try:
+            channel.queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        return True
