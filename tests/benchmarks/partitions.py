@@ -1,6 +1,6 @@
 """What an ingress in 1, 2, 4 and 8 partitions moves, on one node and on three: in the broker alone, and with workers.
 
-    make partitions-bench [ARGS="--messages 20000 --root /path --nodes 3 --processes 2 --order"]
+    make partitions-bench [ARGS="--messages 20000 --root /path --nodes 3 --processes 2 --order both --rounds 3"]
 
 In the broker alone is the limit beside which the workers' rate is to be read: published and confirmed, then taken and
 acknowledged, by the worker's adapters in one process. With workers one pool works off a backlog of live messages;
@@ -14,13 +14,15 @@ import asyncio
 import contextlib
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from tests.benchmarks.contenders import ours
 from tests.benchmarks.messages import Kind, prepare
 from tests.benchmarks.stage import Stage
 from tests.services.cluster import LocalCluster
@@ -36,6 +38,7 @@ from worker.rabbit.topology import apply, problems, wanted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tests.benchmarks.contenders import Running
     from tests.services.broker import LocalBroker
 
 _PARTITIONS = (0, 1, 2, 4, 8)
@@ -46,6 +49,7 @@ _CONVERSATIONS = 200
 _WARM_SHARE = 0.1
 _POLL_SECONDS = 0.02
 _STUCK_SECONDS = 60.0
+_SETTINGS = {"CIM_LOG_LEVEL": "warning", "CIM_HTTP_PORT": "0", "CIM_CONVERSATION_EVENTS": "false"}
 _PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 
 
@@ -132,10 +136,19 @@ async def _in_broker(broker: Node, partitions: int, messages: int) -> tuple[floa
 # -- with workers --------------------------------------------------------------------------------------------------
 
 
+class Worked(NamedTuple):
+    """How a pool worked a backlog off."""
+
+    rate: float
+    """Events that arrived a second."""
+    cpu_us: float
+    """Processor microseconds of the pool for each."""
+
+
 def _with_workers(
     broker: Node, store_uri: str, partitions: int, messages: int, *, processes: int, ordered: bool
-) -> float:
-    """Work a backlog off and return how many events arrived a second. Raises RuntimeError when it does not end."""
+) -> Worked:
+    """Work a backlog off. Raises RuntimeError when it does not end."""
     divided: Any = {"partitions": partitions, "ordered": ordered}
     with Stage(cast("LocalBroker", broker), store_uri, conversations=_CONVERSATIONS, **divided) as stage:
         keys = itertools.cycle(place.conversation_id for place in stage.live)
@@ -145,8 +158,8 @@ def _with_workers(
             asyncio.run(_publish(stage.url, [one._replace(exchange=INGRESS, routing_key=next(keys)) for one in run]))
 
         stage.fill(prepared, publish=publish)
-        with _pool(stage, processes, ordered=ordered):
-            return _rate(stage, messages)  # its virtual host goes with the broker: to delete its exchanges takes long
+        with ours(processes, {}, **{**_SETTINGS, "CIM_INGRESS_ORDER": str(ordered).lower()}).running(stage) as running:
+            return _worked(stage, running, messages)  # its virtual host goes with the broker: deleting it takes long
 
 
 async def _publish(url: str, run: Sequence[Outgoing]) -> None:
@@ -155,38 +168,80 @@ async def _publish(url: str, run: Sequence[Outgoing]) -> None:
         assert set(await publisher.publish(run)) <= {Confirmation.CONFIRMED}
 
 
-@contextlib.contextmanager
-def _pool(stage: Stage, processes: int, *, ordered: bool) -> Iterator[None]:
-    settings = {
-        "CIM_LOG_LEVEL": "warning",
-        "CIM_HTTP_PORT": "0",
-        "CIM_INGRESS_ORDER": str(ordered).lower(),
-        "CIM_CONVERSATION_EVENTS": "false",
-        **stage.environment,
-    }
-    command = [sys.executable, "-m", "worker", "run", "--processes", str(processes)]
-    process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=sys.stderr)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
+def _worked(stage: Stage, running: Running, messages: int) -> Worked:
+    start = _when(stage, running, int(messages * _WARM_SHARE))
+    end = _when(stage, running, messages)
+    done = end.done - start.done
+    return Worked(done / (end.at - start.at), (end.cpu - start.cpu) / done * 1e6)
 
 
-def _rate(stage: Stage, messages: int) -> float:
-    began, done, moved = 0.0, 0, time.perf_counter()
-    warm = 0
-    while done < messages:
+class _Moment(NamedTuple):
+    at: float
+    done: int
+    cpu: float
+
+
+def _when(stage: Stage, running: Running, messages: int) -> _Moment:
+    """Wait until so many events have arrived. Raises RuntimeError when nothing moves any more."""
+    done, moved = -1, time.perf_counter()
+    while True:
         now, before, done = time.perf_counter(), done, stage.arrived()
+        if done >= messages:
+            return _Moment(now, done, running.cpu_seconds())
         if done != before:
             moved = now
-        elif now - moved > _STUCK_SECONDS:
-            msg = f"{done} of {messages} arrived"
+        complaint = running.complaint()
+        if complaint or now - moved > _STUCK_SECONDS:
+            msg = f"{done} of {messages} arrived: {complaint or 'no progress'}"
             raise RuntimeError(msg)
-        if not began and done >= messages * _WARM_SHARE:
-            began, warm = now, done
         time.sleep(_POLL_SECONDS)
-    return (messages - warm) / (time.perf_counter() - began)
+
+
+# -- rounds --------------------------------------------------------------------------------------------------------
+
+
+class _Rounds:
+    """What was measured of one number of partitions, with order or without, over all rounds."""
+
+    def __init__(self) -> None:
+        self.published: list[float] = []
+        self.taken: list[float] = []
+        self.worked: list[Worked] = []
+
+    def row(self, partitions: int, *, ordered: bool) -> str:
+        rates = [one.rate for one in self.worked]
+        cells = (
+            str(partitions or "none"),
+            "kept" if ordered else "",
+            f"{median(self.published):,.0f}",
+            f"{median(self.taken):,.0f}",
+            f"{median(rates):,.0f} ({min(rates):,.0f} - {max(rates):,.0f})",
+            f"{median(one.cpu_us for one in self.worked):.1f}",
+            f"{os.getloadavg()[0]:.1f}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def _measure(broker: Node, store_uri: str, options: argparse.Namespace) -> None:
+    """Measure every variant once in each round, one after the other, and print a row for each."""
+    orders = {"off": (False,), "on": (True,), "both": (False, True)}[options.order]
+    variants = [(partitions, ordered) for partitions in options.only for ordered in orders if partitions or not ordered]
+    found: dict[tuple[int, bool], _Rounds] = defaultdict(_Rounds)
+    for _round in range(options.rounds):
+        for partitions, ordered in variants:
+            one = found[partitions, ordered]
+            published, taken = asyncio.run(_in_broker(broker, partitions, options.messages))
+            one.published.append(published)
+            one.taken.append(taken)
+            worked = _with_workers(
+                broker, store_uri, partitions, options.messages, processes=options.processes, ordered=ordered
+            )
+            one.worked.append(worked)
+            print(f"partitions {partitions}, order {ordered}: {published:,.0f} {taken:,.0f} {worked}", file=sys.stderr)
+    print("| partitions | order | published/s | taken/s | live with workers/s | their processor time, µs | load |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for (partitions, ordered), one in found.items():
+        print(one.row(partitions, ordered=ordered))
 
 
 def main() -> None:
@@ -196,25 +251,20 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="root file system of another RabbitMQ")
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=1)
     parser.add_argument("--processes", type=int, default=2, help="of the pool (default: %(default)s)")
-    parser.add_argument("--order", action="store_true", help="keep the order of each key")
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of partitions; 0: undivided")
+    parser.add_argument(
+        "--order", choices=("off", "on", "both"), default="off", help="whether that of each key is kept"
+    )
+    parser.add_argument("--only", type=int, nargs="*", default=_PARTITIONS, help="numbers of partitions; 0: undivided")
+    parser.add_argument("--rounds", type=int, default=1, help="medians of so many, interleaved (default: %(default)s)")
     options = parser.parse_args()
-    messages: int = options.messages
     with tempfile.TemporaryDirectory() as folder, _broker(options.nodes, options.root) as broker:
         store = embedded_store(Path(folder))
         store.start()
         try:
-            print(f"{messages} messages of 1 KiB, {options.nodes} node(s), {options.processes} worker processes")
-            print("| partitions | published/s | taken/s | live with workers/s | load |")
-            print("|---|--:|--:|--:|--:|")
-            for partitions in options.only or (_PARTITIONS[1:] if options.order else _PARTITIONS):
-                published, taken = asyncio.run(_in_broker(broker, partitions, messages))
-                live = _with_workers(
-                    broker, store.uri, partitions, messages, processes=options.processes, ordered=options.order
-                )
-                load = os.getloadavg()[0]
-                shown = partitions or "none"
-                print(f"| {shown} | {published:,.0f} | {taken:,.0f} | {live:,.0f} | {load:.1f} |", flush=True)
+            print(
+                f"{options.messages} messages of 1 KiB, {options.nodes} node(s), {options.processes} worker processes"
+            )
+            _measure(broker, store.uri, options)
         finally:
             store.stop()
 

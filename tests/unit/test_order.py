@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.deliveries import FakeDelivery
+from tests.support.deliveries import NOW, FakeDelivery
 from tests.support.eventually import eventually_async
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
@@ -20,6 +20,7 @@ from worker.failure import Failure
 from worker.outcome import Outcome
 from worker.pipeline.order import MOST_HELD, KeyOrder, Reason, Windows
 from worker.pipeline.settlement import Settled
+from worker.ports import Properties
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -324,7 +325,7 @@ def activity(number: int, queue: str = _PARTITION, **header: object) -> FakeDeli
     message = {"id": f"m-{number}", "header": {"sender": {"id": "app-1", "type": "APP"}, **header}}
     body = json.dumps({**message, "body": {"type": "PLAIN", "markdownText": "hello"}}).encode()
     made = of("key", queue=queue, body=body)
-    made.tag = number
+    made.tag, made.received_at = number, NOW / 1000
     return made
 
 
@@ -373,6 +374,59 @@ def test_what_waited_for_the_store_stays_in_hand_when_the_registry_is_away_again
         await eventually_async(lambda: harness.outcomes == {"stored": 2})
         assert [one.tag for one in harness.settled] == [1, 2]
         assert made.given_up == []
+        await harness.pipeline.stop()
+
+    run(play)
+
+
+def test_what_nobody_took_and_then_waited_for_the_store_is_stored_whoever_listens_by_then() -> None:
+    """Later ones of its key may have arrived meanwhile: it would be behind them."""
+
+    async def play() -> None:
+        made = Ordered()
+        harness = made.harness
+        harness.publisher.unbound.add("c-1")
+        harness.store.away = True
+        probe = activity(1, customer={"_id": "u"})
+        probe.routing_key = "other"
+        await made.process(probe)  # closes the gate
+        await made.process(activity(2, conversationId="c-1"), activity(3, conversationId="c-1"))
+        await eventually_async(lambda: harness.waiting)
+        waiting = harness.waiting[0]
+        assert (waiting.headers or {})[contract.STORED_BECAUSE] == "unknown_conversation"
+
+        harness.publisher.unbound.clear()
+        harness.store.away = False
+        await eventually_async(lambda: harness.store_gate.is_open, seconds=5)
+        again = activity(2, contract.WAITING, conversationId="c-1")
+        again.properties = Properties(headers=dict(waiting.headers or {}))
+        before = len(harness.at("c-1"))
+        await made.process(again)
+        await eventually_async(lambda: again in harness.settled)
+        assert len(harness.at("c-1")) == before
+        assert harness.store.reasons[-1] == "unknown_conversation"
+        await harness.pipeline.stop()
+
+    run(play)
+
+
+def test_what_waited_probes_the_store_though_the_end_of_a_session_brought_it_back() -> None:
+    """It stays in hand all the same; if it could not probe, a room full of such would find no end of an outage."""
+
+    async def play() -> None:
+        made = Ordered()
+        harness = made.harness
+        harness.store.away = True
+        back = activity(1, contract.WAITING, customer={"_id": "u"})
+        back.prior_deliveries = 4
+        too_often = activity(2, contract.WAITING, customer={"_id": "v"})
+        too_often.routing_key, too_often.prior_deliveries = "other", 5
+        await made.process(back, too_often)
+        await eventually_async(lambda: harness.outcomes == {"waiting": 1})
+        assert (harness.settled, len(harness.storing)) == ([too_often], 1)
+        harness.store.away = False
+        await eventually_async(lambda: back in harness.settled)
+        assert harness.outcomes == {"waiting": 1, "stored": 1}
         await harness.pipeline.stop()
 
     run(play)

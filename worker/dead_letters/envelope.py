@@ -72,14 +72,25 @@ def retry_copy(delivery: Delivery, failure: Failure, delay: str, *, attempt: int
     return _copy(delivery, "", contract.retry_queue(delay), headers, copy_id)
 
 
-def waiting_copy(delivery: Delivery, failure: Failure, *, now: int, copy_id: str, suspected: bool = False) -> Outgoing:
+def waiting_copy(
+    delivery: Delivery,
+    failure: Failure,
+    *,
+    now: int,
+    copy_id: str,
+    suspected: bool = False,
+    because: str | None = None,
+) -> Outgoing:
     """Return the copy that waits for the store, for the reason *failure*, and spends no attempt.
 
-    *suspected* says that the store failed for this message, and that it may be the message's own fault.
+    *suspected* says that the store failed for this message, and that it may be the message's own fault. *because*, if
+    given, is why it is stored, whoever listens when it comes back.
     """
     headers = _comes_again(delivery, failure, attempt_of(delivery), now)
     if suspected:
         headers[contract.SUSPECTED_AT] = now
+    if because is not None:
+        headers[contract.STORED_BECAUSE] = because
     return _copy(delivery, "", contract.WAITING, headers, copy_id)
 
 
@@ -120,7 +131,7 @@ def _comes_again(delivery: Delivery, failure: Failure, attempt: int, now: int) -
     }
     if refused := refused_before(delivery):
         headers[contract.REFUSED] = refused
-    return headers | _reply_address(delivery)
+    return headers | _kept(delivery, (contract.STORED_BECAUSE,)) | _reply_address(delivery)
 
 
 def _history(delivery: Delivery, failure: Failure, now: int) -> dict[str, object]:

@@ -18,6 +18,7 @@ RESERVED = (
     contract.USER_ID,
     contract.REFUSED,
     contract.SUSPECTED_AT,
+    contract.STORED_BECAUSE,
     contract.REPLAY_OF,
     contract.REPLAY_JOB,
     contract.REPLY_TO,
@@ -45,6 +46,12 @@ def note_refusal(delivery: Delivery) -> None:
 def suspected_at(delivery: Delivery) -> int | None:
     """Return when (epoch ms) the message went to the waiting room under suspicion, if it did."""
     return header_int(delivery, contract.SUSPECTED_AT, lowest=0, highest=_MAX_TIME)
+
+
+def stored_because(delivery: Delivery) -> str | None:
+    """Return why the message was to be stored when it went to the waiting room, if that was noted."""
+    because = delivery.properties.headers.get(contract.STORED_BECAUSE)
+    return because if isinstance(because, str) else None
 
 
 def strip_reserved_headers(delivery: Delivery, trusted: Collection[str | None]) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.failure import Failure
     from worker.flow.tasks import Crash
     from worker.pipeline.order import KeyOrder
-    from worker.pipeline.ports import Tracing
+    from worker.pipeline.ports import StoredBecause, Tracing
     from worker.pipeline.retry import RetryPolicy
     from worker.pipeline.settlement import Settlement
     from worker.ports import Clock, Delivery, EventPublisher, Outgoing, Reporter
@@ -103,19 +103,28 @@ class Copies:
         again = self._retry.later(attempt_of(delivery), self._clock.monotonic())
         self._again(delivery, identity, failure, again)
 
-    def wait(self, delivery: Delivery, identity: Identity, failure: Failure, *, suspected: bool = False) -> None:
+    def wait(
+        self,
+        delivery: Delivery,
+        identity: Identity,
+        failure: Failure,
+        *,
+        suspected: bool = False,
+        because: StoredBecause | None = None,
+    ) -> None:
         """Let a delivery wait for the store in the waiting room, its attempt unspent.
 
-        *suspected* says that the store failed for this very message.
+        *suspected* says that the store failed for this very message; *because* why it goes to the store, if that is
+        decided: where order is kept later ones may have arrived when it comes back, so it is stored all the same.
         """
+        one = self._to_wait(delivery, identity, failure, suspected=suspected, because=because)
         # A suspected one in hand would be the only one to probe with: then it could hold the gate.
-        if self._order is not None and delivery.queue == contract.WAITING and not suspected:
-            one = self._to_wait(delivery, identity, failure, suspected=suspected)
-            if self._order.wait(delivery, one.outgoing, partial(self._lane.add, [one])):
-                self._settlement.waits_in_hand(delivery, failure, identity)
-                return
+        may_stay = delivery.queue == contract.WAITING and not suspected
+        if may_stay and self._order and self._order.wait(delivery, one.outgoing, partial(self._lane.add, [one])):
+            self._settlement.waits_in_hand(delivery, failure, identity)
+            return
         self._trace(delivery, "", contract.WAITING)
-        self._lane.add([self._to_wait(delivery, identity, failure, suspected=suspected)])
+        self._lane.add([one])
 
     def dead_letter(self, delivery: Delivery, identity: Identity, failure: Failure) -> None:
         """Give a delivery up: its letter goes to the dead letters."""
@@ -136,9 +145,18 @@ class Copies:
             self._settlement.held(delivery, failure, identity)
         return is_held
 
-    def _to_wait(self, delivery: Delivery, identity: Identity, failure: Failure, *, suspected: bool) -> _Copy:
+    def _to_wait(
+        self,
+        delivery: Delivery,
+        identity: Identity,
+        failure: Failure,
+        *,
+        suspected: bool,
+        because: StoredBecause | None,
+    ) -> _Copy:
         now, copy_id = self._clock.now_ms(), self._new_id()
-        copy = waiting_copy(delivery, failure, now=now, copy_id=copy_id, suspected=suspected)
+        reason = None if because is None or self._order is None else because.value
+        copy = waiting_copy(delivery, failure, now=now, copy_id=copy_id, suspected=suspected, because=reason)
         return _Copy(delivery, copy, failure, identity, Outcome.WAITING)
 
     def _to_retry(self, delivery: Delivery, identity: Identity, failure: Failure, again: Again) -> _Copy:

@@ -28,7 +28,7 @@ LONGEST_WAIT_SECONDS: Final = 1200.0
 """How long what came from the waiting room waits in hand when the store goes away again: back there it would be behind
 later ones. The broker's own limit is half an hour."""
 _WAIT_SECONDS: Final = 1.0
-_MOST_ENDS: Final = 5
+MOST_ENDS: Final = 5
 """What came so often before, for sessions ended, goes back there all the same: the broker has a limit for that, too."""
 _WINDOW: Final = 500
 """Deliveries a process may hold: their number cannot change with deliveries in hand, and a death counts for all."""
@@ -199,7 +199,7 @@ class KeyOrder:
         key = self._begun.get(delivery)
         if key is None or key.first is not delivery:
             return False
-        is_old = self._age(delivery) > LONGEST_WAIT_SECONDS or delivery.prior_deliveries >= _MOST_ENDS
+        is_old = self._age(delivery) > LONGEST_WAIT_SECONDS or delivery.prior_deliveries >= MOST_ENDS
         if not self._is_ended and not is_old:
             self._begin_retry(key, copy, send, _WAIT_SECONDS, is_counted=False)
         return self._is_kept(key, delivery, Reason.WAITS_AGAIN if is_old else None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker import contract
 from worker.cim import Identity, Rejected, parse
 from worker.dead_letters.envelope import carried_headers
-from worker.dead_letters.provenance import refused_before, strip_reserved_headers
+from worker.dead_letters.provenance import refused_before, stored_because, strip_reserved_headers
 from worker.failure import Failure
 from worker.pipeline.inbound import Inbound
 from worker.pipeline.ports import StoredBecause
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from worker.pipeline.senders import Senders
     from worker.pipeline.translate import Activity
     from worker.ports import Delivery
+
+
+_REASONS: Final = {because.value: because for because in StoredBecause}
 
 
 class Rejection(NamedTuple):
@@ -70,9 +73,8 @@ class Reading:
         inbound.translated_at = now
         message = self._message_of(inbound)
         destination, inbound.stored_because = place(message, inbound.conversation)
-        if destination is Destination.HUB and refused_before(inbound.delivery) > 1:
-            # It waited for the store since; the other subscribers have it twice already.
-            destination, inbound.stored_because = Destination.STORE, StoredBecause.REFUSED_BY_SUBSCRIBER
+        if destination is Destination.HUB and (because := _decided(inbound.delivery)) is not None:
+            destination, inbound.stored_because = Destination.STORE, because
         inbound.activity = activity = self._translate(inbound, message)
         inbound.size = message.size + activity.added_bytes
         if message.conversation_id is None and inbound.conversation is not None:
@@ -124,6 +126,15 @@ class Reading:
             msg = "a message that was valid is not any more"
             raise AssertionError(msg)  # noqa: TRY004 - a bug of ours
         return message
+
+
+def _decided(delivery: Delivery) -> StoredBecause | None:
+    """Return why a message is stored though somebody may listen by now, if that was decided before it waited."""
+    if not delivery.properties.headers:
+        return None
+    if refused_before(delivery) > 1:  # the other subscribers have it twice already
+        return StoredBecause.REFUSED_BY_SUBSCRIBER
+    return _REASONS.get(stored_because(delivery) or "")
 
 
 def _outgoing(delivery: Delivery, activity: Activity, now: int) -> Outgoing:

@@ -14,6 +14,7 @@ from worker.codes import Code, Stage
 from worker.failure import AdapterError, Dependency, Failure, classify
 from worker.flow.lane import Lane
 from worker.outcome import Outcome
+from worker.pipeline.order import MOST_ENDS
 from worker.pipeline.ports import Refused, Unproven, Written
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Storing:
         """
         failed_before = inbound.suspected_since
         if failed_before is None:
-            self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=True)
+            self._wait(inbound, failure, suspected=True)
         elif self._last_stored_at > failed_before:
             self._end_failed(inbound, failure)
         else:
@@ -328,11 +329,16 @@ class Storing:
 
     def _is_to_be_kept(self, inbound: Inbound) -> bool:
         delivery = inbound.delivery
-        may_be = len(self._candidates) < self._may_keep and not delivery.prior_deliveries
-        return may_be and (self.is_followed is None or not self.is_followed(delivery))
+        if len(self._candidates) >= self._may_keep:
+            return False
+        if self.is_followed is None:
+            return not delivery.prior_deliveries
+        most = MOST_ENDS if inbound.has_waited else 1  # what has waited stays in hand all the same
+        return delivery.prior_deliveries < most and not self.is_followed(delivery)
 
     def _wait(self, inbound: Inbound, failure: Failure, *, suspected: bool = False) -> None:
-        self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=suspected)
+        because = inbound.stored_because
+        self._copies.wait(inbound.delivery, inbound.identity, failure, suspected=suspected, because=because)
 
     def _fail_all(self, inbounds: Sequence[Inbound], failure: Failure) -> None:
         for inbound in inbounds:

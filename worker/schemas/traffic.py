@@ -82,6 +82,10 @@ ON_COPIES: Final[dict[str, JsonSchema]] = {
         "description": "When the store failed for this very message, in epoch milliseconds.",
         "type": "integer",
     },
+    contract.STORED_BECAUSE: {
+        "description": "Where order is kept: why it is stored when the store is back, whoever listens then.",
+        **_TEXT,
+    },
     contract.REPLAY_OF: {"description": "The dead letter it is a replay of.", **_TEXT},
     contract.REPLAY_JOB: {"description": "The job of the desk that replayed it.", **_TEXT},
 }
