@@ -55,7 +55,7 @@ def _memory_store(folder: Path) -> StoreProcess:
         _BUILT.mkdir(parents=True, exist_ok=True)
         _run("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={_BUILT}", "-DincludeScope=runtime")
         _run("javac", "-cp", f"{_BUILT}/*", "-d", str(_BUILT), "MemoryStore.java")
-    command = ["java", "-Xmx6g", "-cp", f"{_BUILT}:{_BUILT}/*", "MemoryStore"]
+    command = ["java", "-Xmx6g", "-Xms3g", "-Xmn2g", "-XX:+UseParallelGC", "-cp", f"{_BUILT}:{_BUILT}/*", "MemoryStore"]
     return StoreProcess("mongo-java-server 1.47 in memory", lambda port: [*command, str(port)], folder)
 
 

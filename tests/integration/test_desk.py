@@ -577,6 +577,109 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
     assert looked_up.document["outcomes"] == {"settled": 3, "died_again": 1}
 
 
+class _Watched(LetterCollection):
+    """Letters that say in which order they were claimed and marked."""
+
+    def __init__(self, store: OpenStore, said: list[str]) -> None:
+        super().__init__(store)
+        self._said = said
+
+    async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
+        changed = await super().change(ids, guard, change)
+        self._said.append(str(change.values["status"]))
+        return changed
+
+
+class _Gated(FakePublisher):
+    """A broker that confirms a page when it is told to; the page with that number is lost."""
+
+    def __init__(self, said: list[str], *, lose: int = 0) -> None:
+        super().__init__()
+        self.confirm = asyncio.Semaphore(0)
+        self._said = said
+        self._lose = lose
+        self._pages = 0
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        self._said.append("published")
+        self._pages += 1
+        await self.confirm.acquire()
+        self.lost = self._pages == self._lose
+        return await super().publish(messages)
+
+
+async def test_the_next_page_is_claimed_while_one_is_on_its_way_and_published_when_that_one_is_marked(
+    store: Store, database: str
+) -> None:
+    said: list[str] = []
+    publisher = _Gated(said)
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m", T0 + number) for number in range(6)])
+        watched = replace(desk, letters=_Watched(connected, said))
+        options = Options(rate=8, limit=5, wait_seconds=0)
+        replaying = asyncio.create_task(replay(watched, publisher, None, everything(), "r", options))
+        await eventually_async(lambda: said == ["sending", "published", "sending"], "the second page is claimed")
+        assert publisher.taken == []
+        for _ in range(3):
+            publisher.confirm.release()
+        job = await replaying
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 5, "open": 1}
+    assert [one for one in said if one != "sending"] == ["published", "replayed"] * 3
+    assert (job.document["state"], job.counts) == ("done", {"sent": 5})
+
+
+async def test_of_a_lost_broker_only_what_was_on_its_way_is_unknown_and_what_was_claimed_next_is_open(
+    store: Store, database: str
+) -> None:
+    said: list[str] = []
+    publisher = _Gated(said, lose=2)
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m", T0 + number) for number in range(6)])
+        watched = replace(desk, letters=_Watched(connected, said))
+        options = Options(rate=8, wait_seconds=0)
+        replaying = asyncio.create_task(replay(watched, publisher, None, everything(), "r", options))
+        publisher.confirm.release()
+        await eventually_async(lambda: said.count("sending") == 3, "the third page is claimed")
+        publisher.confirm.release()
+        job = await replaying
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 2, "sending": 2, "open": 2}
+        assert await desk.letters.counts({"status": "open"}, "replays") == {"": 2}
+    assert (job.document["state"], job.counts) == ("interrupted", {"sent": 2, "unknown": 2})
+
+
+async def test_a_replay_that_is_stopped_ends_after_the_letters_in_hand(store: Store, database: str) -> None:
+    said: list[str] = []
+    publisher, control = _Gated(said), Control()
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m", T0 + number) for number in range(6)])
+        watched = replace(desk, letters=_Watched(connected, said))
+        options = Options(rate=0.2, wait_seconds=0)
+        replaying = asyncio.create_task(replay(watched, publisher, None, everything(), "r", options, control=control))
+        await eventually_async(lambda: said == ["sending", "published"], "the first letter is on its way")
+        control.stop.set()
+        publisher.confirm.release()
+        job = await replaying
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 1, "open": 5}
+    assert (job.document["state"], job.document["why"], job.counts) == ("cancelled", "stopped by hand", {"sent": 1})
+
+
+async def test_a_limit_counts_the_letters_whose_confirm_is_not_there_yet(store: Store, database: str) -> None:
+    class Slow(FakePublisher):
+        async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+            await asyncio.sleep(1.0)
+            return await super().publish(messages)
+
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m", T0 + number) for number in range(6)])
+        job = await replay(desk, Slow(), None, everything(), "r", Options(limit=2, wait_seconds=0))
+
+        assert await desk.letters.counts({}, "status") == {"replayed": 2, "open": 4}
+    assert (job.document["state"], job.counts) == ("done", {"sent": 2})
+
+
 class Failing(LetterCollection):
     """Letters in a store that goes away after so many changes."""
 

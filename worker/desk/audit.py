@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import secrets
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from worker.desk.errors import not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from worker.desk.desk import Desk
     from worker.desk.ports import Document
@@ -33,6 +34,7 @@ class Action:
         self.counts: Counter[str] = Counter(document.get("counts", {}))
         """Letters by what was done to them."""
         self._lines: list[str] = []
+        self._writing = asyncio.Lock()
         self._chunks: int = document.get("chunks", 0)
 
     @classmethod
@@ -73,6 +75,10 @@ class Action:
 
     async def flush(self, **facts: Any) -> None:
         """Write the lines that were noted, and the counts so far, with *facts* of the action that changed."""
+        async with self._writing:  # or what is older might be written last
+            await self._flush(facts)
+
+    async def _flush(self, facts: Mapping[str, Any]) -> None:
         while self._lines:
             chunk, self._lines = self._lines[:LINES_AT_ONCE], self._lines[LINES_AT_ONCE:]
             self._chunks += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from worker import contract
@@ -12,7 +13,7 @@ from worker.desk.ports import Change
 from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from worker.dead_letters.letter import LetterRecord
     from worker.desk.audit import Action
@@ -50,26 +51,42 @@ class Stop(Exception):  # noqa: N818 - the job ends in an orderly way
 
 
 class PageSender:
-    """Sends letters for one job, page by page, and writes down what became of each."""
+    """Sends letters for one job, page by page, and writes down what became of each.
+
+    The next page is claimed while the one before is on its way: no more than one page is published and not yet marked.
+    """
 
     def __init__(self, desk: Desk, publisher: EventPublisher, action: Action) -> None:
         self._desk = desk
         self._publisher = publisher
         self._action = action
+        self._on_its_way: asyncio.Task[Mapping[str, str]] | None = None
+        self.in_hand = 0
+        """Letters that are being published, and whose confirm is not known."""
 
     async def send(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Claim letters and publish those that are ours; return what became of each of these (see `line_of`).
+        """Claim letters, and begin to publish those that are ours when all before them are confirmed and marked.
 
-        Raises `BrokerLost`, and `Stop` when all of them come back: what was claimed and not published is open then.
+        Returns what became of those before (see `line_of`); `finish` waits for the last ones. Raises `BrokerLost`, and
+        `Stop` when a whole page comes back: what was claimed and not published is open then.
         """
         done: dict[str, str] = {}
+        left = set(ids)
         try:
             async for letters in self._claimed(ids):
-                done |= await self.publish(letters)
-        except Stop:
-            await self._give_back(ids)
+                done |= await self.finish()
+                left -= {one.id for one in letters}
+                self.in_hand = len(letters)
+                self._on_its_way = asyncio.create_task(self.publish(letters))
+        except (Stop, BrokerLost):
+            await self._give_back(left)
             raise
         return done
+
+    async def finish(self) -> Mapping[str, str]:
+        """Wait for the letters in hand; return what became of each. Raises as `send` does."""
+        task, self._on_its_way = self._on_its_way, None
+        return {} if task is None else await task
 
     async def publish(self, letters: Sequence[LetterRecord], *, again: bool = False) -> Mapping[str, str]:
         """Publish claimed letters, mark what is confirmed and give back what is refused; raises as `send` does.
@@ -79,6 +96,7 @@ class PageSender:
         if not letters:
             return {}
         confirmations = await self._publisher.publish([outgoing(one, self._action.id) for one in letters])
+        self.in_hand = 0
         results = dict(zip((one.id for one in letters), confirmations, strict=True))
         for letter_id, confirmation in results.items():
             self._action.note(letter_id, line_of(confirmation))
@@ -123,7 +141,7 @@ class PageSender:
         values = {"status": Status.REPLAYED.value, "statusAt": self._desk.clock.now_ms()}
         await self._desk.letters.change(ids, self._mine, Change(values))
 
-    async def _give_back(self, ids: Sequence[str]) -> None:
+    async def _give_back(self, ids: Collection[str]) -> None:
         """Open those of *ids* again that this job claimed and did not publish."""
         change = Change(reopened(self._desk.clock.now_ms()), add={"replays": -1})
         await self._desk.letters.change(ids, self._mine, change)

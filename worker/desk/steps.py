@@ -111,10 +111,13 @@ class Run:
     async def _send_all(self, chosen: Filter, *, again: bool) -> tuple[str, str]:
         """Return the state the job ends in, and why. Raises `AdapterError`."""
         try:
-            if again:
-                await self._recover()
-                await self._begin_step()
-            await (self._in_order(chosen) if self._options.keep_order else self._in_steps(chosen))
+            try:
+                if again:
+                    await self._recover()
+                    await self._begin_step()
+                await (self._in_order(chosen) if self._options.keep_order else self._in_steps(chosen))
+            finally:
+                await self._finish()
             await self._wait_for_outcomes()
         except Stop as stop:
             return stop.state, str(stop)
@@ -138,6 +141,8 @@ class Run:
                 size = int(min(len(left), room, self._page_size()))
                 batch, left = left[:size], left[size:]
                 room -= await self._send(batch)
+                if room < float("inf"):  # a step of the ramp counts what arrived
+                    room -= await self._finish()
                 if room <= 0:
                     await self._end_of_step()
                     room = next(steps, float("inf"))
@@ -145,7 +150,7 @@ class Run:
     async def _eligible(self, chosen: Filter) -> AsyncIterator[list[str]]:
         """Yield ids of letters that can be sent, up to the limit; what cannot is counted."""
         limit, seen = self._options.limit, set[str]()
-        while self._room() > 0:
+        while await self._has_room():
             # No more than are wanted are asked for, and those that could not be sent are still open the next time.
             asked_for = None if limit is None else limit - self._sent + len(seen)
             is_new = False
@@ -155,7 +160,7 @@ class Run:
                     seen |= {letter.id for letter in new}
                 is_new |= bool(new)
                 yield self._sendable(new)[: self._room()]
-                if self._room() <= 0:
+                if not await self._has_room():
                     return
             if limit is None or not is_new:
                 return
@@ -172,9 +177,16 @@ class Run:
                 ids.append(letter.id)
         return ids
 
+    async def _has_room(self) -> bool:
+        """Tell whether more letters are wanted; when that hangs on those in hand, wait for them."""
+        if self._room() <= 0:
+            await self._finish()
+        return self._room() > 0
+
     def _room(self) -> int:
+        """Return how many letters more may be sent at once."""
         limit = self._options.limit
-        return PAGE if limit is None else min(PAGE, max(0, limit - self._sent))
+        return PAGE if limit is None else min(PAGE, max(0, limit - self._sent - self._pages.in_hand))
 
     def _page_size(self) -> int:
         """Return how many letters are sent at once: with a rate, about a quarter of a second's."""
@@ -203,10 +215,16 @@ class Run:
     # -- one page ------------------------------------------------------------------------------------------------------
 
     async def _send(self, ids: Sequence[str]) -> int:
-        """Claim letters and send them; return how many were sent. Raises `BrokerLost`."""
+        """Claim letters and begin to send them; return how many of those before were sent. Raises `BrokerLost`."""
         await self._look_around()
         await self._pace(len(ids))
-        done = await self._pages.send(ids)
+        return self._took(await self._pages.send(ids))
+
+    async def _finish(self) -> int:
+        """Wait for the letters in hand; return how many were sent. Raises `BrokerLost`."""
+        return self._took(await self._pages.finish())
+
+    def _took(self, done: Mapping[str, str]) -> int:
         if self._options.keep_order:
             self._came_back |= {letter_id: line for letter_id, line in done.items() if line != SENT}
         self._control.progress(self._action.counts)
@@ -316,6 +334,7 @@ class Run:
         ids = list(heads)
         for start in range(0, len(ids), self._page_size()):
             await self._send(ids[start : start + self._page_size()])
+        await self._finish()
         if not any(line.ids for line in lines):
             return
         await self._wait_for_outcomes(needed=True)
