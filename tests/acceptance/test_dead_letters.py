@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command import COMMAND, cim_worker, environment, printed_json, running
 from tests.support.eventually import eventually
+from tests.support.terminal import on_terminal
 from tests.support.worker_pool import World
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: Wo
     assert (
         "id says whose message it is and is locked" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
     )
-    editing = OnCall(world, EDITOR='sed -i s/"id":.*"customer-1"/"_id":"customer-1"/')
+    editing = OnCall(world, EDITOR="""sed -i 's/"id":.*"customer-1"/"_id":"customer-1"/'""")
     edited = editing.run("edit", letter, "--yes").stdout
     assert '+      "_id": "customer-1"' in edited
     assert "saved; replayed now it would be stored (stand_alone)" in edited
@@ -307,6 +308,41 @@ def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: Wo
         assert "CIM_READ_ONLY is set" in careful.run(*command, *REASON, code=6).stderr
     assert "CIM_READ_ONLY is set" in careful.run("fix", letter, "--set", "body.x=1", "--reveal", code=6).stderr
     assert on_call.statuses() == {"discarded": 1, "open": 2}
+
+
+def test_what_is_refused_of_an_edit_can_be_edited_again_and_an_editor_that_does_not_start_is_named(
+    world: World, tmp_path: Path
+) -> None:
+    on_call = OnCall(world)
+    with recording(world) as pool:
+        pool.wait_for("consuming")
+        world.publish(*encoded(message("m-1", customer={"id": "customer-1"})))
+        letter = eventually(lambda: on_call.json("list"))[0]["id"]
+
+    clumsy = tmp_path / "clumsy editor"
+    clumsy.write_text(
+        """#!/bin/sh
+        [ -e "$0.before" ] && exec sed 's/"id":.*"customer-1"/"_id":"customer-1"/' "$0.before" > "$1"
+        cp "$1" "$0.before"; echo '{' > "$1"
+        """
+    )
+    clumsy.chmod(0o700)
+    terminal = {**on_call.variables, "EDITOR": f"'{clumsy}'"}
+    asked = on_terminal("dead-letters", "edit", letter, columns=80, answers="y\nn\n", **terminal)
+    words = (
+        "that is no JSON",
+        "Edit it again?",
+        '+      "_id": "customer-1"',
+        "Save the message",
+        "nothing was changed",
+    )
+    places = [asked.find(word) for word in words]
+    assert places == sorted(places)
+    assert places[0] >= 0
+    for broken_editor in ("false", "no-such-editor", "sed 's"):
+        refused = OnCall(world, EDITOR=broken_editor).run("edit", letter, code=2).stderr
+        assert f"the editor {broken_editor!r} did not work" in refused
+    assert on_call.json("show", letter)["revision"] == 0
 
 
 def test_letters_that_no_json_writer_takes_hold_up_nobody(world: World) -> None:

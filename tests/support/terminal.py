@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-def on_terminal(*arguments: str, columns: int, **variables: str) -> str:
-    """Run a command on a terminal *columns* wide and return everything it showed, codes included."""
-    return _shown(arguments, columns, variables, with_errors=True)
+def on_terminal(*arguments: str, columns: int, answers: str = "", **variables: str) -> str:
+    """Run a command on a terminal *columns* wide and return everything it showed, codes included.
+
+    *answers* are typed at its beginning: the lines that it will ask for.
+    """
+    return _shown(arguments, columns, variables, with_errors=True, answers=answers)
 
 
 def printed_on_terminal(*arguments: str, columns: int, **variables: str) -> str:
@@ -27,7 +30,9 @@ def printed_on_terminal(*arguments: str, columns: int, **variables: str) -> str:
     return _shown(arguments, columns, variables, with_errors=False)
 
 
-def _shown(arguments: Sequence[str], columns: int, variables: Mapping[str, str], *, with_errors: bool) -> str:
+def _shown(
+    arguments: Sequence[str], columns: int, variables: Mapping[str, str], *, with_errors: bool, answers: str = ""
+) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     surroundings = {**environment(), "TERM": "xterm-256color"}
@@ -36,6 +41,7 @@ def _shown(arguments: Sequence[str], columns: int, variables: Mapping[str, str],
     errors = theirs if with_errors else subprocess.DEVNULL
     with subprocess.Popen([COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=errors, env=surroundings):
         os.close(theirs)
+        os.write(ours, answers.encode())
         shown = _read_all(ours)
     os.close(ours)
     return shown.decode().replace("\r\n", "\n")

@@ -200,3 +200,12 @@ def test_only_what_was_decided_can_be_restored() -> None:
     assert restorable(parse_filter({"status": "replayed"}, now=NOW)).status == ("replayed",)
     with pytest.raises(DeskError, match="letters that are sending cannot be restored"):
         restorable(parse_filter({"status": "sending"}, now=NOW))
+
+
+def test_a_filter_that_names_no_letter_says_when_its_code_may_be_misspelt() -> None:
+    found = parse_filter({"code": ["missing_ancor", "missing_body", "made_by_a_newer_version"]}, now=NOW).none_found
+
+    assert "missing_ancor" in found
+    assert "; no code 'missing_ancor' is known here, did you mean 'missing_anchor'; no code 'made_by" in found
+    assert "no code 'missing_body'" not in found
+    assert parse_filter({}, now=NOW).none_found == "no letters: all open letters"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NOT_ASCII: Final = re.compile(r"[^\n\x20-\x7e]")
 _BORDER: Final = 3
 """Characters a table needs beside each cell."""
+_SHORT: Final = 20
+"""A cell of so many characters stays on one line as long as another column can be left out for it."""
 
 
 def add_command(
@@ -80,14 +82,17 @@ def print_json_text(text: str, *, end: str = "\n") -> None:
     sys.stdout.write(_NOT_ASCII.sub(_escaped, text) + end)
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+) -> None:
     """Print a table on standard output. A list or tuple as cell has its items on lines of their own.
 
-    No name is ever cut: on a terminal that is too narrow each row becomes a block of lines, one per column. In a pipe
-    or a file it is one line per row, tab-separated, the columns' names first.
+    No name is ever cut: on a terminal that is too narrow the columns *spare* are left out, the first ones first, as
+    far as it takes, and a line says which; where that does not help each row becomes a block of lines, one per column.
+    In a pipe or a file it is one line per row, tab-separated, the columns' names first.
     """
     if sys.stdout.isatty():
-        _print_on_terminal(title, columns, [[_lines(cell) for cell in row] for row in rows])
+        _print_on_terminal(title, columns, [[_lines(cell) for cell in row] for row in rows], spare)
     else:
         sys.stdout.write("\t".join(columns) + "\n")
         for row in rows:
@@ -95,11 +100,50 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     sys.stdout.flush()
 
 
-def _print_on_terminal(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
-    if _narrowest(columns, rows) > terminal_width():
-        _print_stacked(columns, rows)
+def _print_on_terminal(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]], spare: Sequence[str]
+) -> None:
+    longest, whole = _longest_words(columns, rows), _whole_cells(columns, rows)
+    unbroken = [cell if cell <= _SHORT else word for cell, word in zip(whole, longest, strict=True)]
+    for least in (unbroken, longest) if spare else (longest,):
+        kept = _fitting([width + _BORDER for width in least], list(map(columns.index, spare)))
+        if kept is not None:
+            break
     else:
-        _print_bordered(title, columns, rows)
+        _print_stacked(columns, rows)
+        return
+    widths = _grown([least[place] for place in kept], [whole[place] for place in kept])
+    _print_bordered(title, [columns[place] for place in kept], [[row[place] for place in kept] for row in rows], widths)
+    if left_out := [name for place, name in enumerate(columns) if place not in kept]:
+        print_line(f"a wider terminal or --json shows also: {', '.join(left_out)}")
+
+
+def _fitting(needed: Sequence[int], spare: Sequence[int]) -> list[int] | None:
+    """Return the places of the columns that fit beside each other; None when not even those do that are not *spare*."""
+    room = terminal_width() - 1 - sum(needed)
+    left_out: list[int] = []
+    for place in spare:
+        if room < 0:
+            left_out.append(place)
+            room += needed[place]
+    if room < 0:
+        return None
+    for place in reversed(left_out):  # what was left out before a wider one was
+        if needed[place] <= room:
+            room -= needed[place]
+            left_out.remove(place)
+    return [place for place in range(len(needed)) if place not in left_out]
+
+
+def _grown(widths: Sequence[int], whole: Sequence[int]) -> list[int]:
+    """Return how wide each column is: room beside what is needed goes to the one that would take the most lines."""
+    grown = list(widths)
+    for _ in range(terminal_width() - 1 - sum(grown) - _BORDER * len(grown)):
+        _, place = max((whole[place] / max(width, 1), place) for place, width in enumerate(grown))
+        if grown[place] >= whole[place]:
+            break
+        grown[place] += 1
+    return grown
 
 
 def progress() -> Progress:
@@ -131,16 +175,22 @@ def _lines(cell: object) -> list[str]:
     return [printable("" if item is None else str(item)) for item in items]
 
 
-def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> int:
-    """Return how wide a table has to be when its cells may be broken at spaces only."""
-    return sum(_longest_words(columns, rows)) + _BORDER * len(columns) + 1
-
-
 def _longest_words(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> list[int]:
+    """Return how wide each column has to be when its cells may be broken at spaces only."""
     from rich.cells import cell_len
 
-    texts = [[name, *(line for row in rows for line in row[place])] for place, name in enumerate(columns)]
-    return [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+    return [max((cell_len(word) for text in one for word in text.split()), default=0) for one in _texts(columns, rows)]
+
+
+def _whole_cells(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> list[int]:
+    """Return how wide each column has to be when no line of its cells may be broken."""
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, one)) for one in _texts(columns, rows)]
+
+
+def _texts(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> list[list[str]]:
+    return [[name, *(line for row in rows for line in row[place])] for place, name in enumerate(columns)]
 
 
 def _print_stacked(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
@@ -154,14 +204,16 @@ def _print_stacked(columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) 
                 sys.stdout.write(f"{start:<{margin}}{line}".rstrip() + "\n")
 
 
-def _print_bordered(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]]) -> None:
+def _print_bordered(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[list[str]]], widths: Sequence[int]
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold")
-    for name, width in zip(columns, _longest_words(columns, rows), strict=True):
-        table.add_column(name, min_width=width)
+    for name, width in zip(columns, widths, strict=True):
+        table.add_column(name, width=width)
     for row in rows:
         table.add_row(*(Text("\n".join(cell)) for cell in row))
     Console(highlight=False).print(table)

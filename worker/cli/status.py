@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -147,19 +148,22 @@ def _outcomes(report: Report) -> object:
         return "unknown: the journal cannot be read"
     if not outcomes.total:
         return "none"
-    lines = [f"{number} {outcome}" for outcome, number in outcomes.by_outcome().most_common()]
-    lines += [f"{number} of them: {code}" for code, number in _codes(outcomes.kinds).items()]
+    lines = []
+    for outcome, number in outcomes.by_outcome().most_common():
+        codes = _codes(outcomes.kinds, outcome).most_common()
+        lines += [f"{number} {outcome}", *(f"  {times} {code}" for code, times in codes)]
     lines.append(f"{outcomes.per_second:.1f} a second")
     if outcomes.p95_ms is not None:
         lines.append(f"95 % done within {outcomes.p95_ms} ms of their receipt, half within {outcomes.p50_ms} ms")
     return lines
 
 
-def _codes(kinds: Mapping[Any, int]) -> dict[str, int]:
-    codes: dict[str, int] = {}
+def _codes(kinds: Mapping[Any, int], outcome: str) -> Counter[str]:
+    """Return how often an outcome had which code."""
+    codes: Counter[str] = Counter()
     for kind, number in kinds.items():
-        if kind.code is not None:
-            codes[kind.code] = codes.get(kind.code, 0) + number
+        if kind.outcome == outcome and kind.code is not None:
+            codes[kind.code] += number
     return codes
 
 

@@ -212,6 +212,19 @@ async def edit(
     is saved when it is refused, or when somebody else was faster: *revision* is that of the letter that was looked at.
     """
     desk.check_may_change(reason, needs_reason=False)
+    after, forecast = await tried(desk, letter_id, body, revision=revision, force=force)
+    if not await _save(desk, after):
+        raise rejected(f"letter {letter_id} was changed by somebody else meanwhile; look at it again")
+    action = await Action.begin(desk, "edit", reason, filter=letter_id)
+    action.note(letter_id, "edited")
+    await action.end()
+    return forecast
+
+
+async def tried(
+    desk: Desk, letter_id: str, body: bytes, *, revision: int | None = None, force: bool = False
+) -> tuple[LetterRecord, Forecast]:
+    """Return a letter as `edit` would save it, and what a replay would do then; nothing is saved. Raises as `edit`."""
     before = await get(desk, letter_id)
     if before.status != Status.OPEN:
         raise rejected(f"letter {letter_id} is {before.status}: only open letters can be edited")
@@ -226,12 +239,7 @@ async def edit(
         at = f" at {forecast.pointer}" if forecast.pointer else ""
         text = f"it would die again: {forecast.reason}{at}; expected: {forecast.detail}"
         raise rejected(f"{text.rstrip('.')}; nothing was saved (--force saves it)")
-    if not await _save(desk, after):
-        raise rejected(f"letter {letter_id} was changed by somebody else meanwhile; look at it again")
-    action = await Action.begin(desk, "edit", reason, filter=letter_id)
-    action.note(letter_id, "edited")
-    await action.end()
-    return forecast
+    return after, forecast
 
 
 async def _edited(

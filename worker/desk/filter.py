@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from worker.codes import Code
 from worker.dead_letters.letter import Status
 from worker.desk.errors import usage
 from worker.desk.paths import Path, parse_path, value_at
@@ -105,6 +106,14 @@ class Filter:
         if self.status != (Status.OPEN.value,):
             words.append(f"--status={','.join(self.status) or ANY}")
         return words
+
+    @property
+    def none_found(self) -> str:
+        """One sentence for when it names no letter; a code that this version does not know may be misspelt."""
+        codes = [code for name, values in self.equal if name == "code" for code in values]
+        known = [one.value for one in Code]
+        unknown = [f"no code {code!r} is known here{_similar(code, known)}" for code in codes if code not in known]
+        return "; ".join([f"no letters: {self}", *unknown])
 
     def __str__(self) -> str:
         return " ".join(self.words()) or "all open letters"

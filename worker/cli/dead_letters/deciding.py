@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,9 @@ from worker.cli.output import counted, print_json, print_line, progress
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from worker.dead_letters.letter import LetterRecord
     from worker.desk.audit import Action
+    from worker.desk.desk import Desk
     from worker.desk.edit import FixPreview
 
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=JSON", help="header.sender.type='\"APP\"'.")]
@@ -212,7 +216,6 @@ async def _edit(
 ) -> None:
     from worker.desk import edit as editing
     from worker.desk.audit import revealed
-    from worker.desk.masking import unmasked_text
     from worker.desk.query import one
 
     async with open_desk(acts_as) as desk:
@@ -220,20 +223,42 @@ async def _edit(
         if file is None:
             desk.check_may_change("", needs_reason=False)
             await revealed(desk, letter.id)
-            text = _in_editor(unmasked_text(editing.unpacked(letter)))
-            body = text.encode()
+            body = await _edited_by_hand(desk, letter, force=force, yes=yes)
         else:
             body = sys.stdin.buffer.read() if file == "-" else _read(file)
-        if file is None:
-            for line in editing.diff(letter, editing.with_body(letter, body), reveal=True):
-                print_line(line)
-            ask(f"Save the message of letter {letter.id}?", yes=yes)
         forecast = await editing.edit(desk, letter.id, body, reason, revision=letter.revision, force=force)
     if as_json:
         print_json({"id": letter.id, "replayedNow": forecast_document(forecast)})
         return
     print_line(f"saved; replayed now it {forecast_sentence(forecast)}")
     print_line(f"next: cim-worker dead-letters replay {letter.id} --reason '…'")
+
+
+async def _edited_by_hand(desk: Desk, letter: LetterRecord, *, force: bool, yes: bool) -> bytes:
+    """Return what somebody made of a message, valid and agreed to. What is refused can be edited again."""
+    from worker.desk import edit as editing
+    from worker.desk.errors import DeskError
+    from worker.desk.masking import unmasked_text
+
+    text = before = unmasked_text(editing.unpacked(letter))
+    while True:
+        text = _in_editor(text)
+        if text == before:
+            raise CommandError(ExitCode.OK, "the message is as it was; nothing was changed")
+        body = text.encode("utf-8", "surrogateescape")
+        try:
+            after, _ = await editing.tried(desk, letter.id, body, revision=letter.revision, force=force)
+        except DeskError as error:
+            if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            typer.echo(str(error), err=True)
+            if not typer.confirm("Edit it again?", default=True, err=True):
+                raise CommandError(ExitCode.REJECTED, "nothing was changed") from None
+            continue
+        for line in editing.diff(letter, after, reveal=True):
+            print_line(line)
+        ask(f"Save the message of letter {letter.id}?", yes=yes)
+        return body
 
 
 async def _decide(
@@ -247,7 +272,7 @@ async def _decide(
         chosen = decide.restorable(chosen) if kind == "restore" else chosen
         number = await count(desk, chosen)
         if not number:
-            raise CommandError(ExitCode.NOT_FOUND, f"no letters: {chosen}")
+            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
         print_line(f"{counted(number, 'letter')}: {chosen}") if not as_json else None
         ask(f"{kind.capitalize()} {counted(number, 'letter')}?", yes=yes or number == 1)
         do = decide.discard if kind == "discard" else decide.restore
@@ -278,7 +303,7 @@ async def _purge(
         if activities:
             what += f" and {counted(found.activities, 'activity').replace('activitys', 'activities')}"
         if not found.letters and not found.activities:
-            raise CommandError(ExitCode.NOT_FOUND, f"no letters: {chosen}")
+            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
         if not as_json:
             print_line(f"{what} would be deleted for good: {chosen}")
         _ask_typed(f"purge {found.letters + found.activities}", yes=yes)
@@ -315,23 +340,21 @@ def _ask_typed(words: str, *, yes: bool) -> None:
 
 
 def _in_editor(text: str) -> str:
-    """Return *text* as it was left in $EDITOR. Raises `CommandError` when it is as it was."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    """Return *text* as it was left in the editor: $VISUAL, $EDITOR, or the one that Debian calls `editor`, or vi."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or shutil.which("editor") or shutil.which("vi")
     if not editor:
         raise CommandError(ExitCode.CONFIGURATION, "set EDITOR, or give the message with --file")
     with tempfile.TemporaryDirectory(prefix="cim-letter-") as folder:
         file = Path(folder) / "message.json"
         file.touch(mode=0o600)
-        file.write_text(text, encoding="utf-8")
-        command = [*editor.split(), str(file)]
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
         try:
-            subprocess.run(command, check=True)  # noqa: S603 - the user's own editor
-        except (OSError, subprocess.CalledProcessError):
-            raise CommandError(ExitCode.CONFIGURATION, f"{editor!r} did not work; nothing was changed") from None
-        edited = file.read_text(encoding="utf-8", errors="surrogateescape")
-    if edited == text:
-        raise CommandError(ExitCode.OK, "the message is as it was; nothing was changed")
-    return edited
+            subprocess.run([*shlex.split(editor), str(file)], check=True)  # noqa: S603 - the user's own editor
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            why = f"ended with code {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else error
+            text = f"the editor {editor!r} did not work ({why}); set EDITOR, or give the message with --file"
+            raise CommandError(ExitCode.CONFIGURATION, f"{text}. Nothing was changed") from None
+        return file.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _read(file: str) -> bytes:

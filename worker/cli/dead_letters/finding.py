@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SENDERS_SHOWN: Final = 3
 _JUST_NOW_MS: Final = 60_000
+_SPARE_OF_CAUSES: Final = ("senders", "expected", "last", "first")
+_SPARE_OF_LETTERS: Final = ("conversation", "sender", "message", "times", "replays", "where", "status")
 
 
 @filtered
@@ -69,13 +71,13 @@ async def _groups(names: Sequence[str], words: Mapping[str, Any], *, newest: boo
         return
     if causes:
         columns = ("cause", "letters", "code", "where", "senders", "first", "last", "trend", "expected")
-        print_table(None, columns, [_cause_row(one) for one in causes])
+        print_table(None, columns, [_cause_row(one) for one in causes], spare=_SPARE_OF_CAUSES)
         print_line(
             f"{counted(sum(one.letters for one in causes), 'letter')} of {counted(len(causes), 'cause')}: {chosen}"
         )
         print_line("next: cim-worker dead-letters show CAUSE, then plan CAUSE")
     else:
-        print_line(f"no letters: {chosen}")
+        print_line(chosen.none_found)
     _print_elsewhere(by_status, queues)
 
 
@@ -118,10 +120,10 @@ async def _list(names: Sequence[str], words: Mapping[str, Any], limit: int, *, a
         print_json([letter_document(one) for one in letters])
         return
     if not letters:
-        print_line(f"no letters: {chosen}")
+        print_line(chosen.none_found)
         return
     columns = ("id", "status", "code", "where", "sender", "message", "conversation", "last", "times", "replays")
-    print_table(None, columns, [_row(one) for one in letters])
+    print_table(None, columns, [_row(one) for one in letters], spare=_SPARE_OF_LETTERS)
     more = f", at most {limit} shown (--limit)" if len(letters) == limit else ""
     print_line(f"{counted(len(letters), 'letter')}{more}: {chosen}")
 
@@ -136,7 +138,7 @@ def _cause_row(cause: Cause) -> Sequence[object]:
     senders = list(cause.senders[:_SENDERS_SHOWN]) or list(cause.users[:_SENDERS_SHOWN])
     if len(cause.senders) > _SENDERS_SHOWN:
         senders.append("…")
-    trend = ("NEW, " if cause.is_new else "") + f"{cause.last_hour} this hour, usually {cause.usual_hour:g}"
+    trend = f"NEW, {cause.last_hour}/h" if cause.is_new else f"{cause.last_hour}/h, usually {cause.usual_hour:g}"
     return (
         cause.handle,
         cause.letters,

@@ -48,7 +48,7 @@ async def _jobs(limit: int, *, as_json: bool) -> None:
         print_json([_job_document(one) for one in found])
     elif found:
         columns = ("job", "kind", "state", "who", "started", "why", "letters", "counts")
-        print_table(None, columns, [_job_row(one) for one in found])
+        print_table(None, columns, [_job_row(one) for one in found], spare=("letters", "why", "started"))
     else:
         print_line("no bulk operations yet")
 

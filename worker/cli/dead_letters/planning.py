@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worker.desk.plan import Plan
 
 
+_FAILURES_SHOWN: Final = 5
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=JSON", help="As if it were fixed so before.")]
 _Unset = Annotated[list[str] | None, typer.Option("--unset", metavar="PATH", help="As if it were fixed so before.")]
 _Rename = Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="As if it were fixed so.")]
@@ -89,7 +90,7 @@ def print_plan(made: Plan, chosen: Filter, *, as_json: bool) -> None:
         print_json(_plan_document(made, chosen))
         return
     if not made.letters:
-        print_line(f"no letters: {chosen}")
+        print_line(chosen.none_found)
         return
     print_line(f"plan {made.hash} for {counted(made.letters, 'letter')}: {chosen}")
     for name, number in made.predictions.most_common():
@@ -108,11 +109,15 @@ def _why(made: Plan, name: str) -> str:
     if name == Prediction.STORE:
         return ": " + ", ".join(f"{number} {reason}" for reason, number in made.stored_because.most_common())
     failures = [
-        f"{number} {code} at {pointer or 'the whole message'}"
-        for (prediction, code, pointer), number in made.failures.most_common(5)
+        (number, f"{number} {code} at {pointer or 'the whole message'}")
+        for (prediction, code, pointer), number in made.failures.most_common()
         if prediction == name
     ]
-    return ": " + ", ".join(failures) if failures else ""
+    shown, others = failures[:_FAILURES_SHOWN], failures[_FAILURES_SHOWN:]
+    texts = [text for _, text in shown]
+    if others:
+        texts.append(f"{sum(number for number, _ in others)} of {counted(len(others), 'other cause')} (--json)")
+    return ": " + ", ".join(texts) if texts else ""
 
 
 def _plan_document(made: Plan, chosen: Filter) -> dict[str, Any]:

@@ -88,7 +88,7 @@ async def _replay(
         if not as_json:
             print_plan(made, chosen, as_json=False)
         if not made.letters:
-            raise CommandError(ExitCode.NOT_FOUND, f"no letters: {chosen}")
+            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
         ask(f"Replay {counted(made.letters, 'letter')}?", yes=yes or (made.letters == 1 and made.good == 1))
         with _following(made.letters) as control:
             action, lost = await _sent(
