@@ -208,6 +208,8 @@ def test_a_phone_and_both_colour_schemes_show_all_of_it(browser: Browser, desk: 
                 if path:
                     page.goto(desk + path)
                 assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+                assert page.evaluate(_HIDDEN_AT_THE_SIDE) == [], path
+                assert page.evaluate(_BROKEN_IDS) == [], path
             page.goto(desk)
             assert page.evaluate(_LOWEST_CONTRAST) >= 4.5
             if scheme == "dark":
@@ -275,6 +277,10 @@ def attacker(desk: str) -> Iterator[str]:
     server.server_close()
 
 
+_HIDDEN_AT_THE_SIDE = """() => [...document.querySelectorAll(".scroll")]
+    .filter(one => one.scrollWidth > one.clientWidth).map(one => one.getAttribute("aria-label"))"""
+_BROKEN_IDS = """() => [...document.querySelectorAll("td a code")].filter(one => one.getClientRects().length > 1)
+    .map(one => one.textContent)"""
 _LOWEST_CONTRAST = """() => {
   const numbers = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
