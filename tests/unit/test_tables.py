@@ -7,6 +7,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+from worker.cli.dead_letters.jobs import facts
 from worker.cli.dead_letters.planning import print_plan
 from worker.cli.output import print_table
 from worker.cli.status import _outcomes
@@ -107,4 +108,16 @@ def test_outcomes_have_their_codes_beneath_them_the_most_frequent_first() -> Non
         "1 retry",
         "  1 store_rejected",
         "0.2 a second",
+    ]
+
+
+def test_a_job_is_told_in_words() -> None:
+    kept = {"id": "f50c0353", "counts": {"sent": 3}, "outcomes": {"settled": 2, "died_again": 1}, "as": "", "chunks": 1}
+    told = facts({**kept, "words": ["--group=cd23"], "process": "vm:1", "keepOrder": 1, "force": 0, "endedAt": None})
+
+    assert told == [
+        ("id", "f50c0353"),
+        ("counts", "3 sent"),
+        ("outcomes", "2 settled, 1 died_again"),
+        ("keepOrder", "yes"),
     ]

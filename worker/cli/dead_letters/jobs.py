@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 
 _JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: `dead-letters jobs` lists them.")]
+_COUNTED: Final = ("counts", "outcomes")
+_ANSWERS: Final = ("keepOrder", "force")
+_OURS: Final = ("words", "chunks", "process")
 _LINES_SHOWN: Final = 20
 
 
@@ -63,9 +66,8 @@ async def _show_job(job_id: str, *, as_json: bool) -> None:
             lines = [line async for line in lines_of(desk, job_id)]
             print_json({**_job_document(found), "lines": lines})
             return
-        for name, value in _job_document(found).items():
-            if value not in (None, "", {}, []):
-                print_line(f"{name:<12} {value}")
+        for name, value in facts(_job_document(found)):
+            print_line(f"{name:<12} {value}")
         shown = 0
         async for line in lines_of(desk, job_id):
             shown += 1
@@ -73,6 +75,13 @@ async def _show_job(job_id: str, *, as_json: bool) -> None:
                 print_line("… (all lines: --json)")
                 break
             print_line(f"  {line}")
+
+
+def facts(document: Document) -> list[tuple[str, str]]:
+    """Return what there is to say about a job, in words: nothing that is empty, and no numbers of our own."""
+    said = {name: value for name, value in document.items() if value and name not in _OURS}
+    counts = {name: ", ".join(f"{n} {what}" for what, n in said[name].items()) for name in _COUNTED if name in said}
+    return [(name, "yes" if name in _ANSWERS else str(value)) for name, value in {**said, **counts}.items()]
 
 
 async def _cancel(job_id: str, acts_as: str) -> None:
