@@ -79,9 +79,13 @@ async def _show_job(job_id: str, *, as_json: bool) -> None:
 
 def facts(document: Document) -> list[tuple[str, str]]:
     """Return what there is to say about a job, in words: nothing that is empty, and no numbers of our own."""
-    said = {name: value for name, value in document.items() if value and name not in _OURS}
-    counts = {name: ", ".join(f"{n} {what}" for what, n in said[name].items()) for name in _COUNTED if name in said}
-    return [(name, "yes" if name in _ANSWERS else str(value)) for name, value in {**said, **counts}.items()]
+    return [(name, _in_words(name, value)) for name, value in document.items() if value and name not in _OURS]
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name in _COUNTED:
+        return ", ".join(f"{number} {what}" for what, number in value.items())
+    return "yes" if name in _ANSWERS else str(value)
 
 
 async def _cancel(job_id: str, acts_as: str) -> None:
