@@ -67,7 +67,9 @@ def next_steps_while_it_runs(variables: Path, process_id: int) -> list[str]:
         "  cim-worker conversations list",
         f"  echo {shlex.quote(json.dumps(_HELLO))} | cim-worker publish -",
         f"  echo {shlex.quote(json.dumps(_BROKEN))} | cim-worker publish --no-check -",
-        "The first lists the conversations; the second message reaches a subscriber, the third dies with its reasons.",
+        "  cim-worker dead-letters",
+        "The first lists the conversations; the second message reaches a subscriber, the third dies with its reasons,",
+        "which the last command shows: deploy/dead-letters.md goes on from there.",
         f"Stop it with Ctrl-C here, or from another shell with: kill {process_id}",
     ]
 
