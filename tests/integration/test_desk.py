@@ -29,7 +29,7 @@ from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.jobs import cancel
 from worker.desk.options import Allowed, Options
-from worker.desk.plan import plan
+from worker.desk.plan import forecast_all, plan
 from worker.desk.ports import Published
 from worker.desk.query import count, groups, lineage
 from worker.desk.replay import replay, resume
@@ -170,6 +170,24 @@ class _WithoutBodies(LetterCollection):
 
     async def some(self, query: Query, limit: int) -> list[LetterRecord]:
         raise AssertionError((query, limit))
+
+
+async def test_a_plan_of_many_letters_lets_others_of_its_process_work(store: Store, database: str) -> None:
+    turns, looked_at = 0, asyncio.Event()
+
+    async def other() -> None:
+        nonlocal turns
+        while not looked_at.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with opened(store, database) as (desk, _):
+        waiting = asyncio.create_task(other())
+        forecasts = await forecast_all(desk, [died("m", T0, body=b"no message") for _ in range(500)])  # asks nobody
+        looked_at.set()
+        await waiting
+    assert len(forecasts) == 500
+    assert turns >= 20
 
 
 async def test_causes_and_lineages_are_told_without_fetching_a_body(store: Store, database: str) -> None:

@@ -5,6 +5,7 @@ Validation, sender check, translation and routing are the workers' own; the regi
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ _STORE_STAGE: Final = Stage.STORE.value
 _NUMBERS: Final = frozenset({"timestamp"})
 """Properties that are integers."""
 _SAMPLES: Final = 3
+_AT_ONCE: Final = 25
+"""Letters that are worked on without a pause: some milliseconds."""
 
 
 class Prediction(StrEnum):
@@ -161,6 +164,7 @@ async def forecast_all(desk: Desk, letters: Sequence[LetterRecord], *, force: bo
     found: dict[int, Forecast] = {}
     inbounds: dict[int, Inbound] = {}
     for place, letter in enumerate(letters):
+        await _let_others_work(place)
         read = _read(desk, letter, now, force=force)
         if isinstance(read, Inbound):
             inbounds[place] = read
@@ -168,6 +172,12 @@ async def forecast_all(desk: Desk, letters: Sequence[LetterRecord], *, force: bo
             found[place] = read
     found |= await _routed(desk, letters, inbounds, now)
     return [found[place] for place in range(len(letters))]
+
+
+async def _let_others_work(place: int) -> None:
+    """Let others of this process have their turn between letters: a browser may wait for its page meanwhile."""
+    if place % _AT_ONCE == 0:
+        await asyncio.sleep(0)
 
 
 class LetterDelivery:
@@ -265,7 +275,10 @@ async def _routed(
     if not inbounds:
         return {}
     known = await _conversations(desk, inbounds.values())
-    found = {place: _forecast(desk, letters[place], inbound, known, now) for place, inbound in inbounds.items()}
+    found: dict[int, Forecast] = {}
+    for place, inbound in inbounds.items():
+        await _let_others_work(place)
+        found[place] = _forecast(desk, letters[place], inbound, known, now)
     to_store = {place: inbounds[place] for place, one in found.items() if one.prediction is Prediction.STORE}
     held = await desk.activities.held([_event_id(inbound) for inbound in to_store.values()])
     refused = await _refusals(desk, letters, to_store)
