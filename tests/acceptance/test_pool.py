@@ -121,6 +121,17 @@ def test_a_process_that_says_nothing_is_replaced_and_reported(world: World) -> N
         assert pool.metrics()['cim_process_restarts_total{why="silent"}'] == 1
 
 
+def test_a_process_that_does_not_stop_is_ended_after_its_time_and_that_is_said(world: World) -> None:
+    with world.pool(CIM_DRAIN_GRACE_MS="0") as pool:
+        eventually(lambda: pool.ready()[0], "ready")
+        (stopped,) = pool.workers()
+        os.kill(stopped, signal.SIGSTOP)
+        pool.signal()
+        assert pool.wait() == 1
+        (line,) = pool.lines("worker_process_stuck")
+        assert (line["process"], line["child_pid"]) == (0, stopped)
+
+
 @contextlib.contextmanager
 def hanging(port: int, count: int) -> Iterator[None]:
     """Hold *count* connections that have asked for half of something."""

@@ -64,6 +64,13 @@ EVENTS: Final = (
         "A worker process has not reported for thirty seconds; it is ended and another one started.",
         ("process", "child_pid", "silent_seconds"),
     ),
+    LogEvent(
+        "worker_process_stuck",
+        "error",
+        "A worker process was told to stop and did not end, long after its time for draining; it is ended, and what it "
+        "held goes to others.",
+        ("process", "child_pid", "seconds"),
+    ),
     LogEvent("http_listening", "info", "The pool's HTTP port is open.", ("host", "port")),
     LogEvent(
         "http_port_unavailable",

@@ -41,6 +41,8 @@ _SILENT_SECONDS: Final = 30.0
 """A process that did not report for this long is replaced."""
 _LATE_SECONDS: Final = 5.0
 """A process that did not report for this long is not ready."""
+_STUCK_SECONDS: Final = 8.0
+"""A process that was told to stop has so long beyond its time for draining; what runs pools gives them ten."""
 _TICK_SECONDS: Final = 0.2
 _FROZEN_SECONDS: Final = 5.0
 """When the supervisor itself was stopped for this long, its processes may have been, too: none is silent for that."""
@@ -81,6 +83,8 @@ class _Member:
         """When the process last reported, or was started."""
         self.was_replaced = False
         """Whether it is being ended because it was silent."""
+        self.was_stuck = False
+        """Whether it was ended because it did not end by itself."""
         self.start_at = 0.0
         """When the next process is to be started, if there is none."""
         self.why_not = "is being started"
@@ -185,13 +189,14 @@ class _Pool:
             await self._wait()
             self._read_reports()
             self._replace_silent()
+            self._end_stuck()
             self._collect()
             if not self._signals.heard:
                 self._start_due()
         serving.cancel()
         await asyncio.wait([serving])
         self._log.info("supervisor_stopped")
-        return 0
+        return 1 if any(member.was_stuck for member in self._members) else 0
 
     async def _serve(self) -> None:
         if self._listener is None:
@@ -280,6 +285,22 @@ class _Pool:
                     process=member.index,
                     child_pid=member.process.pid,
                     silent_seconds=round(member.silent_seconds, 1),
+                )
+                member.process.kill()
+
+    def _end_stuck(self) -> None:
+        """End what has not ended long after it was told to. What it held goes to others, as after a crash."""
+        since = self._metrics.stopping_since
+        if since is None or time.monotonic() - since < self._settings.drain_grace_ms / 1000 + _STUCK_SECONDS:
+            return
+        for member in self._members:
+            if member.process is not None and not member.was_stuck:
+                member.was_stuck = True
+                self._log.error(
+                    "worker_process_stuck",
+                    process=member.index,
+                    child_pid=member.process.pid,
+                    seconds=round(time.monotonic() - since, 1),
                 )
                 member.process.kill()
 

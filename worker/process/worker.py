@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SUMMARY_SECONDS = 10
 _SECRETS_SECONDS = 3.0
 """How often files of secrets are read again."""
+_CLOSE_SECONDS = 3.0
 _INDEX_PAUSE_SECONDS = 30.0
 """Pause before indexes are looked at again, after the store went away meanwhile."""
 
@@ -84,7 +85,7 @@ class Worker:
             await membership.leave()
             for gate in self._app.gates.values():
                 await gate.stop()
-            await self._app.store.close()
+            await self._close_store()
             if self._app.traces is not None:
                 await self._app.traces.close()
         self._log.info("worker_stopped", received=self._metrics.received, **self._metrics.outcomes())
@@ -92,6 +93,11 @@ class Worker:
     def stop(self) -> None:
         """Stop taking work and drain. May be called from a signal handler of the loop."""
         self._stopping.set()
+
+    async def _close_store(self) -> None:
+        """Close the store's client within seconds: the driver waits for whatever it has begun, however long."""
+        closing = asyncio.create_task(self._app.store.close(), name="close store")
+        await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
 
     async def _summarise(self) -> None:
         """Log what was done, every ten seconds in which something was."""
