@@ -67,7 +67,7 @@ def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing_behind_wh
     with running(COMMAND, "demo", "--messages", "100", "--keep", log=log, **places) as demo:
         wait_until(lambda: "Stop it with Ctrl-C" in log.read_text() or demo.poll() is not None, seconds=60)
         said = log.read_text()
-        variables, *commands, stop = re.findall(r"^  (.*)$|another shell with: (.*)$", said, re.MULTILINE)[-5:]
+        variables, *commands, stop = re.findall(r"^  (.*)$|another shell with: (.*)$", said, re.MULTILINE)[-6:]
         script = "\n".join(["set -e -o pipefail", variables[0], *(command for command, _ in commands)])
         tried = subprocess.run(["bash", "-c", script], capture_output=True, check=False, env={"PATH": os.defpath})
 

@@ -227,7 +227,7 @@ async def test_an_alarm_of_the_broker_is_told_and_its_end(breakable_broker: Loca
         channel = await connection.channel()
         breakable_broker.set_memory_alarm(True)
         try:
-            channel.raw.basic_publish("", "q", b"makes this connection a publisher")
+            channel.raw.basic_publish("", "q", b"a connection that publishes is blocked")
             await eventually_async(lambda: connection.blocked_reason)
         finally:
             breakable_broker.set_memory_alarm(False)

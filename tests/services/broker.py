@@ -309,9 +309,14 @@ class LocalBroker:
         return [file.read_bytes() for file in (self.folder / "data").rglob("names.dets")]
 
     def set_memory_alarm(self, on: bool) -> None:  # noqa: FBT001 - reads well at the call
-        """Raise or clear the memory alarm: while it is on, connections that publish are blocked."""
+        """Raise or clear the memory alarm: while it is on, connections that publish are blocked.
+
+        Every connection knows of it on return: one that learnt it after its publish would not be blocked by that.
+        """
         self.may_have_alarm = True
         self.control("set_vm_memory_high_watermark", "0.0000001" if on else _DEFAULT_MEMORY_WATERMARK)
+        if on:
+            self.control("eval", "rabbit_alarm:get_alarms().")  # is answered when connections have been told
         self.may_have_alarm = on
 
     def close_connections(self, reason: str = "closed by the sandbox") -> None:
