@@ -94,7 +94,7 @@ def parts(content: bytes, reached: _Reached = lambda _offset: None) -> Iterator[
     An array is split into its elements. JSON texts in a row, with or without white space or record separators between
     them, are taken apart; where each has a line of its own they are JSON lines. What is none of that, but has a line
     that is a JSON object, is taken for JSON lines with bad ones among them. Everything else is one message, even when
-    is no JSON. A byte order mark is dropped. *reached* is given how many bytes are read, now and then.
+    it is no JSON. A byte order mark is dropped. *reached* is given how many bytes are read, now and then.
     """
     mark = len(content) - len(content.removeprefix(codecs.BOM_UTF8))
     content = content[mark:]
