@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
+from tests.documentation import ROOT
 from worker.cim import Rejected, parse
 from worker.cli.demo.activities import Mix, Place, Sample, generate
+from worker.cli.demo.run import _CLOSED, _LIVE
 from worker.codes import Code
 
 LIVE = (Place("live-1", "session-1", "customer-1"), Place("live-2", "session-2", "customer-2"))
@@ -19,6 +22,13 @@ def some(seed: int = 1, count: int = 2000, mix: Mix | None = None) -> list[Sampl
 def test_the_same_seed_makes_the_same_messages() -> None:
     assert some(seed=7) == some(seed=7)
     assert some(seed=7) != some(seed=8)
+
+
+def test_the_readme_shows_the_account_of_the_demo_as_it_is_run_by_default() -> None:
+    sent = Counter(sample.outcome for sample in generate(1, 3000, live=_LIVE, closed=_CLOSED))
+    row = re.compile(r"^│ (published|stored|duplicate|dead) +│ (\d+) +│ \2 ", re.MULTILINE)
+    shown = row.findall((ROOT / "README.md").read_text())
+    assert {outcome: int(number) for outcome, number in shown} == sent
 
 
 def test_there_are_as_many_as_asked_for_and_some_of_every_kind() -> None:
