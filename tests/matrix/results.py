@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -45,21 +46,24 @@ class Result:
 
 
 class Results:
-    """The results of all rows; written down after every part, so that a run can be taken up again."""
+    """The results of all rows; written down after every part, so that a run can be taken up again.
+
+    Two runs may go on beside each other, with rows of their own: each writes only those that it asked for with `of`.
+    """
 
     def __init__(self, rows: dict[str, Result], file: Path = _FILE) -> None:
         self._rows = rows
+        self._mine: dict[str, Result] = {}
         self._file = file
 
     @classmethod
     def read(cls, file: Path = _FILE) -> Self:
         """Return what earlier runs left."""
-        kept = json.loads(file.read_text()) if file.exists() else {}
-        return cls({name: _result(facts) for name, facts in kept.items()}, file)
+        return cls(_kept(file), file)
 
     def of(self, name: str) -> Result:
         """Return what is known of a row, to be changed; call `write` afterwards."""
-        return self._rows.setdefault(name, Result())
+        return self._mine.setdefault(name, self._rows.setdefault(name, Result()))
 
     def forget(self, name: str, parts: Sequence[str]) -> None:
         """Forget what these parts of a row came to."""
@@ -73,16 +77,19 @@ class Results:
         return [part for part in parts if part not in known or known[part].failed]
 
     def write(self) -> None:
-        """Write everything down."""
+        """Write down what has changed here, and take over what other runs have written meanwhile."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps({name: asdict(one) for name, one in self._rows.items()}, indent=1) + "\n")
+        with self._file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._rows = _kept(self._file) | self._mine
+            self._file.write_text(json.dumps({name: asdict(one) for name, one in self._rows.items()}, indent=1) + "\n")
 
     def table(self, rows: Sequence[Row]) -> Iterator[str]:
         """Yield the table of *rows*."""
         yield "| row | implementation | version | passed | known difference | last run |"
         yield "|---|---|---|---|---|---|"
         for row in rows:
-            one = self.of(row.name)
+            one = self._rows.get(row.name, Result())
             cells = (row.what, one.version, _said(row, one), row.known, max(one.days.values(), default=""))
             yield f"| `{row.name}` | {' | '.join(cell or '-' for cell in cells)} |"
 
@@ -107,6 +114,11 @@ def _count(count: Count | None) -> str:
     notes = [f"{number} {word}" for number, word in ((count.known, "known"), (count.again, "again")) if number]
     passed = f"{count.passed} ({', '.join(notes)})" if notes else str(count.passed)
     return f"**{count.failed} failed**, {passed}" if count.failed else passed
+
+
+def _kept(file: Path) -> dict[str, Result]:
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    return {name: _result(facts) for name, facts in kept.items()}
 
 
 def _result(facts: dict[str, object]) -> Result:

@@ -47,6 +47,19 @@ def test_results_survive_and_what_has_not_passed_is_missing(tmp_path: Path) -> N
     assert again.of("one").has_failed
 
 
+def test_runs_beside_each_other_keep_what_the_other_one_wrote(tmp_path: Path) -> None:
+    first, second = results(tmp_path), results(tmp_path)
+    first.of("one").note("unit", Count(10))
+    second.of("two").note("unit", Count(20))
+    first.write()
+    second.write()
+    assert results(tmp_path).of("one").parts == {"unit": Count(10)}
+    assert [line.split("|")[4].strip() for line in list(second.table([row(), row("two")]))[2:]] == [
+        "unit 10, chaos not run",
+        "unit 20, chaos not run",
+    ]
+
+
 def test_the_table_says_what_passed_what_failed_and_what_never_started(tmp_path: Path) -> None:
     known = results(tmp_path)
     known.of("one").version = "RabbitMQ 9"
