@@ -18,9 +18,10 @@ from tests.support.eventually import eventually_async
 from tests.support.examples import raw
 from tests.support.workbench import Workbench, running, workbench
 from tests.unit.test_envelope import REASON, WHO
+from worker.codes import Code, Stage
 from worker.dead_letters.envelope import dead_letter
 from worker.dead_letters.recorder import DeadLetterRecorder
-from worker.failure import StoreUnavailable, store_silent
+from worker.failure import Failure, OperatorFault, StoreUnavailable, store_silent
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.ports import Confirmation
@@ -29,6 +30,7 @@ from worker.rabbit.consumer import Consumer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    import pytest
     from pika.adapters.blocking_connection import BlockingChannel as Channel
 
     from tests.services.services import Broker, Store
@@ -111,6 +113,25 @@ async def test_at_its_limit_the_recorder_leaves_letters_in_their_queue_and_says_
             await eventually_async(lambda: depth(vhost_url, QUEUE) == 1)
             await bench.store.collection("dead_letters").delete_many({})
             await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
+
+
+async def test_letters_kept_long_enough_are_deleted_now_and_then_and_that_may_fail(
+    vhost_url: str, store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    async def no_right_to_delete(now: int) -> int:
+        told.append(now)
+        raise OperatorFault(Failure.of(Code.STORE_REJECTED, "No right to delete.", stage=Stage.STORE))
+
+    async with workbench(vhost_url, store.uri, database) as bench:
+        await put_ours(bench, b"one")
+        async with running(recorder(bench, DeadLetterStore(bench.store), delete_expired=no_right_to_delete).run()):
+            await eventually_async(lambda: len(recorded(store, database)) == 1)
+            assert len(told) == 1
+            assert [event for event, _ in bench.reported.warnings] == ["recording_interrupted"]
+            monkeypatch.setattr("worker.dead_letters.recorder._EXPIRY_SECONDS", 0.1)
+            await eventually_async(lambda: len(told) == 2)
 
 
 async def test_a_letter_larger_than_a_document_is_parked_and_listed(

@@ -31,6 +31,8 @@ _QUIET_SECONDS = 0.2
 _CLOSE_SECONDS = 2
 """Longest the broker may take to confirm the end of a round."""
 _REMINDER_SECONDS = 60.0
+_EXPIRY_SECONDS = 3600.0
+"""How often letters are deleted that were kept long enough."""
 _PROBED = 8
 """How many letters of those that failed are kept to see when the store works again."""
 
@@ -75,11 +77,15 @@ class DeadLetterRecorder:
         trusted: Collection[str | None] | None = None,
         count_letters: Callable[[], Awaitable[int]] | None = None,
         max_letters: int = 0,
+        delete_expired: Callable[[int], Awaitable[int]] | None = None,
     ) -> None:
         """Believe our headers on letters that one of the *trusted* users published (None: always).
 
-        Record nothing while *count_letters* says *max_letters* or more: letters stay in the queue.
+        Record nothing while *count_letters* says *max_letters* or more: letters stay in the queue. At the beginning and
+        once an hour *delete_expired* is told the time (epoch ms): there are servers that delete nothing by themselves.
         """
+        self._delete_expired = delete_expired
+        self._deleted_at: float | None = None
         self._trusted = trusted
         self._count_letters = count_letters
         self._max_letters = max_letters
@@ -109,6 +115,7 @@ class DeadLetterRecorder:
             await asyncio.sleep(self._interval_ms / 1000)
             await self._gate.wait()
             try:
+                await self._expire()
                 if not await self._is_full():
                     await self._round()
             except Exception as error:  # noqa: BLE001 - nothing outside the pipeline may end a process
@@ -120,6 +127,14 @@ class DeadLetterRecorder:
         if is_new and failure.failure_class is not FailureClass.OUTAGE:  # who watches the dependency reports that
             self._said_at = now
             self._reporter.warn("recording_interrupted", code=failure.code.value, reason=failure.detail)
+
+    async def _expire(self) -> None:
+        """Delete what was kept long enough; where that fails, it is tried again an hour later."""
+        now = self._clock.monotonic()
+        if self._delete_expired is None or (self._deleted_at is not None and now - self._deleted_at < _EXPIRY_SECONDS):
+            return
+        self._deleted_at = now
+        await self._delete_expired(self._clock.now_ms())
 
     async def _is_full(self) -> bool:
         """Tell whether there are as many letters as there may be, and say so once a minute."""

@@ -29,7 +29,8 @@ class Causes:
     def __init__(self, store: Store) -> None:
         """Write through *store*."""
         self._store = store
-        self._collection = store.collection(COLLECTION)
+        self.collection = store.collection(COLLECTION)
+        """Its documents say when they may be deleted (`expiresAt`)."""
         self._noted: dict[str, int] = {}
         """When (epoch ms) this process wrote each cause last."""
 
@@ -44,7 +45,7 @@ class Causes:
             return
         updates = [_update(seen, letter) for seen, letter in first.values()]
         async with self._store.operation(writes=True):
-            await self._collection.bulk_write(updates, ordered=False)
+            await self.collection.bulk_write(updates, ordered=False)
         if len(self._noted) > _REMEMBERED:
             self._noted.clear()
         self._noted |= {cause: letter.recorded_at for cause, (_, letter) in first.items()}
@@ -52,7 +53,7 @@ class Causes:
     async def first_seen(self, causes: Collection[str]) -> dict[str, int]:
         """Return when (epoch ms) each of *causes* was seen first, of those that are known."""
         async with self._store.operation():
-            found = self._collection.find({"_id": {"$in": list(causes)}}, {"firstSeen": 1})
+            found = self.collection.find({"_id": {"$in": list(causes)}}, {"firstSeen": 1})
             return {document["_id"]: document["firstSeen"] async for document in found}
 
 

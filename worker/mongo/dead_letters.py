@@ -107,6 +107,18 @@ class DeadLetterStore:
         async with self._store.operation():
             return await self._collection.estimated_document_count()
 
+    async def delete_expired(self, now: int) -> int:
+        """Delete letters and causes whose time has come by *now* (epoch ms), and return how many.
+
+        Where the server deletes them by itself nothing is left to do. Raises `StoreUnavailable` or `OperatorFault`.
+        """
+        deleted = 0
+        for collection in (self._collection, self._causes.collection):
+            async with self._store.operation():
+                answer = await collection.delete_many({"expiresAt": {"$lt": DatetimeMS(now)}})
+                deleted += answer.deleted_count
+        return deleted
+
     async def write_outcomes(self, outcomes: Sequence[ReplayOutcome]) -> None:
         """Write outcomes to the letters that are under way in that job; others stay as they are.
 

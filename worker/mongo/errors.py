@@ -34,6 +34,7 @@ from worker.failure import (
     StoreRefused,
     StoreUnavailable,
     classify,
+    store_silent,
 )
 
 if TYPE_CHECKING:
@@ -186,6 +187,11 @@ def not_on_a_majority() -> Failure:
 def document_too_large() -> Failure:
     """Return the failure of a document that is larger than any MongoDB server accepts (16 MiB)."""
     return Failure.of(Code.DOCUMENT_TOO_LARGE, "checked before sending")
+
+
+def lacks_what_was_asked(error: AdapterError) -> bool:
+    """Tell whether it may help to ask in a simpler way: not of a server that does not answer in time."""
+    return error.failure != store_silent()
 
 
 def store_too_busy() -> Failure:

@@ -32,7 +32,7 @@ class Index:
     collection: str
     fields: tuple[str, ...]
     expires: bool = False
-    """Whether the server deletes a document when the time in its (only) field has come; some servers do not."""
+    """Whether the server deletes a document when the time in its (only) field has come; where it does not, we do."""
     unique: bool = False
 
     @property
@@ -92,13 +92,15 @@ async def missing(store: Store, collection: str) -> Sequence[Index]:
 async def make(store: Store, index: Index) -> Failure | None:
     """Make *index*, and return why the store will not, or None when it is there.
 
-    A server that deletes nothing by itself gets an ordinary one in place of one that expires.
+    A server that deletes nothing by itself gets an ordinary one in place of one that expires; the embedded server, too,
+    where there may be many documents: for one that expires it looks through all of them at every command.
     Raises `StoreUnavailable`; an index whose making takes longer than the store's deadline may still come to be.
     """
+    plain = replace(index, expires=False)
+    if index.expires and index.collection == dead_letters.COLLECTION and await store.is_embedded():
+        return await _make(store, plain)
     failure = await _make(store, index)
-    if failure is not None and index.expires:
-        return await _make(store, replace(index, expires=False))
-    return failure
+    return await _make(store, plain) if failure is not None and index.expires else failure
 
 
 async def _make(store: Store, index: Index) -> Failure | None:

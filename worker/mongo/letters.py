@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.datetime_ms import DatetimeMS
@@ -14,26 +14,18 @@ from worker.failure import AdapterError
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
 from worker.mongo.causes import Causes
 from worker.mongo.dead_letters import COLLECTION
+from worker.mongo.errors import lacks_what_was_asked
 from worker.mongo.evidence import Inserted
+from worker.mongo.letter_pages import NO_LARGE, LetterPages, unspecific
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from pymongo.asynchronous.command_cursor import AsyncCommandCursor
-    from pymongo.asynchronous.cursor import AsyncCursor
-
     from worker.desk.ports import Change, Query
     from worker.mongo.client import Document, Store
 
-    _Cursor = AsyncCursor[Document] | AsyncCommandCursor[Document]
-
-_LARGE: Final = ("body", "headers", "originalBody", "properties", "problems")
-_NO_LARGE: Final = dict.fromkeys(_LARGE, 0)
-_NO_HEADERS: Final = {"headers": 0, "originalBody": 0}
 _BLANK: Final[Document] = {"body": b"", "headers": [], "properties": [], "problems": []}
 _WRITTEN_AT_ONCE: Final = 1000
-_MOST_BYTES: Final = 16 * 1024 * 1024
-"""Bodies in one page, but for a single one that is larger; a page more is fetched meanwhile."""
 _SENDERS_SHOWN: Final = 20
 
 
@@ -45,6 +37,7 @@ class LetterCollection:
         self._store = store
         self._collection = store.collection(COLLECTION)
         self._causes = Causes(store)
+        self._pages = LetterPages(store, self._collection)
 
     async def groups(self, query: Query) -> list[GroupCount]:
         """Count letters by cause.
@@ -63,7 +56,9 @@ class LetterCollection:
         }
         try:
             return [_group(document) for document in await self._aggregate(query, group)]
-        except AdapterError:
+        except AdapterError as error:
+            if not lacks_what_was_asked(error):
+                raise
             return await self._groups_by_reading(query)
 
     async def _groups_by_reading(self, query: Query) -> list[GroupCount]:
@@ -100,7 +95,9 @@ class LetterCollection:
         """Return when (epoch ms) each cause was seen first, by its fingerprint."""
         try:
             found = await self._aggregate({}, {"_id": "$fingerprint", "at": {"$min": "$firstSeen"}})
-        except AdapterError:  # a server that only counts
+        except AdapterError as error:  # a server that only counts
+            if not lacks_what_was_asked(error):
+                raise
             return {one: await self._earliest({"fingerprint": one}) for one in await self.counts({}, "fingerprint")}
         return {one["_id"]: one["at"] or 0 for one in found if isinstance(one["_id"], str)}
 
@@ -111,7 +108,7 @@ class LetterCollection:
     async def latest(self, query: Query, limit: int, *, oldest_first: bool = False) -> list[LetterRecord]:
         """Return letters by the time they were seen last, without what is large."""
         async with self._store.operation():
-            found = self._collection.find(_unspecific(query), _NO_LARGE)
+            found = self._collection.find(unspecific(query), NO_LARGE)
             cursor = found.sort("lastSeen", 1 if oldest_first else -1).limit(limit)
             return [_letter(document) async for document in cursor]
 
@@ -124,51 +121,9 @@ class LetterCollection:
         self, query: Query, page: int, *, bodies: bool = True, limit: int | None = None
     ) -> AsyncIterator[list[LetterRecord]]:
         """Yield letters in pages, by number and by bytes, without their headers; without *bodies* these are empty."""
-        without = _NO_HEADERS if bodies else _NO_LARGE
-        is_embedded = await self._store.is_embedded()
-        async with self._store.operation():
-            cursor = await self._opened(query, without, page, limit, is_embedded=is_embedded)
-        most_bytes = _MOST_BYTES if bodies else None
-        coming = asyncio.create_task(self._page(cursor, page, most_bytes))
-        try:
-            while documents := await coming:
-                # Fetched while the caller works on this one.
-                coming = asyncio.create_task(self._page(cursor, page, most_bytes))
-                await asyncio.sleep(0)
+        async with aclosing(self._pages.pages(query, page, bodies=bodies, limit=limit)) as pages:
+            async for documents in pages:
                 yield [_letter(document) for document in documents]
-        finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-            await cursor.close()
-
-    async def _opened(
-        self, query: Query, without: Mapping[str, int], page: int, limit: int | None, *, is_embedded: bool
-    ) -> _Cursor:
-        """Return a cursor over letters.
-
-        Where it aggregates, the embedded server leaves fields out before it reads them; where not, it finds many ids by
-        their index. There are other servers that answer an aggregation in one piece, however large it is.
-        """
-        if not is_embedded or any(isinstance(value, dict) and "$in" in value for value in query.values()):
-            return self._collection.find(_unspecific(query), without).batch_size(page).limit(limit or 0)
-        stages: list[Document] = [{"$match": _unspecific(query)}]
-        if limit is not None:
-            stages.append({"$limit": limit})
-        stages.append({"$project": dict(without)})
-        return await self._collection.aggregate(stages, batchSize=page, allowDiskUse=True)
-
-    async def _page(self, cursor: _Cursor, page: int, most_bytes: int | None) -> list[Document]:
-        async with self._store.operation():
-            if most_bytes is None:
-                return await cursor.to_list(page)
-            found: list[Document] = []
-            size = 0
-            async for document in cursor:
-                found.append(document)
-                size += len(document.get("body", b""))
-                if len(found) >= page or size >= most_bytes:
-                    break
-            return found
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
@@ -204,7 +159,7 @@ class LetterCollection:
         return [_result(next(answers)) if isinstance(one, Encoded) else RecordResult.REFUSED for one in encoded]
 
     async def _aggregate(self, query: Query, group: Mapping[str, Any]) -> list[Document]:
-        matching: list[Document] = [{"$match": _unspecific(query)}] if query else []
+        matching: list[Document] = [{"$match": unspecific(query)}] if query else []
         pipeline: list[Document] = [*matching, {"$group": dict(group)}]
         async with self._store.operation():
             cursor = await self._collection.aggregate(pipeline, allowDiskUse=True)
@@ -233,15 +188,6 @@ def _group(document: Document) -> GroupCount:
         senders=_names(document.get("senders", ())),
         users=_names(document.get("users", ())),
     )
-
-
-def _unspecific(query: Query) -> Document:
-    """Return *query* so that the embedded server does not pick the index of the status, which most letters share.
-
-    It uses an index for a single value, and none for a list.
-    """
-    status = query.get("status")
-    return {**query, "status": {"$in": [status]}} if isinstance(status, str) else dict(query)
 
 
 def _names(values: Sequence[object]) -> tuple[str, ...]:

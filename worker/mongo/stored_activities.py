@@ -10,6 +10,7 @@ from bson.objectid import ObjectId
 from worker.failure import AdapterError, Failure
 from worker.mongo.activities import COLLECTION, activity_document
 from worker.mongo.bulk import encode_alone
+from worker.mongo.errors import lacks_what_was_asked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +53,9 @@ class StoredActivities:
             some = wanted[start : start + _ASKED_AT_ONCE]
             try:
                 found |= await self._newest(some)
-            except AdapterError:  # a server that only counts
+            except AdapterError as error:  # a server that only counts
+                if not lacks_what_was_asked(error):
+                    raise
                 for one in some:
                     found |= await self._newest_by_reading(one)
         return found

@@ -215,6 +215,7 @@ def recorder(app: App, connection: Connection, publisher: Publisher) -> DeadLett
         trusted=app.trusted_users,
         count_letters=app.letters.count,
         max_letters=app.settings.max_letters,
+        delete_expired=app.letters.delete_expired,
         publisher=publisher,
         gate=app.gates["letters"],
         interval_ms=app.settings.record_interval_ms,

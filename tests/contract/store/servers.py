@@ -125,13 +125,13 @@ _NOT_DURABLE: Final = "loses acknowledged writes, and sometimes its file, by kil
 SHORTFALLS: Final[dict[str, dict[str, str]]] = {
     "ferretdb": {
         "test_letters_are_counted_by_cause_with_their_senders": "adds up no field in a $group",
-        "test_the_server_deletes_a_letter_when_its_time_has_come_and_no_open_one": _NOT_EXPIRING,
+        "test_the_server_deletes_a_cause_when_its_time_has_come_and_no_other": _NOT_EXPIRING,
         "test_workers_that_race_do_not_undo_each_other": _NOT_ATOMIC,
         "unchanged[lists in lists]": "refuses lists in lists",
         "unchanged[looks like extended JSON]": "refuses keys that begin with a dollar",
     },
     "mongo-java-server": {
-        "test_the_server_deletes_a_letter_when_its_time_has_come_and_no_open_one": _NOT_EXPIRING,
+        "test_the_server_deletes_a_cause_when_its_time_has_come_and_no_other": _NOT_EXPIRING,
         "test_workers_that_race_do_not_undo_each_other": _NOT_ATOMIC,
         "test_what_was_acknowledged_before_a_kill_is_there_after_the_restart": _NOT_DURABLE,
         "test_a_batch_interrupted_by_a_kill_is_done_again_without_loss_or_repetition": _NOT_DURABLE,

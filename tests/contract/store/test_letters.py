@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.contract.store.examples import NOW, letter
+from tests.support import wire_proxy as wire
 from tests.support.deliveries import RecordingReporter
 from tests.support.eventually import eventually_async
 from worker.dead_letters.letter import RecordResult, Status, claim_state
 from worker.dead_letters.outcomes import ReplayOutcome
 from worker.desk.ports import Change
+from worker.failure import StoreUnavailable
+from worker.mongo import letter_pages
 from worker.mongo.causes import Causes
+from worker.mongo.client import connect
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.operator_actions import ActionCollection
+from worker.mongo.stored_activities import StoredActivities
 from worker.process.clock import SystemClock
 from worker.process.preflight import ensure_indexes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.contract.store.conftest import OpenStore
+    from worker.dead_letters.letter import LetterRecord
+    from worker.desk.ports import Query
 
 OPEN = {"status": "open"}
 
@@ -93,6 +105,56 @@ async def test_letters_come_in_pages_and_the_latest_ones_first(open_store: OpenS
     assert {one.body for one in bare} == {b""}
     assert {one.id for one in bare} == {one.id for one in letters}
     assert [one.last_seen - NOW for one in latest] == [5, 4, 3]
+
+
+@pytest.mark.parametrize("limit", [None, 4, 5, 9, 100])
+async def test_letters_that_come_in_many_parts_are_each_there_once(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    monkeypatch.setattr(letter_pages, "_PART", 4)
+    letters = [
+        letter(
+            number, fingerprint="few" if number % 5 == 0 else "many", sender_id=f"app-{number % 2}", last_seen=number
+        )
+        for number in range(30)
+    ]
+    wanted: list[tuple[Query, Callable[[LetterRecord], bool]]] = [
+        (OPEN, lambda _one: True),
+        ({"fingerprint": "few", **OPEN}, lambda one: one.fingerprint == "few"),
+        (
+            {"fingerprint": "many", "senderId": "app-1", **OPEN},
+            lambda one: (one.fingerprint, one.sender_id) == ("many", "app-1"),
+        ),
+        ({"fingerprint": {"$in": ["few", "many"]}}, lambda _one: True),
+        ({"lastSeen": {"$gte": 3, "$lt": 20}, **OPEN}, lambda one: 3 <= one.last_seen < 20),
+        ({"_id": {"$in": [one.id for one in letters[:7]]}}, lambda one: one.last_seen < 7),
+        ({"fingerprint": "none"}, lambda _one: False),
+    ]
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await ensure_indexes(store, RecordingReporter())
+        await collection.insert(letters)
+        for query, is_wanted in wanted:
+            pages = [page async for page in collection.stream(query, 3, limit=limit)]
+            found = [one.id for page in pages for one in page]
+            all_of_them = {one.id for one in letters if is_wanted(one)}
+            assert len(found) == len(set(found)) == min(len(all_of_them), limit or 100)
+            assert set(found) <= all_of_them
+            assert all(len(page) <= 3 for page in pages)
+
+
+async def test_who_stops_reading_letters_leaves_nothing_behind(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letter_pages, "_PART", 4)
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await collection.insert([letter(number) for number in range(12)])
+        async with aclosing(collection.stream(OPEN, 2)) as pages:  # type: ignore[type-var]
+            first = await anext(pages)
+
+        assert len(first) == 2
+        assert {task for task in asyncio.all_tasks() if "fetch" in task.get_name()} == set()
 
 
 async def test_a_letter_is_changed_by_compare_and_set(open_store: OpenStore) -> None:
@@ -180,19 +242,60 @@ async def test_another_letter_of_a_decided_content_opens_it_and_is_not_deleted_w
     assert (document["status"], document["reason"], document.get("expiresAt")) == ("open", "", None)
 
 
-async def test_the_server_deletes_a_letter_when_its_time_has_come_and_no_open_one(open_store: OpenStore) -> None:
+async def test_what_was_kept_long_enough_is_deleted_and_no_open_letter(open_store: OpenStore) -> None:
+    now = SystemClock().now_ms()
     async with open_store() as store:
         await ensure_indexes(store, RecordingReporter())
         collection = LetterCollection(store)
         await collection.insert([letter(1), letter(2), letter(3)])
         await collection.change([letter(1).id], claim_state("open"), Change({"status": "discarded"}, expires_at=NOW))
-        later = Change({"status": "settled"}, expires_at=SystemClock().now_ms() + 86_400_000)
+        later = Change({"status": "settled"}, expires_at=now + 86_400_000)
         await collection.change([letter(2).id], claim_state("open"), later)
 
-        async def left() -> bool:
-            return await collection.counts({}, "status") == {"open": 1, "settled": 1}
+        await DeadLetterStore(store).delete_expired(now)
 
-        await eventually_async(left, "the discarded one deleted", seconds=90)  # MongoDB looks once a minute
+        assert await collection.counts({}, "status") == {"open": 1, "settled": 1}
+
+
+async def test_the_server_deletes_a_cause_when_its_time_has_come_and_no_other(open_store: OpenStore) -> None:
+    now = SystemClock().now_ms()
+    async with open_store() as store:
+        await ensure_indexes(store, RecordingReporter())
+        causes = Causes(store)
+        forgotten = letter(1, recorded_at=now - 401 * 86_400_000)
+        await causes.note([forgotten, letter(2, fingerprint="another", recorded_at=now)])
+
+        async def left() -> bool:
+            return set(await causes.first_seen([forgotten.fingerprint, "another"])) == {"another"}
+
+        await eventually_async(left, "the forgotten one deleted", seconds=90)  # MongoDB looks once a minute
+
+
+async def test_where_the_server_looks_through_all_letters_for_expired_ones_we_delete_them_alone(
+    open_store: OpenStore,
+) -> None:
+    async with open_store() as store:
+        await ensure_indexes(store, RecordingReporter())
+        kinds = [index async for index in await store.collection("dead_letters").list_indexes()]
+        is_embedded = await store.is_embedded()
+
+    assert ["expiresAt"] in [list(one["key"]) for one in kinds]
+    assert not (is_embedded and any("expireAfterSeconds" in one for one in kinds))
+
+
+async def test_a_server_that_does_not_answer_in_time_is_not_asked_in_another_way(store_uri: str, database: str) -> None:
+    with wire.wire_proxy(store_uri) as proxy:
+        store = connect(proxy.uri, database, timeout_ms=500)
+        await LetterCollection(store).insert([letter(1)])
+        silent = proxy.on("aggregate", answer=wire.silence)
+        others = proxy.on("find", "count", answer=wire.silence)
+        letters, activities = LetterCollection(store), StoredActivities(store)
+        for ask in (lambda: letters.groups(OPEN), letters.first_seen, lambda: activities.newest(["c-1", "c-2"])):
+            with pytest.raises(StoreUnavailable, match="no answer within the deadline"):
+                await ask()
+        await store.close()
+
+    assert (silent.count, others.count) == (3, 0)
 
 
 async def test_actions_are_listed_the_newest_first_and_keep_their_lines_in_order(open_store: OpenStore) -> None:
