@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,31 @@ async def test_many_who_ask_for_the_same_share_one_answer_until_it_is_forgotten(
     assert await fresh.get("key", 60, make) == 1
     fresh.clear()
     assert await fresh.get("key", 60, make) == 2
+
+
+async def test_while_a_new_answer_takes_long_the_one_before_is_shown_and_after_a_change_none_is() -> None:
+    fresh, store_answers = Fresh(), asyncio.Event()
+    store_answers.set()
+
+    async def make() -> int:
+        await store_answers.wait()
+        return next(numbers)
+
+    numbers = itertools.count(1)
+    assert await fresh.get("key", 0, make) == 1
+    store_answers.clear()
+    await asyncio.sleep(0.01)
+    assert await asyncio.gather(*(fresh.get("key", 0, make) for _ in range(3))) == [1] * 3
+    store_answers.set()
+    assert await fresh.get("key", 0, make) == 2
+
+    store_answers.clear()
+    fresh.clear()
+    waiting = asyncio.create_task(fresh.get("key", 0, make))
+    await asyncio.wait([waiting], timeout=0.5)
+    assert not waiting.done()
+    store_answers.set()
+    assert await waiting == 3
 
 
 async def test_a_failed_answer_is_not_kept() -> None:

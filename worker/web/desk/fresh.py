@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -13,44 +14,75 @@ T = TypeVar("T")
 _MOST: Final = 50
 _SHARE: Final = 5
 """An answer is kept at least this many times as long as it took to make: asking costs the store a sixth of the time."""
+_PATIENCE_SECONDS: Final = 0.3
+"""How long anybody waits for a new answer while there is an old one."""
+_OLDEST_SECONDS: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    task: asyncio.Task[Any]
+    """What makes it, or has made it."""
+    until: float = float("inf")
+    """Until when it is fresh."""
+    made_at: float = 0.0
+    before: _Answer | None = None
+    """The one before, while this one is being made."""
+
+    @property
+    def is_good(self) -> bool:
+        return self.task.done() and not self.task.cancelled() and self.task.exception() is None
 
 
 class Fresh:
     """Keeps the last answers by what they answer."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, tuple[float, asyncio.Task[Any]]] = {}
+        self._answers: dict[str, _Answer] = {}
 
     async def get(self, key: str, seconds: float, make: Callable[[], Awaitable[T]]) -> T:
         """Return what *make* returned a short while ago, for whoever asked; raises what it raised.
 
-        *seconds*: how old an answer may be that was quickly made.
+        Where making it takes long, what it returned before is returned once more, up to a minute old: a store that has
+        much to do holds no page up. *seconds*: how old an answer may be that was quickly made.
         """
-        until, task = self._answers.get(key, (0.0, None))
-        if task is None or (task.done() and until < time.monotonic()):
+        now = time.monotonic()
+        answer = self._answers.get(key)
+        if answer is None or (answer.task.done() and answer.until < now):
+            before = (
+                answer if answer is not None and answer.is_good and now - answer.made_at < _OLDEST_SECONDS else None
+            )
             self._forget()
-            task = asyncio.create_task(_made(make))
-            self._answers[key] = (float("inf"), task)
-            began = time.monotonic()
-            task.add_done_callback(lambda _: self._answered(key, task, began, seconds))
-        return cast("T", await asyncio.shield(task))
+            answer = self._begun(key, seconds, make, before)
+        if answer.before is not None:
+            await asyncio.wait([answer.task], timeout=_PATIENCE_SECONDS)
+            if not answer.task.done():
+                return cast("T", answer.before.task.result())
+        return cast("T", await asyncio.shield(answer.task))
 
     def clear(self) -> None:
         """Forget all answers: something was changed."""
         self._answers.clear()
 
-    def _answered(self, key: str, task: asyncio.Task[Any], began: float, seconds: float) -> None:
-        seconds = max(seconds, _SHARE * (time.monotonic() - began))
-        failed = task.cancelled() or task.exception() is not None
-        if self._answers.get(key, (0.0, None))[1] is task:  # not forgotten meanwhile
-            self._answers[key] = (0.0 if failed else time.monotonic() + seconds, task)
+    def _begun(self, key: str, seconds: float, make: Callable[[], Awaitable[T]], before: _Answer | None) -> _Answer:
+        answer = _Answer(asyncio.create_task(_made(make)), before=before)
+        self._answers[key] = answer
+        began = time.monotonic()
+        answer.task.add_done_callback(lambda _: _answered(answer, began, seconds))
+        return answer
 
     def _forget(self) -> None:
         now = time.monotonic()
-        self._answers = {key: one for key, one in self._answers.items() if one[0] > now or not one[1].done()}
+        self._answers = {key: one for key, one in self._answers.items() if one.until > now or not one.task.done()}
         while len(self._answers) >= _MOST:
             del self._answers[next(iter(self._answers))]
 
 
 async def _made(make: Callable[[], Awaitable[T]]) -> T:
     return await make()
+
+
+def _answered(answer: _Answer, began: float, seconds: float) -> None:
+    answer.made_at = time.monotonic()
+    answer.until = answer.made_at + max(seconds, _SHARE * (answer.made_at - began)) if answer.is_good else 0.0
+    answer.before = None
