@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from worker.cli.dead_letters import deciding, finding, planning, replaying, showing, watching
+from worker.cli.dead_letters import (
+    deciding,
+    editing,
+    finding,
+    fixing,
+    planning,
+    purging,
+    replaying,
+    showing,
+    transferring,
+    watching,
+)
 from worker.cli.dead_letters import jobs as bulk
 from worker.cli.dead_letters.options import FILTER, Json
 from worker.cli.output import add_command, help_end
@@ -37,21 +48,26 @@ _COMMANDS: Final[tuple[tuple[str, Callable[..., None], tuple[str, ...], tuple[st
     ),
     (
         "fix",
-        deciding.fix,
+        fixing.fix,
         ("cim-worker dead-letters fix 3f2a --rename header.customer.id=header.customer._id",),
         _STORE,
     ),
-    ("edit", deciding.edit, ("EDITOR=vi cim-worker dead-letters edit 67f8a1b2c3d4e5f601234567",), _STORE),
+    ("edit", editing.edit, ("EDITOR=vi cim-worker dead-letters edit 67f8a1b2c3d4e5f601234567",), _STORE),
     ("discard", deciding.discard, ("cim-worker dead-letters discard 3f2a --reason 'test messages'",), _STORE),
     ("restore", deciding.restore, ("cim-worker dead-letters restore 3f2a --reason 'they were no tests'",), _STORE),
     (
         "purge",
-        deciding.purge,
+        purging.purge,
         ("cim-worker dead-letters purge --customer u-1 --activities --reason 'erasure request 17'",),
         _STORE,
     ),
-    ("export", watching.export, ("cim-worker dead-letters export 3f2a > letters.jsonl",), _STORE),
-    ("import", deciding.import_, ("cim-worker dead-letters import letters.jsonl --reason 'to reproduce it'",), _STORE),
+    ("export", transferring.export, ("cim-worker dead-letters export 3f2a > letters.jsonl",), _STORE),
+    (
+        "import",
+        transferring.import_,
+        ("cim-worker dead-letters import letters.jsonl --reason 'to reproduce it'",),
+        _STORE,
+    ),
     ("watch", watching.watch, ("cim-worker dead-letters watch --sender app-1",), _STORE),
 )
 

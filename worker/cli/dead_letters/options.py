@@ -21,6 +21,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. Needed where there
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show the values of payloads; kept in the audit.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many letters.", min=1, max=10**9)]
 Force = Annotated[bool, typer.Option("--force", help="Also letters that were replayed CIM_MAX_REPLAYS times.")]
+ForceChange = Annotated[bool, typer.Option("--force", help="Also what is locked, and what would die again.")]
 LetterId = Annotated[str, typer.Argument(metavar="ID|CAUSE", help="A letter, or the newest letter of a cause.")]
 
 _Names = Annotated[

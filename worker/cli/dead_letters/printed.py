@@ -1,11 +1,14 @@
-"""A letter and its prediction, as several commands print them."""
+"""A letter, its prediction and an action, as several commands print them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.cli.output import print_json, print_line
+
 if TYPE_CHECKING:
     from worker.dead_letters.letter import LetterRecord
+    from worker.desk.audit import Action
     from worker.desk.plan import Forecast
 
 
@@ -52,3 +55,12 @@ def clock_time(at: int | None) -> str:
     from worker.desk.times import utc
 
     return "" if at is None else utc(at, timespec="seconds")
+
+
+def print_action(action: Action, *, as_json: bool) -> None:
+    """Print what an action has done."""
+    if as_json:
+        print_json({**{name: value for name, value in action.document.items() if name != "_id"}, "id": action.id})
+        return
+    counts = ", ".join(f"{number} {what}" for what, number in action.counts.items() if number) or "nothing to do"
+    print_line(f"{action.document['kind']} {action.id}: {counts}")

@@ -1,4 +1,4 @@
-"""Commands that write letters one a line: new ones as they come, and those that are exported."""
+"""`watch`: letters one a line, as they are recorded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.cli.dead_letters.opening import chosen_by, now_ms, open_desk
-from worker.cli.dead_letters.options import ActsAs, Json, Reveal, filtered
+from worker.cli.dead_letters.options import Json, filtered
 from worker.cli.dead_letters.printed import clock_time, letter_document
-from worker.cli.output import print_json_text, print_line
+from worker.cli.output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,12 +35,6 @@ def watch(names: list[str], words: dict[str, Any], *, as_json: Json = False) -> 
         asyncio.run(_watch(names, words, as_json=as_json))
     except KeyboardInterrupt:
         return
-
-
-@filtered
-def export(names: list[str], words: dict[str, Any], *, reveal: Reveal = False, acts_as: ActsAs = "") -> None:
-    """Write letters as JSON lines: payloads masked, for a ticket; with --reveal whole, for `import` and for tests."""
-    asyncio.run(_export(names, words, acts_as, reveal=reveal))
 
 
 async def _watch(names: Sequence[str], words: Mapping[str, Any], *, as_json: bool) -> None:
@@ -78,12 +72,3 @@ def _print_watched(letter: LetterRecord, *, as_json: bool) -> None:
         f"{clock_time(letter.last_seen)}  {letter.id}  {letter.code}{where}  sender {letter.sender_id or '?'}"
         f"  message {letter.message_id or '?'}"
     )
-
-
-async def _export(names: Sequence[str], words: Mapping[str, Any], acts_as: str, *, reveal: bool) -> None:
-    from worker.desk.transfer import export as lines
-
-    async with open_desk(acts_as) as desk:
-        async for line in lines(desk, await chosen_by(desk, names, words), reveal=reveal):
-            print_json_text(line)
-        sys.stdout.flush()
