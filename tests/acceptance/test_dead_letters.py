@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.command import COMMAND, cim_worker, environment, printed_json, running
+from tests.support.command import COMMAND, running
 from tests.support.eventually import eventually
+from tests.support.on_call import REASON, OnCall
 from tests.support.terminal import on_terminal
 from tests.support.worker_pool import World
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from tests.services.services import Store
 
 CHARACTERS = 2000
-REASON = ("--reason", "the limit was too small")
 
 
 def message(message_id: str, **header: Any) -> dict[str, Any]:
@@ -41,42 +39,6 @@ def world(vhost_url: str, store: Store, database: str, tmp_path: Path) -> World:
     made = World(vhost_url, store.uri, database, tmp_path)
     made.apply_topology()
     return made
-
-
-class OnCall:
-    """Runs commands as somebody would who was called at night."""
-
-    def __init__(self, world: World, **variables: str) -> None:
-        self.world = world
-        self.variables = {
-            "CIM_RABBITMQ_URL": world.amqp_url,
-            "CIM_MONGODB_URI": world.mongodb_uri,
-            "CIM_MONGODB_DATABASE": world.database,
-            **variables,
-        }
-
-    def run(self, *arguments: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        done = cim_worker("dead-letters", *arguments, stdin=stdin, **self.variables)
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return printed_json(self.run(*arguments, "--json", code=code))
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command in the background."""
-        return subprocess.Popen(
-            [COMMAND, "dead-letters", *arguments],
-            env=environment(**self.variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def statuses(self) -> dict[str, int]:
-        """Return how many letters there are of each status, as the store says."""
-        return dict(Counter(one["status"] for one in self.world.collection("dead_letters")))
 
 
 def recording(world: World, **variables: str) -> Any:
@@ -250,64 +212,6 @@ def test_a_conversation_event_goes_back_to_its_exchange_and_its_outcome_to_its_l
         eventually(lambda: on_call.statuses().get("open") == 1)
         (successor,) = on_call.json("list")
     assert (successor["replayOf"], successor["originQueue"]) == (letter["id"], "cim.conversation-events")
-
-
-def test_deciding_without_sending_leaves_a_trace_and_can_be_taken_back(world: World, tmp_path: Path) -> None:
-    on_call = OnCall(world)
-    secret = message("m-1", customer={"id": "customer-1"})
-    secret["body"]["markdownText"] = "a very personal text"
-    with recording(world) as pool:
-        pool.wait_for("consuming")
-        world.publish(*encoded(secret, message("m-2", customer={"id": "c-2"})), b"no json")
-        eventually(lambda: on_call.statuses().get("open") == 3)
-    missing = ("--code", "missing_anchor")
-    letter = on_call.json("list", "--message", "m-1")[0]["id"]
-
-    refused = on_call.run("discard", *missing, code=2)
-    assert "say why: --reason" in refused.stderr
-    assert "Give --yes to do it" in on_call.run("discard", *missing, *REASON, code=2).stderr
-    on_call.run("discard", *missing, "--yes", *REASON, "--as", "anna")
-    assert on_call.statuses() == {"discarded": 2, "open": 1}
-    on_call.run("restore", letter, *REASON)
-    newest, before, *_ = on_call.json("jobs")
-    assert (newest["kind"], newest["reason"], newest["counts"]) == ("restore", REASON[1], {"restored": 1})
-    assert (before["kind"], before["as"]) == ("discard", "anna")
-
-    assert (
-        "a very personal text" not in on_call.run("show", letter).stdout + on_call.run("show", letter, "--json").stdout
-    )
-    assert "a very personal text" not in on_call.run("export", letter).stdout
-    assert "a very personal text" in on_call.run("show", letter, "--reveal").stdout
-    exported = tmp_path / "letters.jsonl"
-    exported.write_text(on_call.run("export", letter, "--reveal").stdout)
-    assert [one["kind"] for one in world.collection("operator_actions")].count("reveal") == 1
-
-    fixed = tmp_path / "message.json"
-    broken = "{"
-    assert "that is no JSON" in on_call.run("edit", letter, "--file", "-", stdin=broken, code=2).stderr
-    fixed.write_bytes(json.dumps(secret).encode())
-    assert "it would die again: missing_anchor" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
-    fixed.write_text(json.dumps({**message("m-1"), "id": "another"}))
-    assert (
-        "id says whose message it is and is locked" in on_call.run("edit", letter, "--file", str(fixed), code=6).stderr
-    )
-    editing = OnCall(world, EDITOR="""sed -i 's/"id":.*"customer-1"/"_id":"customer-1"/'""")
-    edited = editing.run("edit", letter, "--yes").stdout
-    assert '+      "_id": "customer-1"' in edited
-    assert "saved; replayed now it would be stored (stand_alone)" in edited
-
-    assert "nothing was deleted" in on_call.run("purge", letter, *REASON, code=2).stderr
-    on_call.run("purge", letter, "--yes", *REASON)
-    assert f"there is no letter {letter}" in on_call.run("show", letter, code=5).stderr
-    on_call.run("import", str(exported), *REASON)
-    assert on_call.json("show", letter)["status"] == "open"
-    assert "redacted" in on_call.run("import", "-", *REASON, stdin=on_call.run("export").stdout, code=2).stderr
-
-    careful = OnCall(world, CIM_READ_ONLY="true")
-    for command in (("discard", letter), ("replay", letter)):
-        assert "CIM_READ_ONLY is set" in careful.run(*command, *REASON, code=6).stderr
-    assert "CIM_READ_ONLY is set" in careful.run("fix", letter, "--set", "body.x=1", "--reveal", code=6).stderr
-    assert on_call.statuses() == {"discarded": 1, "open": 2}
 
 
 def test_what_is_refused_of_an_edit_can_be_edited_again_and_an_editor_that_does_not_start_is_named(
