@@ -152,9 +152,17 @@ answers-bench: .venv/.made-bench ## what receipts and the journal cost (ARGS=--d
 partitions-bench: .venv/.made-bench ## what partitions of the ingress move, on one node and on three (ARGS="--nodes 3")
 	@$(RUN)/python -m tests.benchmarks.partitions $(ARGS)
 
+.PHONY: promises
+promises: .venv/.made ## each promise of the desk broken once: does a test notice? (ARGS="letter cap": those with these words)
+	@$(RUN)/python -m tests.promises $(ARGS)
+
 .PHONY: desk-speed
 desk-speed: .venv/.made-bench ## how fast the desk finds, plans and replays 100,000 letters (ARGS="--store memory --letters 20000")
 	@$(RUN)/python -m tests.benchmarks.desk $(ARGS)
+
+.PHONY: desk-page-speed
+desk-page-speed: .venv/.made-bench ## how soon the desk's page answers while it replays 100,000 letters (ARGS="--store memory --seconds 20")
+	@$(RUN)/python -m tests.benchmarks.desk_page $(ARGS)
 
 .PHONY: bench
 bench: .venv/.made-bench native ## compare with what others would use (ARGS=--quick: under two minutes)

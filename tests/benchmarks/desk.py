@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import psutil
+from pymongo import WriteConcern
 
 from tests.benchmarks import stores
 from tests.services.services import private_broker
@@ -28,7 +29,7 @@ from worker.desk.replay import replay
 from worker.desk.steps import Control
 from worker.mongo import indexes
 from worker.mongo.client import connect
-from worker.mongo.letters import LetterCollection
+from worker.mongo.dead_letters import COLLECTION
 from worker.opening import desk_on, sending_on
 from worker.process.clock import SystemClock
 from worker.rabbit.connection import Connection
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from worker.desk.desk import Desk
-    from worker.mongo.client import Store
+    from worker.mongo.client import Document, Store
 
+_FILLING_MS = 300_000
+"""How long a server may take for an index of as many letters as anybody measures."""
 _CAUSES = 20
 _AT_ONCE = 1000
 NOW = time.time_ns() // 1_000_000 - 3_600_000
@@ -86,26 +89,32 @@ def _letter(place: int) -> LetterRecord:
 
 
 async def fill(store: Store, number: int) -> None:
-    """Put letters into an empty collection, then make its indexes: the other way round takes longer."""
-    collection = LetterCollection(store)
+    """Put letters into an empty collection, then make its indexes: the other way round takes longer.
+
+    Nothing waits for a disk, and the next letters are made while some are written.
+    """
+    collection = store.database.get_collection(COLLECTION, write_concern=WriteConcern(w=1, j=False))
+    coming = _documents(0, number)
     for start in range(0, number, _AT_ONCE):
-        await collection.insert([_letter(place) for place in range(start, min(number, start + _AT_ONCE))])
+        writing = collection.insert_many(coming, ordered=False)
+        _, coming = await asyncio.gather(writing, asyncio.to_thread(_documents, start + _AT_ONCE, number))
     for index in indexes.OWN if await store.is_embedded() else (*indexes.OWN, indexes.CLAIMS):
         await indexes.make(store, index)
 
 
-async def measure(
-    desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], number: int, replayed: int
-) -> dict[str, float]:
-    """Return seconds and rates by what was done."""
+def _documents(start: int, number: int) -> list[Document]:
+    places = range(start, min(number, start + _AT_ONCE))
+    return [{**_letter(place).to_document(), "unsettled": 0} for place in places]
+
+
+async def measure(desk: Desk, send: Callable[[], Coroutine[Any, Any, Any]], number: int, replayed: int) -> None:
+    """Say seconds and rates of each thing that is done, when it is done."""
     everything = parse_filter({}, now=NOW)
     some = parse_filter({"sender": "app-3", "code": "store_rejected"}, now=NOW)
     one_cause = parse_filter({"group": f"{3:012x}"}, now=NOW)
-    figures = {
-        "groups, s": await _seconds(groups(desk, everything)),
-        "list --sender --code, s": await _seconds(list_letters(desk, some, 50)),
-        "list CAUSE, s": await _seconds(list_letters(desk, one_cause, 50)),
-    }
+    _say("groups, s", *await _timed(groups(desk, everything)))
+    _say("list --sender --code, s", *await _timed(list_letters(desk, some, 50)))
+    _say("list CAUSE, s", *await _timed(list_letters(desk, one_cause, 50)))
     before = _memory()
     planned = Plan()
 
@@ -113,25 +122,35 @@ async def measure(
         nonlocal planned
         planned = await plan(desk, everything)
 
-    figures["plan, letters/s"] = number / await _seconds(make())
+    _say("plan, letters/s", *await _timed(make()), letters=number)
     assert planned.letters == number
-    figures["replay, letters/s"] = replayed / await _seconds(send())
-    figures["memory grown, MiB"] = (_memory() - before) / 2**20
-    return figures
+    _say("replay, letters/s", *await _timed(send()), letters=replayed)
+    print(f"{'memory grown, MiB':<26} {(_memory() - before) / 2**20:12.2f}")
 
 
-async def run(number: int, store_name: str, replayed: int) -> dict[str, float]:
+async def run(number: int, store_name: str, replayed: int) -> None:
     """Start store and broker, fill, measure."""
     with stores.running(store_name) as server, private_broker(say=lambda _line: None) as broker:
         globals()["_store_pid"] = getattr(server, "pid", 0)
-        return await _run(number, min(number, replayed), server.uri, broker.create_vhost("desk-speed"))
+        url = broker.create_vhost("desk-speed")
+        filling, _ = await _timed(filled(server.uri, number))
+        print(f"{number} letters put into the store in {filling:.0f} s", flush=True)
+        await _run(number, min(number, replayed), server.uri, url)
 
 
-async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> dict[str, float]:
-    settings = load_settings(
-        rabbitmq_url=amqp_url, mongodb_uri=mongodb_uri, mongodb_database="desk", mongodb_timeout_ms=120_000
-    )
-    store = connect(mongodb_uri, "desk", timeout_ms=120_000)
+async def filled(mongodb_uri: str, number: int) -> None:
+    """Put letters into the store at that address."""
+    store = connect(mongodb_uri, "desk", timeout_ms=_FILLING_MS)
+    try:
+        await fill(store, number)
+    finally:
+        await store.close()
+
+
+async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> None:
+    """Measure with the deadlines that everybody has."""
+    settings = load_settings(rabbitmq_url=amqp_url, mongodb_uri=mongodb_uri, mongodb_database="desk")
+    store = connect(mongodb_uri, "desk", timeout_ms=settings.mongodb_timeout_ms)
     try:
         clock, control = SystemClock(), Control()
         async with (
@@ -140,12 +159,10 @@ async def _run(number: int, replayed: int, mongodb_uri: str, amqp_url: str) -> d
             sending_on(publishing, reading, settings, clock, control) as sending,
         ):
             await apply(publishing, wanted((("1s", 1),), 20, publishing.server_version))
-            filling = await _seconds(fill(store, number))
-            print(f"{number} letters put into the store in {filling:.0f} s")
             desk = desk_on(store, settings, Who("benchmark"), clock)
             options = Options(limit=replayed, wait_seconds=0)
             everything = parse_filter({}, now=NOW)
-            return await measure(
+            await measure(
                 desk, lambda: replay(desk, sending.publisher, None, everything, "benchmark", options), number, replayed
             )
     finally:
@@ -161,17 +178,19 @@ async def _connection(url: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-_processor: list[tuple[float, float]] = []
-"""Wall time and processor time, of the store and of this process together, of each thing measured."""
 _store_pid = 0
 
 
-async def _seconds(work: Coroutine[Any, Any, Any]) -> float:
+async def _timed(work: Coroutine[Any, Any, Any]) -> tuple[float, float]:
+    """Return wall time and processor time, of the store and of this process together, of *work* in seconds."""
     started, used = time.monotonic(), _used()
     await work
-    took = time.monotonic() - started
-    _processor.append((took, _used() - used))
-    return took
+    return time.monotonic() - started, _used() - used
+
+
+def _say(name: str, took: float, used: float, letters: int = 0) -> None:
+    figure = letters / took if letters else took
+    print(f"{name:<26} {figure:12.2f}    ({took:.1f} s, {used:.1f} s of processor time)", flush=True)
 
 
 def _used() -> float:
@@ -191,9 +210,7 @@ def main() -> None:
     arguments = parser.parse_args()
     load = psutil.getloadavg()[0]
     print(f"{arguments.store}, load of the machine at the start {load:.1f} on {psutil.cpu_count()} processors")
-    for name, figure in asyncio.run(run(arguments.letters, arguments.store, arguments.replayed)).items():
-        print(f"{name:<26} {figure:12.2f}")
-    print("wall and processor seconds of each: " + ", ".join(f"{took:.1f}/{used:.1f}" for took, used in _processor))
+    asyncio.run(run(arguments.letters, arguments.store, arguments.replayed))
 
 
 if __name__ == "__main__":
