@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +88,10 @@ class RunningProcess:
         """Return the resident memory of all of them together, in MiB; what they share counts for each."""
         return float(sum(process.memory_info().rss for process in self.processes())) / 2**20
 
-    def count_logged(self, event: str) -> int:
-        """Return how many lines of the log are of this event."""
-        return sum(f'"event":"{event}"' in line.replace(" ", "") for line in self._log.read_text().splitlines())
+    def logged(self) -> Counter[str]:
+        """Return how many lines of each event its log has so far."""
+        lines = self._log.read_text().splitlines(keepends=True)
+        return Counter(json.loads(line)["event"] for line in lines if line.startswith("{") and line.endswith("\n"))
 
     def kill(self) -> None:
         """End it and everything it started with SIGKILL."""

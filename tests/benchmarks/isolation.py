@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from tests.benchmarks.contenders import Contender
+    from tests.benchmarks.contenders import Command
     from tests.benchmarks.messages import Prepared
 
 _TICK_SECONDS: Final = 0.005
@@ -169,7 +169,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each trouble lasts")
     parser.add_argument("--only", action="append", choices=[*TROUBLES], help="one trouble; may be repeated")
-    parser.add_argument("--keep", type=Path, help="a folder for the worker's log")
     arguments = parser.parse_args()
     names = ["undisturbed", *(arguments.only or [name for name in TROUBLES if name != "undisturbed"])]
     with tempfile.TemporaryDirectory() as folder, private_broker(say=print) as broker:
@@ -184,7 +183,7 @@ def main() -> None:
         store.stop()
 
 
-def _ours(proxy: WireProxy) -> Contender:
+def _ours(proxy: WireProxy) -> Command:
     return replace(OURS, environment={**OURS.environment, "CIM_MONGODB_URI": proxy.uri})
 
 
@@ -200,14 +199,15 @@ def _normal_rate(stage: Stage, proxy: WireProxy) -> float:
 def _measured(name: str, stage: Stage, proxy: WireProxy, seconds: float, normal: float) -> str:
     rates, trouble = TROUBLES[name]
     stage.reset()
-    with _ours(proxy).running(stage):
+    with _ours(proxy).running(stage) as pool:
         asyncio.run(Flow(stage, rates).run(_WARM_SECONDS))
-        flow = Flow(stage, rates)
+        flow, logged_before = Flow(stage, rates), pool.logged()
         with trouble(stage, proxy):
             asyncio.run(flow.run(seconds))
+            logged = pool.logged() - logged_before
             expected = sum(int(rates.get(Kind.STORED, 0) * part) for part in (seconds, _WARM_SECONDS))
             left = expected - stage.stored()
-        line = f"{name:16} {_percentiles(flow.milliseconds)}"
+        line = f"{name:16} {_percentiles(flow.milliseconds)}, log {dict(logged)}"
         if left <= rates.get(Kind.STORED, 0):
             return line
         rate, milliseconds = asyncio.run(_catching_up(stage, expected))

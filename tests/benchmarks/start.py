@@ -58,7 +58,7 @@ def main() -> int:
 
 def _wait_until_consuming(pool: RunningProcess, processes: int) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while pool.count_logged("consuming") < processes:
+    while pool.logged()["consuming"] < processes:
         if pool.complaint() or time.monotonic() > deadline:
             raise RuntimeError(pool.complaint() or "not every process consumes after a minute")
         time.sleep(_LOOK_SECONDS)

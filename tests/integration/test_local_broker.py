@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -190,6 +191,19 @@ def test_nothing_is_left_when_the_owner_is_killed(rabbitmq_root: Path | None) ->
 
     eventually(lambda: processes_naming(*marks) == [])
     eventually(lambda: not Path(folder).exists())
+
+
+def test_a_tool_starts_no_port_mapper_of_its_own(rabbitmq_root: Path | None) -> None:
+    """One that a tool starts beside a node that is gone would stay."""
+    broker = LocalBroker(chroot=rabbitmq_root)
+    try:
+        with pytest.raises(subprocess.CalledProcessError):
+            broker.control("status")
+
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", broker.port_mapper_port)) == errno.ECONNREFUSED
+    finally:
+        broker.close()
 
 
 def test_a_node_that_cannot_start_says_why(rabbitmq_root: Path | None) -> None:

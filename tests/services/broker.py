@@ -414,6 +414,8 @@ class LocalBroker:
             "RABBITMQ_ALLOW_INPUT": "true",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput +B i {loopback} {shutdown}",
             "RABBITMQ_CTL_ERL_ARGS": loopback,
+            # A tool that finds no port mapper must not start one: it would outlive the run.
+            "ERL_AFLAGS": "-start_epmd false",
             "RABBITMQ_CTL_DIST_PORT_MIN": str(self._ports.control),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(self._ports.control + 20),
         }

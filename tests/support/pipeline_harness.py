@@ -24,6 +24,7 @@ from worker.pipeline.reading import Reading
 from worker.pipeline.retry import RetryPolicy
 from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
+from worker.pipeline.store_share import StoreShare
 from worker.pipeline.storing import Storing
 
 if TYPE_CHECKING:
@@ -104,10 +105,17 @@ class PipelineHarness:
             order=order,
             **common,
         )
+        self.share = StoreShare(self.clock, self.crash)
+        self.share.set_window(window)
         self.storing = Storing(
-            store=self.store, gate=self.store_gate, copies=copies, settlement=settlement, reading=reading, **common
+            store=self.store,
+            gate=self.store_gate,
+            copies=copies,
+            settlement=settlement,
+            reading=reading,
+            share=self.share,
+            **common,
         )
-        self.storing.set_window(window)
         finder = ConversationFinder(registry=self.registry, cache=self.cache, gate=self.lookups_gate, **common)
         publishing = Publishing(
             publisher=self.publisher,
@@ -121,7 +129,13 @@ class PipelineHarness:
             **common,
         )
         self.pipeline = Pipeline(
-            reading=reading, finder=finder, publishing=publishing, storing=self.storing, copies=copies, **common
+            reading=reading,
+            finder=finder,
+            publishing=publishing,
+            storing=self.storing,
+            copies=copies,
+            share=self.share,
+            **common,
         )
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.deliveries import FakeDelivery, delivery
 from tests.support.eventually import eventually_async
+from tests.support.fakes import FakeRegistry
 from tests.support.identity import event_id_of
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
@@ -22,8 +23,9 @@ from worker.pipeline.ports import Written
 from worker.ports import Confirmation, Outgoing, Properties
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
+    from worker.conversations.ports import Lookup
     from worker.pipeline.ports import StoreResult
     from worker.pipeline.translate import Activity
 
@@ -659,6 +661,59 @@ async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits
     assert harness.storing.room == 2
     await harness.process(came_back(harness.waiting[0]))
     assert harness.outcomes == {"waiting": 6, "published": 1, "stored": 7}
+
+
+class SilentRegistry(FakeRegistry):
+    """Answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+
+    async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
+        await self.answers.wait()
+        return await super().lookup(conversation_ids, session_ids)
+
+
+async def test_lookups_that_stay_unanswered_take_half_the_window_and_what_comes_later_goes_on_without() -> None:
+    harness = pipeline_harness(window=24, bundle=1, registry=SilentRegistry())
+    await harness.process(*(of_session(f"s-{number}", number) for number in range(12)))
+    assert not harness.settled, "half a second is no silence"
+    harness.clock.ms += 1100
+    await harness.process(of_session("s-12", 12), delivery(message(13, conversationId="nobody-asked")))
+    assert harness.outcomes == {"waiting": 1, "published": 1}
+    harness.registry.answers.set()
+    await eventually_async(lambda: len(harness.settled) == 14, seconds=5)
+    assert harness.outcomes == {"waiting": 1, "published": 1, "stored": 12}
+
+
+async def test_a_window_full_of_lookups_that_stay_unanswered_is_half_free_again_though_nothing_comes() -> None:
+    harness = pipeline_harness(window=24, bundle=1, registry=SilentRegistry())
+    await harness.process(*(of_session(f"s-{number}", number) for number in range(24)))
+    harness.clock.ms += 1100
+    await eventually_async(lambda: harness.outcomes == {"waiting": 12}, seconds=5)
+    assert [json.loads(copy.body)["id"] for copy in harness.waiting] == [f"m-{number}" for number in range(12, 24)]
+
+
+async def test_a_window_full_of_writes_that_stay_unanswered_is_half_free_again_though_nothing_comes() -> None:
+    harness = pipeline_harness(window=24, bundle=1)
+    harness.store.store = lambda _activities, _now_ms: asyncio.Event().wait()
+    await harness.process(*(customers(number) for number in range(24)))
+    assert not harness.settled
+    harness.clock.ms += 600
+    await eventually_async(lambda: harness.outcomes == {"waiting": 12}, seconds=5)
+
+
+async def test_what_waited_in_the_broker_stays_in_hand_however_long_its_lookup_takes() -> None:
+    harness = pipeline_harness(window=8, bundle=1, registry=SilentRegistry())
+    again = [FakeDelivery(of_session(f"s-{number}", number).body, queue=contract.WAITING) for number in range(12)]
+    await harness.process(*again)
+    harness.clock.ms += 1100
+    await harness.process(FakeDelivery(of_session("s-12", 12).body, queue=contract.WAITING), of_session("s-13", 13))
+    await eventually_async(lambda: harness.outcomes == {"waiting": 1}, seconds=5)
+    assert harness.storing.room == 0, "no more is brought back"
+    harness.registry.answers.set()
+    await eventually_async(lambda: harness.outcomes == {"waiting": 1, "stored": 13}, seconds=5)
 
 
 async def test_a_slow_store_gets_smaller_bundles_and_larger_ones_when_it_is_quick_again() -> None:

@@ -102,6 +102,7 @@ class SessionHarness:
             waiting_room=self.room,
             pipeline=self.harness.pipeline,
             storing=self.harness.storing,
+            share=self.harness.share,
             settlement=Settlement(self.harness.settle, self.harness.reported, self.harness.clock),
             settings=Settings(rabbitmq_url="amqp://localhost", mongodb_uri="mongodb://localhost", **(settings or {})),
             clock=self.harness.clock,

@@ -68,6 +68,10 @@ class Lane(Generic[T]):
         self._waiting.clear()
         return waiting
 
+    def take_newest(self, most: int) -> list[T]:
+        """Take back at most *most* of what no handler has begun: those that came last, in the order they came."""
+        return [self._waiting.pop() for _ in range(min(most, len(self._waiting)))][::-1]
+
     async def cancel(self) -> None:
         """Drop what waits and cancel what is in work; on return nothing of it runs any more."""
         self._cancelled = True

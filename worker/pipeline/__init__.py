@@ -7,7 +7,7 @@
 |---|---|
 | published | `publishing.Publishing._publish`: confirmed and not returned |
 | stored, duplicate | `storing.Storing._end_all`: the store's answer |
-| waiting | `storing.Storing.add`, `storing.Storing._hold`: the gate, and how many wait already |
+| waiting | `storing.Storing.add`, `storing.Storing._hold`, `pipeline.Pipeline._go_on`: the gates, and `store_share` |
 | retry, dead | `retry.RetryPolicy.after`: the failure's class, the attempt and the budget |
 | handed back | `worker.process.session`: a stop, or the end of the broker session |
 

@@ -42,6 +42,8 @@ class Inbound:
     """The event, written, when it goes to the hub."""
     stored_because: StoredBecause | None = None
     """Why it goes to the store, when it does."""
+    queued_at: float = 0.0
+    """Monotonic seconds: since when it waits for a lookup, or then for a write."""
     size: int = 0
     """Bytes of its body and of what the registry adds to it; 0 before it is translated."""
 

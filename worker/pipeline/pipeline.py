@@ -15,21 +15,26 @@ from worker.failure import classify
 from worker.flow.lane import Lane
 from worker.pipeline.inbound import Inbound
 from worker.pipeline.publishing import SEND_BYTES
+from worker.pipeline.store_share import BEHIND
 from worker.pipeline.translate import Destination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
+    from worker.failure import Failure
     from worker.flow.tasks import Crash
     from worker.pipeline.copies import Copies
     from worker.pipeline.finder import ConversationFinder
     from worker.pipeline.publishing import Publishing
     from worker.pipeline.reading import Reading
+    from worker.pipeline.store_share import StoreShare
     from worker.pipeline.storing import Storing
     from worker.ports import Clock, Delivery, Reporter
 
 LOOKUPS_AT_ONCE: Final = 4
 _LOOKUP_BYTES: Final = 2 * 1024 * 1024
+_LATE_SECONDS: Final = 1.0
+"""A message whose lookup has waited this long, with half the window, waits in vain for a registry that answers."""
 _PARSED_BYTES: Final = 2 * 1024 * 1024
 """Bodies that may wait for their lookup with their parsed message; those beyond are parsed again after it."""
 
@@ -45,12 +50,13 @@ class Pipeline:
         publishing: Publishing,
         storing: Storing,
         copies: Copies,
+        share: StoreShare,
         clock: Clock,
         reporter: Reporter,
         crash: Crash,
         bundle: int,
     ) -> None:
-        """Look conversations up for at most *bundle* messages at once."""
+        """Look conversations up for at most *bundle* messages at once; what waits for that counts towards *share*."""
         self._reading = reading
         self._finder = finder
         self._publishing = publishing
@@ -59,11 +65,24 @@ class Pipeline:
         self._clock = clock
         self._reporter = reporter
         self._parsed_bytes = 0
-        self._lookups: Lane[Inbound] = Lane(
-            "lookup",
-            self._look_up,
+        self._share = share
+        self._lookups = self._lane("lookup", self._look_up, LOOKUPS_AT_ONCE, bundle, crash)
+        self._unanswered = self._lane("unanswered", self._go_on_unanswered, 1, bundle, crash)
+        share.join(self._lookups, patience=_LATE_SECONDS, let_go=self._let_go)
+
+    @staticmethod
+    def _lane(
+        name: str,
+        handle: Callable[[list[Inbound]], Coroutine[None, None, None]],
+        at_once: int,
+        bundle: int,
+        crash: Crash,
+    ) -> Lane[Inbound]:
+        return Lane(
+            name,
+            handle,
             bundle=bundle,
-            at_once=LOOKUPS_AT_ONCE,
+            at_once=at_once,
             size_of=lambda inbound: len(inbound.delivery.body),
             bundle_bytes=_LOOKUP_BYTES,
             on_bug=crash.report,
@@ -84,6 +103,7 @@ class Pipeline:
             if inbound is None:
                 continue
             if not self._finder.remembers(inbound):
+                inbound.queued_at = started
                 self._keep_small(inbound)
                 to_look_up.append(inbound)
             elif routed.add(inbound, self._route(inbound, now, write=write)):
@@ -93,7 +113,7 @@ class Pipeline:
                 reading_since += self._clock.monotonic() - paused
         self._reporter.stage("read", self._clock.monotonic() - reading_since)
         if to_look_up:
-            self._lookups.add(to_look_up)
+            self._ask_for(to_look_up)
         self._store(routed)
         await self._publishing.publish(routed.take_live())
         self._reporter.batch(
@@ -117,7 +137,9 @@ class Pipeline:
 
     async def stop(self) -> None:
         """Abandon all that is in progress; unsettled deliveries come again."""
+        self._share.stop()
         await self._lookups.cancel()
+        await self._unanswered.cancel()
         await self._finder.stop()
         await self._publishing.stop()
         await self._storing.stop()
@@ -145,6 +167,19 @@ class Pipeline:
         else:
             self._parsed_bytes += size
 
+    def _ask_for(self, inbounds: list[Inbound]) -> None:
+        """Have conversations looked up, unless the registry does not keep up and others wait for it in vain."""
+        if self._share.is_behind(self._lookups):
+            self._let_go(inbounds)
+        else:
+            self._lookups.add(inbounds)
+        self._share.watch()
+
+    def _let_go(self, inbounds: list[Inbound]) -> None:
+        """Let *inbounds* go on as while the registry is away; those that waited in the broker stay."""
+        self._unanswered.add([inbound for inbound in inbounds if not inbound.has_waited])
+        self._lookups.add([inbound for inbound in inbounds if inbound.has_waited])
+
     async def _look_up(self, inbounds: list[Inbound]) -> None:
         """Ask the registry; while it is away, a message that names its conversation goes on: the hub decides."""
         try:
@@ -155,6 +190,13 @@ class Pipeline:
             for inbound in inbounds:
                 self._copies.retry_or_give_up(inbound.delivery, inbound.identity, failure)
             return
+        await self._go_on(inbounds, unanswered)
+
+    async def _go_on_unanswered(self, inbounds: list[Inbound]) -> None:
+        await self._go_on(inbounds, BEHIND)
+
+    async def _go_on(self, inbounds: list[Inbound], unanswered: Failure | None) -> None:
+        """Route what was looked up. If it was not answered, what names no conversation waits in the broker."""
         self._parsed_bytes -= sum(len(one.delivery.body) for one in inbounds if one.message is not None)
         now, write = self._clock.now_ms(), not self._publishing.is_full
         routed = _Routed()

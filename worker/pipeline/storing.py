@@ -16,6 +16,7 @@ from worker.flow.lane import Lane
 from worker.outcome import Outcome
 from worker.pipeline.order import MOST_ENDS
 from worker.pipeline.ports import Refused, Unproven, Written
+from worker.pipeline.store_share import BEHIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from worker.pipeline.ports import ActivityWriter, StoreResult
     from worker.pipeline.reading import Reading
     from worker.pipeline.settlement import Settlement
+    from worker.pipeline.store_share import StoreShare
     from worker.ports import Clock, Delivery, Reporter
 
 _BUNDLE_BYTES: Final = 1024 * 1024
@@ -56,12 +58,13 @@ class Storing:
         copies: Copies,
         settlement: Settlement,
         reading: Reading,
+        share: StoreShare,
         clock: Clock,
         reporter: Reporter,
         crash: Crash,
         bundle: int,
     ) -> None:
-        """Write at most *bundle* messages at once."""
+        """Write at most *bundle* messages at once; what is in hand counts towards *share*."""
         self._store = store
         self._gate = gate
         self._copies = copies
@@ -69,7 +72,7 @@ class Storing:
         self._reading = reading
         self._clock = clock
         self._reporter = reporter
-        self._may_hold = 1
+        self._share = share
         self._parsed_bytes = 0
         self._full_bundle = bundle
         self._last_stored_at = 0
@@ -89,9 +92,10 @@ class Storing:
             bundle_bytes=_BUNDLE_BYTES,
             on_bug=crash.report,
         )
+        share.join(self._lane, patience=_BEHIND_SECONDS, let_go=self._let_wait)
 
     def __len__(self) -> int:
-        """Messages in hand that need the store."""
+        """Messages in hand that are to be written."""
         return len(self._lane) + self._kept
 
     @property
@@ -102,23 +106,18 @@ class Storing:
         """Go on with an outage that the session before this one left behind."""
         self._gate.resume(self._probe)
 
-    def set_window(self, window: int) -> None:
-        """Know how many deliveries the session may hold: half of them may wait here."""
-        self._may_hold = max(1, window // 2)
-
     def add(self, inbounds: Sequence[Inbound]) -> None:
         """Store *inbounds* soon, or let them wait in the broker. Each is translated and has its activity."""
         if not self._gate.is_open:
             self._hold(inbounds)
             return
-        if self._is_behind():
+        if self._share.is_behind(self._lane):
             for inbound in inbounds:
                 if not inbound.has_waited:
-                    self._wait(inbound, _BEHIND)
+                    self._wait(inbound, BEHIND)
             inbounds = [inbound for inbound in inbounds if inbound.has_waited]
-        for inbound in inbounds:
-            self._keep_small(inbound)
-        self._lane.add(inbounds)
+        self._take(inbounds)
+        self._share.watch()
 
     @property
     def is_usable(self) -> bool:
@@ -130,7 +129,7 @@ class Storing:
         """How many messages from the waiting room may be brought now; in an outage one, if the probe needs it."""
         if not self._gate.is_open:
             return int(self._asked_at is not None)
-        return max(0, max(1, self._may_hold // 2) - len(self))
+        return max(0, max(1, self._share.most // 2) - len(self._share) - self._kept)
 
     def keep_nothing(self) -> None:
         """Keep nothing in hand for probing any more: in an outage everything waits in the broker. For a clean stop."""
@@ -148,12 +147,20 @@ class Storing:
         await self._gate.stop()
         self._take_kept()
 
-    def _is_behind(self) -> bool:
-        """Tell whether what waits fills half the window, and has waited: a store that keeps up is not behind."""
-        oldest = self._lane.first_waiting
-        if oldest is None or len(self) < self._may_hold:
-            return False
-        return self._clock.monotonic() - oldest.delivery.received_at > _BEHIND_SECONDS
+    def _take(self, inbounds: Sequence[Inbound]) -> None:
+        now = self._clock.monotonic()
+        for inbound in inbounds:
+            inbound.queued_at = now
+            self._keep_small(inbound)
+        self._lane.add(inbounds)
+
+    def _let_wait(self, inbounds: list[Inbound]) -> None:
+        """Let *inbounds*, taken out of the lane, wait in the broker; those that waited there stay."""
+        for inbound in inbounds:
+            if not inbound.has_waited:
+                self._parsed_bytes -= inbound.size if inbound.activity is not None else 0
+                self._wait(inbound, BEHIND)
+        self._lane.add([inbound for inbound in inbounds if inbound.has_waited])
 
     # -- write ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +270,7 @@ class Storing:
         if self._suspects:
             self._candidates.append(self._suspects.popleft()[0])
         elif now - self._asked_at < _ASK_SECONDS:
-            raise AdapterError(self._gate.failure or _BEHIND)
+            raise AdapterError(self._gate.failure or BEHIND)
         else:
             self._asked_at = None
 
@@ -293,7 +300,7 @@ class Storing:
         suspects, self._suspects = self._suspects, deque()
         for inbound in candidates:
             if is_meant(inbound):
-                self._wait(inbound, self._gate.failure or _BEHIND)
+                self._wait(inbound, self._gate.failure or BEHIND)
             else:
                 self._candidates.append(inbound)
         for inbound, failure in suspects:
@@ -325,7 +332,7 @@ class Storing:
                 self._candidates.append(inbound)
                 self._asked_at = None
             else:
-                self._wait(inbound, self._gate.failure or _BEHIND)
+                self._wait(inbound, self._gate.failure or BEHIND)
 
     def _is_to_be_kept(self, inbound: Inbound) -> bool:
         delivery = inbound.delivery
@@ -363,8 +370,3 @@ class Storing:
 
     def _shrink(self) -> None:
         self._lane.bundle = max(min(_SMALLEST_BUNDLE, self._full_bundle), self._lane.bundle // 2)
-
-
-_BEHIND: Final = Failure.of(
-    Code.STORE_UNAVAILABLE, "more wait for the store than this process may hold", dependency=Dependency.STORE
-)

@@ -26,6 +26,7 @@ from worker.pipeline.publishing import Publishing
 from worker.pipeline.reading import Reading
 from worker.pipeline.senders import Senders
 from worker.pipeline.settlement import Settlement
+from worker.pipeline.store_share import StoreShare
 from worker.pipeline.storing import Storing
 from worker.process.session import IngressSession
 from worker.rabbit.consumer import Consumer
@@ -86,7 +87,8 @@ def ingress_session(
         tracing=tracing,
     )
     copies = _copies(app, publisher, settlement, crash, tracing, order)
-    storing = _storing(app, copies, settlement, reading, crash)
+    share = StoreShare(app.clock, crash)
+    storing = _storing(app, copies, settlement, reading, share, crash)
     finder = _finder(app, crash)
     publishing_events = Publishing(
         publisher=publisher,
@@ -109,6 +111,7 @@ def ingress_session(
         publishing=publishing_events,
         storing=storing,
         copies=copies,
+        share=share,
         clock=app.clock,
         reporter=app.reporter,
         crash=crash,
@@ -119,6 +122,7 @@ def ingress_session(
         waiting_room=waiting_room,
         pipeline=pipeline,
         storing=storing,
+        share=share,
         settlement=settlement,
         settings=settings,
         clock=app.clock,
@@ -265,13 +269,16 @@ def _copies(
     )
 
 
-def _storing(app: App, copies: Copies, settlement: Settlement, reading: Reading, crash: Crash) -> Storing:
+def _storing(
+    app: App, copies: Copies, settlement: Settlement, reading: Reading, share: StoreShare, crash: Crash
+) -> Storing:
     return Storing(
         store=ActivityStore(app.store),
         gate=app.gates["activities"],
         copies=copies,
         settlement=settlement,
         reading=reading,
+        share=share,
         clock=app.clock,
         reporter=app.reporter,
         crash=crash,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.pipeline.order import KeyOrder
     from worker.pipeline.pipeline import Pipeline
     from worker.pipeline.settlement import Settlement
+    from worker.pipeline.store_share import StoreShare
     from worker.pipeline.storing import Storing
     from worker.ports import Clock, Consumer, Delivery
     from worker.settings import Settings
@@ -46,6 +47,7 @@ class IngressSession:
         waiting_room: Consumer,
         pipeline: Pipeline,
         storing: Storing,
+        share: StoreShare,
         settlement: Settlement,
         settings: Settings,
         clock: Clock,
@@ -66,6 +68,7 @@ class IngressSession:
         self._waiting_room = waiting_room
         self._pipeline = pipeline
         self._storing = storing
+        self._share = share
         self._settlement = settlement
         self._settings = settings
         self._clock = clock
@@ -84,7 +87,7 @@ class IngressSession:
     async def run(self) -> None:
         """Take and process batches from the ingress queue until cancelled or the consumer has ended."""
         self._storing.start()
-        self._set_storing_window()
+        self._set_share()
         while not self._ingress.cancelled.is_set():
             await self._ingress.wait_for_arrival()
             await self._linger()
@@ -93,7 +96,7 @@ class IngressSession:
                 self._begin(batch, self._batches)
                 is_resized = self._window.observe(*facts_of(batch))
                 if is_resized and self._order is None:
-                    self._set_storing_window()
+                    self._set_share()
                     if self._is_taking:
                         await self._ingress.resize(self._window.size)
 
@@ -217,11 +220,11 @@ class IngressSession:
     def _unsettled(self) -> int:
         return self._ingress.unsettled + self._waiting_room.unsettled
 
-    def _set_storing_window(self) -> None:
+    def _set_share(self) -> None:
         if self._order is None:
-            self._storing.set_window(self._window.size + self._waiting_window.size)
+            self._share.set_window(self._window.size + self._waiting_window.size)
         else:
-            self._storing.set_window(self._order.windows.partitions + self._order.windows.room)
+            self._share.set_window(self._order.windows.partitions + self._order.windows.room)
 
     async def _consume_waiting_room(self, prefetch: int) -> int:
         """Change the prefetch from *prefetch*, 0 for none, to what it should be now; return that."""
@@ -237,7 +240,7 @@ class IngressSession:
         if not batch:
             return
         if self._waiting_window.observe(*facts_of(batch)):
-            self._set_storing_window()
+            self._set_share()
         await self._process_waiting(batch)
         if not self._pipeline.finds_conversations:
             await asyncio.sleep(_WITHOUT_REGISTRY_SECONDS)
