@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from worker.desk.pools import read_pool
+from worker.desk.pools import FORGOTTEN_MS, age_of, read_pool
 
 NOW = 1_760_000_000_000
 
@@ -36,3 +37,8 @@ def test_a_pause_says_who_and_why_and_what_ends_it() -> None:
 def test_strange_documents_are_no_error() -> None:
     for document in ({}, {"_id": 7, "processes": [1]}, {"_id": "x", "processes": {"a": 5, "b": {"at": "now"}}}):
         assert read_pool(document, NOW).processes == 0
+
+
+def test_an_entry_that_does_not_say_when_is_one_to_forget() -> None:
+    for strange in ({}, {"at": None}, {"at": "now"}, {"at": datetime.now(UTC)}):
+        assert age_of(strange, NOW) > FORGOTTEN_MS

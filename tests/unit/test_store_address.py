@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import datetime
 
-from worker.mongo.client import redacted
+import pytest
+from bson import decode, encode
+from bson.datetime_ms import DatetimeMS
+
+from worker.conversations.conversation import ConversationRecord, UnreadableRecord
+from worker.mongo.client import connect, redacted
+
+NOW = datetime(2026, 11, 26)  # noqa: DTZ001 - as the driver gives it
 
 
 @pytest.mark.parametrize(
@@ -26,3 +33,14 @@ from worker.mongo.client import redacted
 def test_only_hosts_and_ports_of_an_address_are_shown(uri: str, shown: str) -> None:
     assert redacted(uri) == shown
     assert "s3" not in redacted(uri)
+
+
+async def test_what_python_cannot_hold_makes_no_answer_unreadable() -> None:
+    """Others write some of the many documents of an answer: microseconds for milliseconds, bytes that are no UTF-8."""
+    store = connect("mongodb://h/", "anything")
+    options = store.collection("conversations").codec_options
+    await store.close()
+    far = {"_id": "c-1", "stateUpdatedAt": DatetimeMS(1_764_000_000_123_000)}
+    assert isinstance(ConversationRecord.from_document(decode(encode(far), options)), UnreadableRecord)
+    assert decode(encode({"name": "abcd"}).replace(b"abcd", b"ab\xffd"), options) == {"name": "ab\ufffdd"}
+    assert decode(encode({"at": NOW}), options) == {"at": NOW}, "all else is as it was"

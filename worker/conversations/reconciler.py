@@ -109,7 +109,12 @@ class ExchangeReconciler:
         await asyncio.sleep(_BUNDLE_SECONDS)
         self._is_pending.clear()
         pending, self._pending = self._pending, set()
-        refused = await self._gate.until_done(partial(self._converge, pending))
+        try:
+            refused = await self._gate.until_done(partial(self._converge, pending))
+        except Exception:  # nobody else would converge them before their next event
+            self._pending |= pending
+            self._is_pending.set()
+            raise
         if refused:
             self._pending |= refused.keys()
             await asyncio.sleep(_AGAIN_SECONDS)

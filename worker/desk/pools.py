@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 GONE_MS: Final = 30_000
 """A process that did not report for this long is gone."""
-_FORGOTTEN_MS: Final = 300_000
+FORGOTTEN_MS: Final = 300_000
+"""One that did not for this long is forgotten."""
 _ALL: Final = "*"
 """The document that speaks for all pools."""
 
@@ -76,14 +77,14 @@ def resume_command(name: str) -> str:
 
 def read_pool(document: Mapping[str, Any], now: int) -> Pool:
     """Return the pool of a document of the collection `pools` at *now* (epoch ms), whatever is in it."""
-    ages = [_age(one, now) for one in processes_of(document).values()]
+    ages = [age_of(one, now) for one in processes_of(document).values()]
     living = living_processes(document, now)
     reasons = [str(reason) for one in living if one.get("ready") is False for reason in _list(one.get("reasons"))]
     return Pool(
         name=str(document.get("_id")),
         processes=len(living),
         ready=sum(one.get("ready") is True for one in living),
-        silent=sum(GONE_MS < age < _FORGOTTEN_MS for age in ages),
+        silent=sum(GONE_MS < age < FORGOTTEN_MS for age in ages),
         not_ready=tuple(dict.fromkeys(reasons)),
         versions=tuple(sorted({str(one["version"]) for one in living if "version" in one})),
         is_paused=document.get("paused") is True,
@@ -94,7 +95,7 @@ def read_pool(document: Mapping[str, Any], now: int) -> Pool:
 
 def living_processes(document: Mapping[str, Any], now: int) -> list[dict[str, Any]]:
     """Return the processes of a pool that reported within half a minute before *now* (epoch ms)."""
-    return [one for one in processes_of(document).values() if _age(one, now) <= GONE_MS]
+    return [one for one in processes_of(document).values() if age_of(one, now) <= GONE_MS]
 
 
 def processes_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -103,8 +104,9 @@ def processes_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
 
-def _age(process: Mapping[str, Any], now: int) -> int:
-    return now - at if isinstance(at := process.get("at"), int) else _FORGOTTEN_MS
+def age_of(process: Mapping[str, Any], now: int) -> int:
+    """Return how long ago a process reported; long ago for an entry that does not say."""
+    return now - at if isinstance(at := process.get("at"), int) else FORGOTTEN_MS + 1
 
 
 def _list(value: object) -> list[object]:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
@@ -30,6 +31,10 @@ _EMBEDDED: Final = "nx_27017"
 """What the embedded server calls itself."""
 # Said aloud, because the server's default is w:1 in a set with an arbiter.
 MAJORITY: Final = WriteConcern(w="majority", j=True)
+# Others write here, too: a date beyond the year 9999, or what is no UTF-8, must not make a whole answer unreadable.
+_WHATEVER_COMES: Final[CodecOptions[Document]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
+)
 
 
 class Store:
@@ -39,7 +44,10 @@ class Store:
         """Use `connect` instead."""
         self._client = client
         self.database: AsyncDatabase[Document] = client.get_database(
-            database, write_concern=MAJORITY, read_preference=ReadPreference.PRIMARY
+            database,
+            codec_options=_WHATEVER_COMES,
+            write_concern=MAJORITY,
+            read_preference=ReadPreference.PRIMARY,
         )
         """The database of all collections; majority writes, reads from the primary."""
         self._timeout_seconds = timeout_ms / 1000

@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.desk.pools import GONE_MS, processes_of
+from worker.desk.pools import FORGOTTEN_MS, age_of, processes_of
 from worker.flow.pause import NOT_PAUSED, PauseState
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Pools:
     async def forget_gone(self, pool: str, now: int) -> None:
         """Take away the entries of processes that did not report for long."""
         document = await self.find(pool)
-        gone = [key for key, one in processes_of(document or {}).items() if now - one.get("at", 0) > 10 * GONE_MS]
+        gone = [key for key, one in processes_of(document or {}).items() if age_of(one, now) > FORGOTTEN_MS]
         if gone:
             await self._update(pool, {"$unset": {f"processes.{key}": "" for key in gone}})
 

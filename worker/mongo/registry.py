@@ -167,7 +167,9 @@ class Registry:
             query["_id"] = {"$gt": after}
         async with self._store.operation():
             cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
-            return [self._read(document) async for document in cursor]
+            page = [self._read(document) async for document in cursor]
+        # An id of bytes that are no UTF-8 reads as one that stands before itself: it must not come again for ever.
+        return [record for record in page if record.id != after]
 
     async def _find(self, field: str, ids: Collection[str]) -> Sequence[ConversationRecord]:
         records: list[ConversationRecord] = []

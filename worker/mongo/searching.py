@@ -21,8 +21,10 @@ _FIELDS: Final = (
     *("conversationId", "customerId", "channelSessionId", "messageId", "storedBecause", "recordCreationTime"),
     *("activity.eventEmitter", "activity.data.header"),
 )
-# The platform writes there, too: a date that Python cannot hold is no reason to see nothing.
-_ANY_DATE: Final[CodecOptions[Document]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
+# The platform writes there, too: what Python cannot hold, or what is no UTF-8, is no reason to see nothing.
+_ANY_DATE: Final[CodecOptions[Document]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
+)
 
 
 class StoreSearch:
