@@ -692,6 +692,8 @@ def test_the_job_goes_on_when_nobody_reads_the_log_or_standard_error_is_closed(w
         ("CIM_PREFETCH", "many"),
         ("CIM_RETRY_DELAYS", "10s,1s"),
         ("CIM_SENDER_USERS", "nonsense"),
+        ("CIM_MONGODB_URI", "mongodb://127.0.0.1:1/?tls=maybe"),
+        ("CIM_MONGODB_URI", "mongodb://127.0.0.1:1/?replicaSet=a&directConnection=true&loadBalanced=true"),
     ],
 )
 def test_a_wrong_setting_is_named_and_ends_with_2(variable: str, value: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import dns.exception
 import pymongo.errors
 import pytest
 from bson.errors import InvalidDocument, InvalidStringData
@@ -47,6 +48,13 @@ def encode_error(value: str) -> UnicodeEncodeError:
     raise AssertionError("it encodes")
 
 
+def name_unknown() -> pymongo.errors.ConfigurationError:
+    """Return what the driver raises for `mongodb+srv://` when the name servers do not know the name."""
+    error = pymongo.errors.ConfigurationError("The DNS query name does not exist: _mongodb._tcp.h.")
+    error.__cause__ = dns.exception.DNSException()  # type: ignore[no-untyped-call]
+    return error
+
+
 ROWS: list[tuple[BaseException, Code, Dependency | None]] = [
     (pymongo.errors.AutoReconnect("gone"), Code.STORE_UNAVAILABLE, STORE),
     (pymongo.errors.ConnectionFailure("gone"), Code.STORE_UNAVAILABLE, STORE),
@@ -70,6 +78,7 @@ ROWS: list[tuple[BaseException, Code, Dependency | None]] = [
     (refused(18), Code.STORE_ACCESS_REFUSED, STORE),
     (refused(8000), Code.STORE_ACCESS_REFUSED, STORE),
     (pymongo.errors.ConfigurationError("bad"), Code.STORE_ACCESS_REFUSED, STORE),
+    (name_unknown(), Code.STORE_UNAVAILABLE, STORE),
     (pymongo.errors.InvalidURI("bad"), Code.STORE_ACCESS_REFUSED, STORE),
     (pymongo.errors.InvalidName("bad"), Code.STORE_ACCESS_REFUSED, STORE),
     (pymongo.errors.DocumentTooLarge("big"), Code.DOCUMENT_TOO_LARGE, None),

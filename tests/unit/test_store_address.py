@@ -9,6 +9,7 @@ from bson import decode, encode
 from bson.datetime_ms import DatetimeMS
 
 from worker.conversations.conversation import ConversationRecord, UnreadableRecord
+from worker.failure import OperatorFault
 from worker.mongo.client import connect, redacted
 
 NOW = datetime(2026, 11, 26)  # noqa: DTZ001 - as the driver gives it
@@ -33,6 +34,27 @@ NOW = datetime(2026, 11, 26)  # noqa: DTZ001 - as the driver gives it
 def test_only_hosts_and_ports_of_an_address_are_shown(uri: str, shown: str) -> None:
     assert redacted(uri) == shown
     assert "s3" not in redacted(uri)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("tls=s3cret", "tls"),  # the driver would leave it out, and speak in the clear
+        ("maxPoolSize=s3cret&w=1", "maxPoolSize"),
+        ("tlsCAFile=/s3cret", "tlsCAFile"),
+        ("s3cret=1&s3cret", "one that nobody knows, one that nobody knows"),
+        ("replicaSet=s3cret&directConnection=true&loadBalanced=true", "exclude each other"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named_and_its_value_is_not(options: str, named: str) -> None:
+    with pytest.raises(OperatorFault) as caught:
+        connect(f"mongodb://h/?{options}", "anything")
+    assert named in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_compression_that_is_not_there_is_done_without() -> None:
+    await connect("mongodb://h/?compressors=nosuch,zlib", "anything").close()
 
 
 async def test_what_python_cannot_hold_makes_no_answer_unreadable() -> None:

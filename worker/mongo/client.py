@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import warnings
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
+from pymongo.uri_parser import validate_options
 
-from worker.failure import store_silent
+from worker.codes import Code, Stage
+from worker.failure import Dependency, Failure, store_silent
 from worker.mongo.errors import DRIVER_ERRORS, failure_of, store_error
 
 if TYPE_CHECKING:
@@ -128,11 +132,14 @@ def connect(
     Raises:
         OperatorFault: the address or an option in it cannot be used.
     """
+    unusable = _unusable_options(uri)  # the driver would leave them out with a warning, TLS included
+    if unusable:
+        raise store_error(_address_unusable(f"options that cannot be used: {', '.join(unusable)}"))
     # The driver's own total deadline, timeoutMS, would also replace the shorter one for finding a server.
     selection_timeout_ms = min(selection_timeout_ms, timeout_ms)
     options: Document = {} if ca_file is None else {"tlsCAFile": ca_file}
     try:
-        client: AsyncMongoClient[Document] = AsyncMongoClient(
+        client = _client(
             uri,
             appname=app_name,
             serverSelectionTimeoutMS=selection_timeout_ms,
@@ -144,10 +151,35 @@ def connect(
             **options,
         )
         return Store(client, database, redacted(uri), timeout_ms)
-    except (PyMongoError, ValueError, TypeError):
+    except (PyMongoError, ValueError, TypeError, OSError):
         # Their texts may quote the address.
-        failure = failure_of(ConfigurationError(""))
+        failure = _address_unusable("options that exclude each other, or a file that cannot be read")
     raise store_error(failure)
+
+
+def _client(uri: str, **options: Any) -> AsyncMongoClient[Document]:
+    with warnings.catch_warnings():  # such as of a compression that is not there: it does without
+        warnings.simplefilter("ignore", UserWarning)
+        return AsyncMongoClient(uri, **options)
+
+
+def _unusable_options(uri: str) -> list[str]:
+    """Return the options of *uri* that the driver cannot use; only names that it knows are repeated."""
+    found = []
+    for name, value in parse_qsl(urlsplit(uri).query, keep_blank_values=True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                validate_options({name: value})
+        except ConfigurationError as error:
+            found.append("one that nobody knows" if "Unknown option" in str(error) else name)
+        except (PyMongoError, ValueError, TypeError, OSError):
+            found.append(name)
+    return found
+
+
+def _address_unusable(cause: str) -> Failure:
+    return Failure.of(Code.STORE_ACCESS_REFUSED, cause, dependency=Dependency.STORE, stage=Stage.STORE)
 
 
 def redacted(uri: str) -> str:

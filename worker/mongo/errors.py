@@ -100,6 +100,8 @@ _HINTS: Final = (
     ("Connection refused", "connection refused"),
     ("Name or service not known", "host name not known"),
     ("Temporary failure in name resolution", "host name not known"),
+    ("DNS query name does not exist", "host name not known"),
+    ("All nameservers failed", "host name not known"),
     ("timed out", "timed out"),
     ("connection closed", "connection closed"),
     ("No space left", "disk full"),
@@ -224,6 +226,10 @@ def _of_document(number: int) -> _Row | None:
 
 
 def _by_type(exc: Exception) -> _Row | None:
+    if type(exc.__cause__).__module__.startswith(
+        "dns."
+    ):  # a name server's answer, which the driver calls configuration
+        return _AWAY
     return next((row for kind, row in _BY_TYPE if isinstance(exc, kind)), None)
 
 

@@ -153,6 +153,12 @@ EVENTS: Final = (
         "The store refuses to have the collection pools read or written: nobody can pause this process. Said once.",
         ("reason",),
     ),
+    LogEvent(
+        "store_address_unusable",
+        "error",
+        "The driver cannot use the address in CIM_MONGODB_URI; a pool that has just begun ends with exit code 2.",
+        ("reason", "fix"),
+    ),
     LogEvent("resumed", "info", "The pool takes messages again."),
     LogEvent(
         "consuming", "info", "The process is connected and consumes the ingress queue.", ("queue", "broker_version")

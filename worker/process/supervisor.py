@@ -12,9 +12,11 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from worker.failure import OperatorFault
 from worker.flow.backoff import Backoff
 from worker.ops.checks import Check, of_pool
 from worker.ops.logging import configure_logging
@@ -43,6 +45,8 @@ _LATE_SECONDS: Final = 5.0
 """A process that did not report for this long is not ready."""
 _STUCK_SECONDS: Final = 8.0
 """A process that was told to stop has so long beyond its time for draining; what runs pools gives them ten."""
+_MISCONFIGURED: Final = 2
+"""Exit code of a process that cannot work with its settings, and of the pool."""
 _TICK_SECONDS: Final = 0.2
 _FROZEN_SECONDS: Final = 5.0
 """When the supervisor itself was stopped for this long, its processes may have been, too: none is silent for that."""
@@ -170,6 +174,9 @@ class _Pool:
         self._metrics.configured = settings.processes
         self._pause: PauseState | None = None
         """Whether the pool is paused, as a process last knew it; one that begins in an outage holds to it."""
+        self._has_reported = False
+        self._is_misconfigured = False
+        """Whether its processes cannot work with their settings: then the pool ends before it has begun."""
         self._turn = asyncio.Event()
         self._turned_at = time.monotonic()
 
@@ -185,18 +192,25 @@ class _Pool:
         self._log.info("supervisor_started", processes=self._settings.processes)
         self._start_due()
         serving = asyncio.create_task(self._serve(), name="http")
-        while not self._signals.heard or any(member.process for member in self._members):
+        while not self._is_over or any(member.process for member in self._members):
             await self._wait()
             self._read_reports()
             self._replace_silent()
             self._end_stuck()
             self._collect()
-            if not self._signals.heard:
+            if not self._is_over:
                 self._start_due()
         serving.cancel()
         await asyncio.wait([serving])
         self._log.info("supervisor_stopped")
+        if self._is_misconfigured:
+            return _MISCONFIGURED
         return 1 if any(member.was_stuck for member in self._members) else 0
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether no process is started any more."""
+        return self._signals.heard > 0 or self._is_misconfigured
 
     async def _serve(self) -> None:
         if self._listener is None:
@@ -273,6 +287,7 @@ class _Pool:
         for member in self._members:
             report = member.read()
             if report is not None:
+                self._has_reported = True
                 self._metrics.reported(member.index, report.metrics)
                 self._pause = report.pause or self._pause
 
@@ -311,7 +326,10 @@ class _Pool:
             self._read_reports()  # the last one was written before the end
             process = member.end()
             self._metrics.ended(member.index)
-            if not self._signals.heard:
+            if process.exitcode == _MISCONFIGURED and not self._has_reported:
+                self._is_misconfigured = True
+                self._stop_all()
+            elif not self._is_over:
                 self._plan_restart(member, process)
 
     def _plan_restart(self, member: _Member, process: SpawnProcess) -> None:
@@ -353,5 +371,13 @@ def run_child(settings: Settings, index: int, parent: int, reports: Pipe, pause:
         settings = refreshed(settings)
     from worker.process.entry import run_process  # noqa: PLC0415 - what the supervisor does without
 
-    run_process(settings, index, signals, parent=parent, reports=reports.fileno(), pause=pause)
+    code = 0
+    try:
+        run_process(settings, index, signals, parent=parent, reports=reports.fileno(), pause=pause)
+    except OperatorFault as error:  # nothing is connected yet
+        structlog.get_logger().error(
+            "store_address_unusable", reason=error.failure.detail, fix="correct CIM_MONGODB_URI"
+        )
+        code = _MISCONFIGURED
     logging.shutdown()  # a spawned process ends without the handlers of `atexit`
+    sys.exit(code)
