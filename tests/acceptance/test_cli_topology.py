@@ -165,7 +165,9 @@ def test_a_limit_that_cannot_be_changed_is_changed_with_its_messages_when_that_i
 
     assert asked.returncode == without_management.returncode == ExitCode.CONFIGURATION
     assert "x-delivery-limit is 20, must be 50" in asked.stdout
+    assert "cim.ingress\tx-delivery-limit is 20, must be 50\t1\n" in asked.stdout, "how many messages it holds"
     assert "apply --migrate" in asked.stdout
+    assert "nothing was changed: --yes" in asked.stderr
     assert "policymaker" in without_management.stderr
     assert done.returncode == ExitCode.OK, done.stdout + done.stderr
     assert cim_worker("topology", "check", **other).returncode == ExitCode.OK

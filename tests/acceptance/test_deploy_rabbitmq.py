@@ -53,15 +53,28 @@ def test_from_4_3_on_a_policy_lets_queues_give_what_a_dead_node_had_to_others_at
     assert [policy["definition"] for policy in newer] == [{"consumer-disconnected-timeout": 2000}]
 
 
+def test_a_version_of_one_number_is_the_first_of_its_series() -> None:
+    """From 4.0 on a queue without a limit of its own drops a letter at its 21st return."""
+    one, two = (
+        printed_json(cim_worker("topology", "export", "--broker-version", version))["queues"]
+        for version in ("4", "4.0")
+    )
+    assert one == two
+    limits = {queue["name"]: queue["arguments"].get("x-delivery-limit") for queue in one}
+    assert limits["cim.dead-letters"] == limits["cim.dead-letters.parked"] == -1
+
+
 def names(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return sorted((row.get("name") or row["source"], row.get("destination", "")) for row in rows)
 
 
 def test_a_version_that_is_none_is_refused() -> None:
     finished = cim_worker("topology", "export", "--broker-version", "newest")
+    nowhere = cim_worker("topology", "export", "--vhost", "")
 
-    assert finished.returncode == ExitCode.CONFIGURATION
+    assert finished.returncode == nowhere.returncode == ExitCode.CONFIGURATION
     assert "3.13" in finished.stderr
+    assert "--vhost" in nowhere.stderr
 
 
 def test_a_user_is_named_once() -> None:

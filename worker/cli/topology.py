@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,17 +117,27 @@ def _migrated(settings: Settings, findings: list[Finding], *, yes: bool, as_json
             ExitCode.CONFIGURATION, "--migrate needs CIM_RABBITMQ_MANAGEMENT_URL, its user a policymaker"
         )
     if not (yes or _is_confirmed(movable, as_json=as_json)):
-        return findings
+        return [_left_as_it_is(one, movable) for one in findings]
     asyncio.run(_take_through(settings, movable))
     return asyncio.run(_examine(settings, create=True))
 
 
+def _left_as_it_is(finding: Finding, movable: dict[str, tuple[str, int]]) -> Finding:
+    """Return *finding* as a problem if its queue was not taken through, though it had to be."""
+    if finding.kind != "queue" or finding.name not in movable:
+        return finding
+    return replace(finding, problem=movable[finding.name][0], fix="cim-worker topology apply --migrate --yes")
+
+
 def _is_confirmed(movable: dict[str, tuple[str, int]], *, as_json: bool) -> bool:
     """Show what would be done and ask; False where nobody can be asked."""
-    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if as_json:
         return False
     rows = [(name, problem, count) for name, (problem, count) in movable.items()]
     print_table(None, ("queue", "now", "messages"), rows)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        say("nothing was changed: --yes takes these queues through; stop the workers before")
+        return False
     return typer.confirm("Are the workers stopped, and shall these queues be made again, messages kept?", err=True)
 
 
@@ -200,6 +210,8 @@ def export(
     from worker.process.preflight import wanted_topology as wanted
     from worker.rabbit.definitions import definitions
 
+    if not vhost:
+        raise CommandError(ExitCode.CONFIGURATION, "--vhost: the name is empty; RabbitMQ's default is /")
     version = _version(broker_version)
     print_json(definitions(wanted(command_settings(), version, partitions or 0), vhost, version))
 
@@ -208,7 +220,7 @@ def _version(text: str) -> tuple[int, ...]:
     parts = text.split(".")
     if not all(part.isdecimal() for part in parts):
         raise CommandError(ExitCode.CONFIGURATION, f"{text!r} is no version; write it as 3.13 or 4.0.5")
-    return tuple(map(int, parts))
+    return (*map(int, parts), 0)[: max(2, len(parts))]  # 4 is 4.0, and not older than that
 
 
 async def wanted_topology(settings: Settings, connection: Connection, partitions: int | None = None) -> Topology:
