@@ -103,7 +103,7 @@ def test_a_backlog_is_done_when_the_calculation_says(world: World) -> None:
 
 
 def test_what_is_no_curve_is_refused_with_an_example() -> None:
-    for wrong in ("500", "60:1,0:2", "0:-1", "0:many", ""):
+    for wrong in ("500", "60:1,0:2", "0:-1", "0:many", "0:inf", "0:5,1e12:5", ""):
         finished = cim_worker("capacity", "--arrivals", wrong)
         assert finished.returncode == ExitCode.CONFIGURATION
         assert "0:500,60:12000" in finished.stderr

@@ -150,9 +150,10 @@ def test_validation_never_repeats_the_text_of_a_message() -> None:
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    finished = cim_worker("validate", "missing.json")
+    finished, nameless = cim_worker("validate", "missing.json"), cim_worker("validate", "")
 
-    assert finished.returncode == ExitCode.CONFIGURATION
+    assert finished.returncode == nameless.returncode == ExitCode.CONFIGURATION
+    assert "is empty" in nameless.stderr
     assert finished.stderr.count("\n") == 1
     assert "missing.json" in finished.stderr
 

@@ -155,6 +155,19 @@ def test_with_standard_output_closed_the_work_is_done() -> None:
     assert (finished.returncode, finished.stderr) == (ExitCode.OK, b"")
 
 
+@pytest.mark.parametrize(
+    "arguments", ["validate -", "publish -", "dead-letters import - --reason x", "dead-letters edit x --file -"]
+)
+def test_closed_standard_input_is_empty(arguments: str) -> None:
+    nobody = environment(CIM_MONGODB_URI="mongodb://127.0.0.1:1/", CIM_MONGODB_TIMEOUT_MS="200")
+    script = f"'{COMMAND}' {arguments} <&-"
+
+    finished = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=nobody)
+
+    assert finished.returncode in {ExitCode.CONFIGURATION, ExitCode.STORE_UNREACHABLE}, finished.stderr
+    assert "unexpected" not in finished.stderr
+
+
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_the_log_is_plain_where_colours_are_not_wanted(variables: dict[str, str]) -> None:
     coloured = on_terminal("settings", columns=300, CIM_RABBIT_URL="x")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ROWS = 20
 _MINUTE = 60
+_DAY = 86_400
+_MOST = 10**9
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,7 +50,7 @@ def capacity(  # noqa: PLR0917 - typer gives each by its name
     ] = 20_000,
     start_seconds: Annotated[int, typer.Option(min=0, help="From the decision until a new pod takes messages.")] = 10,
     max_age: Annotated[float, typer.Option(min=1, help="Seconds a message may be old: how many pods would do?")] = 60,
-    seconds: Annotated[int | None, typer.Option(min=1, max=86_400, help="How far to look.")] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, max=_DAY, help="How far to look.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show how many messages wait, and how old the oldest is, for a curve of arrivals and an autoscaler's settings.
@@ -116,7 +118,10 @@ def _curve(text: str) -> list[Point]:
     except ValueError:
         points = []
     is_curve = points and all(left.second < right.second for left, right in pairwise(points))
-    if not is_curve or any(not (point.rate >= 0 and 0 <= point.second < float("inf")) for point in points):
-        text = "--arrivals must be SECOND:PER_SECOND,… with growing seconds, for example 0:500,60:12000"
+    if not is_curve or any(not (0 <= point.rate <= _MOST and 0 <= point.second <= _DAY) for point in points):
+        text = (
+            "--arrivals must be SECOND:PER_SECOND,… with growing seconds of one day, and at most "
+            f"{_MOST} a second, for example 0:500,60:12000"
+        )
         raise CommandError(ExitCode.CONFIGURATION, text)
     return points

@@ -171,6 +171,8 @@ def _lines(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _read(file: str) -> bytes:
+    if not file:
+        raise CommandError(ExitCode.CONFIGURATION, "the name of a file is empty; name a file, or - for standard input")
     try:
         return sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
     except IsADirectoryError:

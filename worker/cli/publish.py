@@ -57,7 +57,7 @@ def publish(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out what is invalid and publish the rest (exit code 6).")
     ] = False,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="At most so many messages a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.1, max=1e6, help="At most so many messages a second.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Publish all of it so many times.")] = 1,
     wait: Annotated[
         bool, typer.Option("--wait", help="Ask for receipts, and count what became of the messages.")

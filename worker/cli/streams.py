@@ -32,12 +32,16 @@ _ASCII: Final = {
 def prepare_streams() -> None:
     """Replace `sys.stdout` and `sys.stderr` by streams that never fail for their encoding or for a reader that left.
 
+    Standard input that is closed is empty.
+
     What the encoding cannot hold is written in ASCII. After the reader of standard output has left (`| head`), the
     rest is dropped and the command goes on to its own exit code. Any other failure of standard output raises
     `CommandError`, once; standard error drops what it cannot write.
     """
     codecs.register_error(_ERRORS, _in_ascii)
     _occupy_standard_descriptors()
+    if sys.stdin is None:  # closed (`<&-`): an empty one, for whoever reads it or asks whether it is a terminal
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - a descriptor, for as long as the process lives
     sys.stdout = _stream(sys.stdout, 1, fails=True)
     sys.stderr = _stream(sys.stderr, 2, fails=False)
 

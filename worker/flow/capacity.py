@@ -7,7 +7,7 @@ many had arrived as are done now.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,12 +122,15 @@ def fewest_pods(arrivals: Sequence[Point], per_pod: float, *, seconds: int, wait
 
     Only the times after the backlog at the beginning, if there is one, was worked on for *limit* seconds count.
     """
-    for count in range(1, _MANY + 1):
+
+    def would_do(count: int) -> bool:
         fixed = Scaling(pods=count, max_pods=count)
         moments = forecast(arrivals, per_pod, fixed, seconds=seconds, waiting=waiting)
-        if all(moment.oldest_seconds <= limit for moment in moments if moment.second >= limit):
-            return count
-    return None
+        return all(moment.oldest_seconds <= limit for moment in moments if moment.second >= limit)
+
+    counts = range(1, _MANY + 1)
+    place = bisect_left(counts, True, key=would_do)  # noqa: FBT003 - what it looks for: one more never does worse
+    return counts[place] if place < len(counts) else None
 
 
 def _oldest(arrived: Sequence[float], done: float, second: int) -> float:
