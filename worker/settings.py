@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -26,6 +27,9 @@ _MIB = 1024 * 1024
 _QUOTE = re.compile("[\"'`\\x00-\\x1f\\x7f]")
 """What a shell or a YAML file left in the value, and control characters, which no sender id can hold."""
 _EVENT_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
+_MAX_TIER_SECONDS = 4_294_967
+"""The longest a queue can keep messages (`x-message-ttl`): some 49 days."""
 _ANOTHER_ENTRY = re.compile("=[^=]")
 """Inside a list of senders: the next entry after a wrong separator. At the end of an id it is padding."""
 _RESERVED = """/ \\ . " $ * < > : | ?"""
@@ -165,7 +169,10 @@ class Settings(BaseSettings):
         default=True, description="Whether this process writes every outcome to the stream cim.outcomes."
     )
     journal_max_bytes: int = Field(
-        default=1024 * _MIB, ge=_MIB, description="Size at which the stream cim.outcomes drops its oldest part."
+        default=1024 * _MIB,
+        ge=_MIB,
+        le=1024**5,
+        description="Size at which the stream cim.outcomes drops its oldest part.",
     )
     journal_max_days: int = Field(
         default=7, ge=1, le=365, description="Age at which the stream cim.outcomes drops an outcome."
@@ -181,7 +188,7 @@ class Settings(BaseSettings):
     )
     receipt_queues: str = Field(
         default=r"^cim\.receipts\.",
-        description="Regular expression of the queues that receipts may go to, besides direct reply-to; empty: none.",
+        description="Regular expression of the queues that receipts may go to, besides direct reply-to; ^$: none.",
     )
     conversation_events: bool = Field(
         default=True,
@@ -333,10 +340,15 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error.",
     )
 
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
     @field_validator("processes", mode="before")
     @classmethod
     def _auto_is_a_number(cls, value: object) -> object:
-        if value == "auto":
+        if isinstance(value, str) and value.strip().lower() == "auto":
             return usable_processors()
         if isinstance(value, str) and not value.strip().isdecimal():
             msg = "must be a number of processes, or auto"
@@ -352,6 +364,14 @@ class Settings(BaseSettings):
     @classmethod
     def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else checked_url(value, ("http", "https"))
+
+    @field_validator("gateway_jwks")
+    @classmethod
+    def _public_keys(cls, value: str | None) -> str | None:
+        if value is not None and "@" in urlsplit(value).netloc:
+            msg = "the address of public keys has no user and no password; it is shown as it is"
+            raise ValueError(msg)
+        return value
 
     @field_validator("mongodb_uri")
     @classmethod
@@ -401,6 +421,9 @@ class Settings(BaseSettings):
     @classmethod
     def _known_units(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         seconds = [delay_seconds(delay) for delay in value]
+        if max(seconds) > _MAX_TIER_SECONDS:
+            msg = "a queue can keep messages for 49 days at most"
+            raise ValueError(msg)
         if seconds != sorted(set(seconds)):
             msg = "delays must grow from tier to tier, for example 1s,10s,1m,10m"
             raise ValueError(msg)
@@ -444,8 +467,8 @@ def delay_seconds(delay: str) -> int:
     """Return the seconds of a delay such as `10s`, `1m`, `2h` or `30d`. Raises ValueError otherwise."""
     number, unit = delay[:-1], delay[-1:]
     factor = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(unit)
-    if factor is None or not number.isdecimal() or int(number) < 1:
-        msg = "a delay is a whole number and s, m, h or d, for example 10s"
+    if factor is None or _NUMBER.fullmatch(number) is None:
+        msg = "a delay is a whole number of at most nine digits and s, m, h or d, for example 10s"
         raise ValueError(msg)
     return int(number) * factor
 

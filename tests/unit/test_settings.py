@@ -127,3 +127,32 @@ def test_auto_is_one_process_for_each_processor() -> None:
     assert load_settings(processes="auto").processes == usable_processors() >= 1
     with pytest.raises(ConfigurationError, match="CIM_PROCESSES: must be a number of processes, or auto"):
         load_settings(processes="many")
+    assert load_settings(processes=" Auto ").processes == usable_processors()
+
+
+def test_words_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIM_LOG_LEVEL", " WARNING")
+    monkeypatch.setenv("CIM_LOG_FORMAT", "Json")
+    settings = load_settings()
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CIM_RETRY_DELAYS", "1s,50d"),  # the broker takes no longer one
+        ("CIM_RETRY_DELAYS", "\u0663s"),  # a digit, for Python
+        ("CIM_RETRY_DELAYS", "01s"),
+        ("CIM_CONVERSATION_EXPIRY", "0d"),
+        ("CIM_LETTER_RETENTION", "99999999999d"),  # no date holds when that is over
+        ("CIM_JOURNAL_MAX_BYTES", "9" * 20),
+        ("CIM_GATEWAY_JWKS", "https://user:s3cret@keys/jwks.json"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_start_and_not_repeated(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"^{name}: ") as caught:
+        load_settings()
+    assert "s3cret" not in str(caught.value)
