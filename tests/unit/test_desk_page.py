@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from starlette.requests import Request
 
 from worker.desk.errors import DeskError
 from worker.web.desk.asked import split
-from worker.web.desk.door import VISIT, Caller, Door, DoorError, read_tokens
+from worker.web.desk.door import SESSION, VISIT, Caller, Door, DoorError, read_tokens
 from worker.web.desk.fresh import Fresh
 from worker.web.desk.payload import payload
 from worker.web.desk.render import Page, render
@@ -93,6 +95,25 @@ def test_a_token_file_that_is_wrong_is_refused_without_repeating_a_token(tmp_pat
         read_tokens(Path("/nowhere"))
 
 
+def test_who_came_in_with_a_token_is_known_for_twelve_hours_or_until_they_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, token = tmp_path / "tokens", "anna-has-this-long-token"
+    file.write_text(f"anna {token}\n")
+    guarded = replace(door(user=None), tokens=read_tokens(file))
+    assert guarded.come_in("another") is None
+    first, second = (f"{SESSION}={guarded.come_in(token)}" for _ in range(2))
+    assert guarded.caller(request(cookie=first)) == Caller("anna", may_change=True)
+    assert guarded.caller(request(cookie=f"{SESSION}=guessed")) is None
+
+    guarded.go_out(request(cookie=second))
+    assert guarded.caller(request(cookie=second)) is None
+    later = time.monotonic() + 12 * 3600 + 1
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.web.desk.door.time.monotonic", lambda: later)
+        assert guarded.caller(request(cookie=first)) is None
+
+
 def test_a_filter_with_a_quote_that_does_not_end_is_refused() -> None:
     assert split("--where 'body.type=A B'") == ["--where", "body.type=A B"]
     with pytest.raises(DeskError, match="quote"):
@@ -125,7 +146,8 @@ async def test_while_a_new_answer_takes_long_the_one_before_is_shown_and_after_a
     assert await fresh.get("key", 0, make) == 1
     store_answers.clear()
     await asyncio.sleep(0.01)
-    assert await asyncio.gather(*(fresh.get("key", 0, make) for _ in range(3))) == [1] * 3
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*(fresh.get("key", 0, make) for _ in range(3))) == [1] * 3
     store_answers.set()
     assert await fresh.get("key", 0, make) == 2
 

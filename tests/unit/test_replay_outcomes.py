@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.support.deliveries import NOW, FakeClock, FakeDelivery, RecordingReporter, delivery
 from tests.support.eventually import eventually_async
@@ -28,6 +28,14 @@ class FakeLetters:
         if self.failure is not None:
             raise self.failure
         self.written += outcomes
+
+
+class Done(NamedTuple):
+    """A delivery that came to an outcome."""
+
+    delivery: FakeDelivery
+    outcome: Outcome
+    letter_id: str | None = None
 
 
 class Bench:
@@ -57,7 +65,8 @@ async def test_the_last_word_about_a_replay_is_written_to_its_letter() -> None:
     for outcome in (Outcome.RETRY, Outcome.WAITING, Outcome.HANDED_BACK):
         bench.replays.note(replay(), outcome, None)
     bench.replays.note(delivery(b"{}"), Outcome.STORED, None)
-    bench.replays.note(replay("one"), Outcome.PUBLISHED, None)
+    bench.replays.settled(Done(replay("one"), Outcome.PUBLISHED))
+    bench.replays.settled(Done(delivery(b"{}"), Outcome.PUBLISHED))
     bench.replays.note(replay("two"), Outcome.DEAD, "successor")
 
     await bench.run(lambda: len(bench.letters.written) == 2)

@@ -18,7 +18,7 @@ from worker.desk.ports import Change
 from worker.failure import StoreUnavailable
 from worker.mongo import letter_pages
 from worker.mongo.causes import Causes
-from worker.mongo.client import connect
+from worker.mongo.client import Store, connect
 from worker.mongo.dead_letters import DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.operator_actions import ActionCollection
@@ -157,7 +157,14 @@ async def test_who_stops_reading_letters_leaves_nothing_behind(
         assert {task for task in asyncio.all_tasks() if "fetch" in task.get_name()} == set()
 
 
-async def test_a_letter_is_changed_by_compare_and_set(open_store: OpenStore) -> None:
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one update", "one by one"])
+async def test_a_letter_is_changed_by_compare_and_set(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> None:
+    async def is_embedded(_store: Store) -> bool:
+        return at_once
+
+    monkeypatch.setattr(Store, "is_embedded", is_embedded)
     async with open_store() as store:
         collection = LetterCollection(store)
         await collection.insert([letter(1), letter(2), letter(3, status=Status.DISCARDED)])
