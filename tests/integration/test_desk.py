@@ -20,7 +20,7 @@ from worker.conversations.conversation import Fact
 from worker.conversations.lifecycle import LifecycleChange
 from worker.dead_letters.letter import Status
 from worker.dead_letters.outcomes import ReplayOutcome
-from worker.desk.audit import lines_of, revealed
+from worker.desk.audit import Action, lines_of, revealed
 from worker.desk.decide import discard, purge, restore
 from worker.desk.desk import Who
 from worker.desk.details import details
@@ -33,6 +33,7 @@ from worker.desk.plan import forecast_all, plan
 from worker.desk.ports import Published
 from worker.desk.query import count, groups, lineage
 from worker.desk.replay import replay, resume
+from worker.desk.sending import PageSender
 from worker.desk.steps import Control, Interrupted
 from worker.desk.transfer import export, import_
 from worker.failure import StoreUnavailable, store_silent
@@ -624,6 +625,23 @@ class _Gated(FakePublisher):
         await self.confirm.acquire()
         self.lost = self._pages == self._lose
         return await super().publish(messages)
+
+
+async def test_letters_that_a_colleague_has_claimed_are_left_to_them(store: Store, database: str) -> None:
+    mine, theirs = FakePublisher(), FakePublisher()
+    ids = [died("m-1").id, died("m-22").id]
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1"), died("m-22")])
+        jobs = [await Action.begin(desk, "replay", "r") for _ in range(2)]
+        theirs.answers.clear()
+        first, second = PageSender(desk, theirs, jobs[0]), PageSender(desk, mine, jobs[1])
+        await first.send(ids)
+        assert await second.send(ids) == await second.finish() == {}
+        theirs.answers.set()
+        assert await first.finish() == dict.fromkeys(ids, "sent")
+
+    assert (len(theirs.taken), mine.taken) == (2, [])
+    assert jobs[1].counts == {"taken by others": 2}
 
 
 async def test_the_next_page_is_claimed_while_one_is_on_its_way_and_published_when_that_one_is_marked(

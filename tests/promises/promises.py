@@ -55,8 +55,7 @@ PROMISES: Final = (
         "desk/sending.py",
         "change(ids, claim_state(Status.OPEN), Change(claim,",
         "change(ids, {}, Change(claim,",
-        f"{_DESK}::test_the_next_page_is_claimed_while_one_is_on_its_way_and_published_when_that_one_is_marked "
-        f"{_DESK}::test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again",
+        f"{_DESK}::test_letters_that_a_colleague_has_claimed_are_left_to_them",
     ),
     Promise(
         "one claims only what is open at the store",
@@ -701,7 +700,7 @@ PROMISES: Final = (
         "web/desk/door.py",
         "        if not is_guarded and settings.desk_host not in _LOOPBACK:\n",
         "        if False:\n",
-        f"{_PAGE}::test_what_is_forged_misspelt_or_not_allowed_is_refused_and_changes_nothing",
+        f"{_DOOR}::test_an_address_that_others_reach_needs_a_token_file_or_a_proxy",
     ),
     Promise(
         "the header of a proxy is believed only from it",

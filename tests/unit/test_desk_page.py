@@ -12,6 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from worker.desk.errors import DeskError
+from worker.settings import load_settings
 from worker.web.desk.asked import split
 from worker.web.desk.door import SESSION, VISIT, Caller, Door, DoorError, read_tokens
 from worker.web.desk.fresh import Fresh
@@ -93,6 +94,18 @@ def test_a_token_file_that_is_wrong_is_refused_without_repeating_a_token(tmp_pat
         assert "1234567890" not in str(refused.value)
     with pytest.raises(DoorError, match="cannot be read"):
         read_tokens(Path("/nowhere"))
+
+
+def test_an_address_that_others_reach_needs_a_token_file_or_a_proxy(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("anna anna-has-this-long-token\n")
+    with pytest.raises(DoorError, match=r"CIM_DESK_HOST 0\.0\.0\.0 is reached by others: set CIM_DESK_TOKEN_FILE"):
+        Door.of(load_settings(desk_host="0.0.0.0"))  # noqa: S104 - that is what is refused
+
+    assert Door.of(load_settings(desk_host="localhost")).caller(request()) is not None
+    for guard in ({"desk_token_file": str(tokens)}, {"desk_user_header": "X-User", "desk_trusted_proxies": ("::1",)}):
+        guarded = Door.of(load_settings(desk_host="0.0.0.0", **guard))  # noqa: S104
+        assert guarded.caller(request()) is None
 
 
 def test_who_came_in_with_a_token_is_known_for_twelve_hours_or_until_they_leave(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _BLANK: Final[Document] = {"body": b"", "headers": [], "properties": [], "problems": []}
 _WRITTEN_AT_ONCE: Final = 1000
+_TOGETHER: Final = 50
+"""Letters that the embedded server changes by one command: it puts each on the disk, and answers nobody else."""
 _SENDERS_SHOWN: Final = 20
 
 
@@ -128,9 +130,10 @@ class LetterCollection:
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
         update = _update(change)
-        write = self._change_at_once if await self._store.is_embedded() else self._change_each
+        is_embedded = await self._store.is_embedded()
+        write, number = (self._change_at_once, _TOGETHER) if is_embedded else (self._change_each, _WRITTEN_AT_ONCE)
         changed = 0
-        for some in _in_parts(ids):
+        for some in _in_parts(ids, number):
             async with self._store.operation(writes=True):
                 changed += await write(some, guard, update)
         return changed
@@ -147,7 +150,7 @@ class LetterCollection:
     async def delete(self, ids: Collection[str]) -> int:
         """Delete letters; return how many."""
         deleted = 0
-        for some in _in_parts(ids):
+        for some in _in_parts(ids, _WRITTEN_AT_ONCE):
             async with self._store.operation(writes=True):
                 deleted += (await self._collection.delete_many({"_id": {"$in": some}})).deleted_count
         return deleted
@@ -204,6 +207,6 @@ def _result(answer: object) -> RecordResult:
     return RecordResult.ALREADY_RECORDED if answer is Inserted.KEY_TAKEN else RecordResult.REFUSED
 
 
-def _in_parts(ids: Collection[str]) -> list[list[str]]:
+def _in_parts(ids: Collection[str], number: int) -> list[list[str]]:
     listed = list(ids)
-    return [listed[start : start + _WRITTEN_AT_ONCE] for start in range(0, len(listed), _WRITTEN_AT_ONCE)]
+    return [listed[start : start + number] for start in range(0, len(listed), number)]
