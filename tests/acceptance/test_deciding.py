@@ -78,10 +78,12 @@ def test_values_are_masked_unless_somebody_reveals_them_and_that_is_written_down
     shown = on_call.run("show", FIRST.id).stdout + on_call.run("show", FIRST.id, "--json").stdout
     redacted = on_call.run("export").stdout
     assert PERSONAL not in shown + redacted
+    assert [json.loads(line)["body"] for line in redacted.splitlines()] == [None] * 3
     assert on_call.world.collection("operator_actions") == []
 
     assert PERSONAL in on_call.run("show", FIRST.id, "--reveal").stdout
-    assert [one["kind"] for one in on_call.world.collection("operator_actions")].count("reveal") == 1
+    [revealed] = [one for one in on_call.world.collection("operator_actions") if one["kind"] == "reveal"]
+    assert (revealed["filter"], revealed["state"], revealed["counts"]) == (FIRST.id, "done", {"revealed": 1})
     exported = tmp_path / "letters.jsonl"
     exported.write_text(on_call.run("export", FIRST.id, "--reveal").stdout)
     assert PERSONAL in exported.read_text()

@@ -119,6 +119,10 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert "<script>alert" not in revealed.text
         assert "<img" not in revealed.text
         assert "\u202e" not in revealed.text
+        edit = f"/letters/{letter}/edit"
+        clumsy = {**browser.get(edit).form(edit), "text": "{", "reason": "typed in the dark"}
+        assert "that is no JSON" in browser.send(edit, clumsy).words
+        assert [one["kind"] for one in world.collection("operator_actions")].count("reveal") == 2
 
         plan = browser.ended(browser.send("/plan", cause.form("/plan")))
         assert "Of 12 letters, 0 would not die again, 12 would" in plan.words

@@ -24,16 +24,16 @@ from worker.desk.audit import Action, lines_of, revealed
 from worker.desk.decide import discard, purge, restore
 from worker.desk.desk import Who
 from worker.desk.details import details
-from worker.desk.edit import edit
+from worker.desk.edit import edit, fix, parse_rules
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
-from worker.desk.jobs import cancel
+from worker.desk.jobs import cancel, job
 from worker.desk.options import Allowed, Options
 from worker.desk.plan import forecast_all, plan
 from worker.desk.ports import Published
 from worker.desk.query import count, groups, lineage
 from worker.desk.replay import replay, resume
-from worker.desk.sending import PageSender
+from worker.desk.sending import AGAIN, PageSender
 from worker.desk.steps import Control, Interrupted
 from worker.desk.transfer import export, import_
 from worker.failure import StoreUnavailable, store_silent
@@ -507,6 +507,20 @@ async def test_of_two_people_who_resume_a_job_one_does(store: Store, database: s
     assert len(publisher.taken) == 2
 
 
+async def test_a_job_runs_until_its_process_has_ended_or_is_silent_and_is_resumed_by_nobody_before(
+    store: Store, database: str
+) -> None:
+    async with opened(store, database) as (desk, _):
+        begun = await Action.begin(desk, "replay", "r")
+        with pytest.raises(DeskError, match=f"job {begun.id} is running: stop it first"):
+            await resume(desk, FakePublisher(), None, begun.id)
+        assert (await job(desk, begun.id))["state"] == "running"
+        assert (await job(replace(desk, has_ended=lambda _process: True), begun.id))["state"] == "interrupted"
+
+        await desk.actions.update(begun.id, {"updatedAt": desk.clock.now_ms() - 31_000})
+        assert (await job(desk, begun.id))["state"] == "interrupted"
+
+
 async def test_a_slow_replay_is_not_taken_for_one_that_was_killed(store: Store, database: str) -> None:
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([died("m-1"), died("m-22")])
@@ -532,6 +546,24 @@ async def test_an_edit_of_what_somebody_else_has_edited_meanwhile_is_refused(sto
 
         (kept,) = await desk.letters.some({}, 1)
     assert b"mine" in kept.body
+
+
+async def test_a_fix_saves_what_would_not_die_again_and_leaves_the_rest_alone_unless_forced(
+    store: Store, database: str
+) -> None:
+    mended, hopeless = died("m-1", header={"customer": {"id": "u"}}), died("m-22", header={})
+    rules = parse_rules(rename=["header.customer.id=header.customer._id"], set_=["body.x=1"])
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([mended, hopeless])
+
+        assert (await fix(desk, everything(), rules, "r")).counts == {"edited": 1, "left alone": 1}
+        kept = {one.id: one for one in await desk.letters.some({}, 2)}
+        assert kept[mended.id].original_body == mended.body
+        assert (kept[hopeless.id].body, kept[hopeless.id].revision) == (hopeless.body, 0)
+
+        assert (await fix(desk, everything(), rules, "r", force=True)).counts == {"edited": 1}
+        kept = {one.id: one for one in await desk.letters.some({}, 2)}
+    assert [kept[one.id].revision for one in (mended, hopeless)] == [1, 1]
 
 
 async def test_large_letters_go_in_smaller_pages_and_none_stays_claimed(store: Store, database: str) -> None:
@@ -584,7 +616,7 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
         with pytest.raises(DeskError, match="is done: there is nothing to resume"):
             await resume(desk, publisher, None, job.id)
     assert [json.loads(one.body)["id"] for one in publisher.taken] == ["unknown"]
-    assert (resumed.document["state"], resumed.counts["sent"]) == ("done", 4)
+    assert (resumed.document["state"], resumed.counts) == ("done", {"sent": 4, AGAIN: 1})
     assert sorted(sent) == sorted(one.id for one in letters.values())  # the audit has a line for each
     assert {name: found[name].status for name in letters} == {
         "stored": "settled",

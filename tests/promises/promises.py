@@ -171,16 +171,14 @@ PROMISES: Final = (
         "desk/replay.py",
         '    if document["state"] == "running":\n',
         "    if False:\n",
-        f"{_DESK}::test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent_again_with_the_same_id "
-        f"{_DESK}::test_a_colleague_stops_a_job_and_whoever_ran_it_reads_who_did",
+        f"{_DESK}::test_a_job_runs_until_its_process_has_ended_or_is_silent_and_is_resumed_by_nobody_before",
     ),
     Promise(
         "a job that was killed is told from one that runs",
         "desk/jobs.py",
         'silent or desk.has_ended(document.get("process", ""))',
         "False",
-        f"{_DESK}::test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent_again_with_the_same_id "
-        f"{_DESK}::test_a_slow_replay_is_not_taken_for_one_that_was_killed",
+        f"{_DESK}::test_a_job_runs_until_its_process_has_ended_or_is_silent_and_is_resumed_by_nobody_before",
     ),
     Promise(
         "a ramp stops when too many die again",
@@ -194,7 +192,7 @@ PROMISES: Final = (
         "desk/steps.py",
         "        await self._wait_for_outcomes(needed=True)\n        await self._check_failures()\n",
         "        await self._check_failures()\n",
-        f"{_DESK}::test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again",
+        f"{_DESK}::test_a_ramp_stops_when_nobody_settles",
     ),
     Promise(
         "it stops when nobody settles",
@@ -409,7 +407,7 @@ PROMISES: Final = (
         "desk/edit.py",
         "            if forecast.prediction in _BROKEN and not force:\n                action",
         "            if False:\n                action",
-        f"{_DESK}::test_a_plan_says_what_todays_code_would_do_and_touches_nothing {_FILTER} {_COMMANDS}",
+        f"{_DESK}::test_a_fix_saves_what_would_not_die_again_and_leaves_the_rest_alone_unless_forced",
     ),
     Promise(
         "an edit, too",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.requests import Request
 
+from tests.support.eventually import eventually_async
 from worker.desk.errors import DeskError
 from worker.settings import load_settings
 from worker.web.desk.asked import split
@@ -200,6 +201,20 @@ async def test_too_many_operations_are_refused_and_the_end_of_the_server_stops_t
     await tasks.close(5)
     assert {task.result for task in started} == {"stopped in order"}
     assert not tasks.running()
+
+
+async def test_what_pages_show_is_made_anew_after_what_changes_letters_and_not_after_a_plan() -> None:
+    ended: list[str] = []
+    tasks = Tasks(on_end=lambda: ended.append("one"))
+
+    async def work(_: Task) -> str:
+        return "done"
+
+    tasks.start(Task("plan", "p", "c", {}, changes=False), work)
+    await eventually_async(lambda: not tasks.running())
+    assert ended == []
+    tasks.start(Task("discard", "d", "c", {}), work)
+    await eventually_async(lambda: ended == ["one"])
 
 
 async def test_a_bug_in_an_operation_is_shown_and_ends_it_alone() -> None:

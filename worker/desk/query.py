@@ -156,7 +156,7 @@ async def one(desk: Desk, name: str) -> LetterRecord:
     """Return the letter of an id, or the newest letter of a cause (open ones before others). Raises `DeskError`."""
     if len(name) == _LETTER_DIGITS and _HEX.fullmatch(name):
         return await get(desk, name)
-    fingerprint = await _one_cause(desk, name)
+    fingerprint = name if len(name) == _CAUSE_DIGITS and _HEX.fullmatch(name) else await _one_cause(desk, name)
     for query in ({"fingerprint": fingerprint, "status": Status.OPEN.value}, {"fingerprint": fingerprint}):
         newest = await desk.letters.latest(query, 1)
         if newest:

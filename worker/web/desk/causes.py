@@ -29,7 +29,8 @@ async def show(asked: Asked) -> Page:
     letter: dict[str, Any] | None = None
     cause = None
     if chosen.name:
-        sample = await one(asked.desk, chosen.name)
+        meant = dict(chosen.filter.equal).get("group", ())
+        sample = await one(asked.desk, meant[0] if len(meant) == 1 else chosen.name)
         letter = await letter_facts(asked, sample)
         cause = next((found for found in facts["every"] if found.fingerprint == sample.fingerprint), None)
     number = facts["total"] if not chosen.name else cause.letters if cause is not None else 0

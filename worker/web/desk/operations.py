@@ -33,7 +33,7 @@ async def plan_letters(asked: Asked) -> Response:
     """Begin to work out what a replay would do."""
     chosen, desk = await asked.chosen(), asked.desk
     facts = {"chosen": chosen, "reason": asked.text("reason")}
-    task = Task("plan", _title("Plan", chosen), chosen.command("plan"), facts)
+    task = Task("plan", _title("Plan", chosen), chosen.command("plan"), facts, changes=False)
     task.total = await count(desk, chosen.filter)
 
     async def work(task: Task) -> Plan:
@@ -74,7 +74,8 @@ async def preview_fix(asked: Asked) -> Response:
     chosen, desk, rules = await asked.chosen(), asked.desk, _rules(asked)
     written = {name: asked.text(name) for name in ("set", "unset", "rename")}
     command = chosen.command("fix", *rules.words())
-    task = Task("fix preview", _title("Fix", chosen), command, {"chosen": chosen, "rules": rules, "written": written})
+    facts = {"chosen": chosen, "rules": rules, "written": written}
+    task = Task("fix preview", _title("Fix", chosen), command, facts, changes=False)
     task.total = await count(desk, chosen.filter)
 
     async def work(task: Task) -> FixPreview:

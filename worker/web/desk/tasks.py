@@ -43,6 +43,8 @@ class Task:
     is_running: bool = True
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     can_stop: bool = False
+    changes: bool = True
+    """Whether letters may be others when it has ended."""
 
     @property
     def percent(self) -> int | None:
@@ -58,7 +60,7 @@ class Tasks:
     """The tasks of one server."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
-        """*on_end* is called when one has ended: it may have changed what pages show."""
+        """*on_end* is called when one has ended that may have changed what pages show."""
         self._on_end = on_end
         self._tasks: dict[str, Task] = {}
         self._running: dict[asyncio.Task[None], Task] = {}
@@ -114,4 +116,5 @@ class Tasks:
         task = self._running.pop(running)
         task.is_running = False
         task.took = time.monotonic() - task.began
-        self._on_end()
+        if task.changes:
+            self._on_end()
