@@ -171,7 +171,7 @@ def test_an_id_that_cannot_name_anything_is_refused_before_anything_is_written(a
     assert "\x1b" not in finished.stderr
 
 
-@pytest.mark.parametrize("options", [("--room-info", "not json"), ("--room-info", "[]")])
+@pytest.mark.parametrize("options", [("--room-info", one) for one in ("not json", "[]", '{"id": NaN}')])
 def test_a_room_that_is_no_object_is_refused_before_anything_is_written(options: tuple[str, ...]) -> None:
     finished = cim_worker("conversations", "open", "c-1", *options)
 

@@ -224,12 +224,16 @@ def _room(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        room = json.loads(text)
+        room = json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         room = None
     if not isinstance(room, dict):
         raise CommandError(ExitCode.CONFIGURATION, """--room-info is a JSON object, for example '{"id": "r-1"}'""")
     return room
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and the infinities are no JSON, and no store has to take them
 
 
 def _session(session_id: str, conversation_id: str) -> dict[str, Any]:

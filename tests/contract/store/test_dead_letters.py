@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tests.contract.store.examples import NOW, letter
 from worker.dead_letters.letter import RecordResult
 from worker.mongo.dead_letters import COLLECTION, DeadLetterStore
+from worker.mongo.overview import Overview
 
 if TYPE_CHECKING:
     from tests.contract.store.conftest import OpenStore
@@ -143,3 +145,17 @@ async def test_letters_can_be_counted_by_a_single_field(open_store: OpenStore) -
         groups = [document async for document in cursor]
 
     assert groups == [{"_id": "invalid_utf8", "n": 1}, {"_id": "malformed_json", "n": 2}]
+
+
+async def test_a_document_of_somebody_else_is_counted_and_hides_no_other(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        letters = DeadLetterStore(store)
+        await letters.record([letter(1)], {})
+        strange = {"_id": "x", "status": "open", "firstSeen": datetime.now(UTC)}
+        await store.collection(COLLECTION).insert_one(strange)
+
+        counted = await letters.open_by_code()
+        summary = await Overview(store).letters(NOW - 1)
+
+    assert {one.code: (one.letters, one.oldest) for one in counted} == {"malformed_json": (1, NOW), "": (1, None)}
+    assert (summary.open, summary.oldest) == (2, NOW)
