@@ -258,6 +258,44 @@ async def test_a_letter_waits_while_newer_activities_of_its_conversation_were_pu
     assert "the journal cannot be read" in blind.document["order"]
 
 
+class _SlowWorkers(Workers):
+    """Workers that settle a message a while after the broker has confirmed it."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        self.settling = asyncio.create_task(self._settle(messages))
+        return [Confirmation.CONFIRMED] * len(messages)
+
+    async def _settle(self, messages: Sequence[Outgoing]) -> None:
+        await asyncio.sleep(0.5)
+        await super().publish(messages)
+
+
+async def test_the_next_letter_of_a_conversation_waits_for_the_outcome_of_the_one_before(
+    store: Store, database: str
+) -> None:
+    header = {"conversationId": "c-1"}
+    async with opened(store, database) as (desk, connected):
+        workers = _SlowWorkers(DeadLetterStore(connected))
+        await LetterCollection(connected).insert(
+            [died("m-22", T0 + 2, header=header), died("m-1", T0 + 1, header=header)]
+        )
+
+        job = await replay(desk, workers, None, everything(), "in order", Options(keep_order=True))
+        await workers.settling
+
+    assert (job.counts, workers.published) == ({"sent": 2}, ["m-1", "m-22"])
+
+
+async def test_what_was_replayed_too_often_is_refused_unless_forced(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1", replays=desk.max_replays), died("m-22", replays=1)])
+
+        job = await replay(desk, FakePublisher(), None, everything(), "r", AT_ONCE)
+        assert job.counts == {"replayed_too_often": 1, "sent": 1}
+        forced = await replay(desk, FakePublisher(), None, everything(), "r", replace(AT_ONCE, force=True))
+        assert forced.counts == {"sent": 1}
+
+
 async def test_what_follows_a_letter_that_did_not_arrive_is_held(store: Store, database: str) -> None:
     letters = [died(f"{name}-{at}", T0 + at, header={"conversationId": name}) for name in "cde" for at in range(3)]
     ids = {one.message_id: one.id for one in letters}

@@ -89,6 +89,8 @@ def _tested(promise: Promise, copy: Path, tests: str, services: Mapping[str, str
         )
     except subprocess.TimeoutExpired:
         return Seen(promise, _TIME_LIMIT)
+    if "Timeout (" in done.stderr:  # pytest ends a test that hangs
+        return Seen(promise, _TIME_LIMIT)
     red = _RED.search(done.stdout)
     if done.returncode == _TESTS_FAILED and red is not None:
         return Seen(promise, red[1])

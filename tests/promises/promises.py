@@ -263,7 +263,7 @@ PROMISES: Final = (
         "desk/steps.py",
         "        await self._wait_for_outcomes(needed=True)\n        for letter_id, why",
         "        for letter_id, why",
-        f"{_DESK}::test_letters_of_a_conversation_go_one_after_the_other_and_those_that_are_outdated_stay",
+        f"{_DESK}::test_the_next_letter_of_a_conversation_waits_for_the_outcome_of_the_one_before",
     ),
     Promise(
         "in the order in which they happened",
@@ -306,8 +306,7 @@ PROMISES: Final = (
         "desk/steps.py",
         "            elif letter.replays >= self._desk.max_replays and not self._options.force:\n",
         "            elif False:\n",
-        f"{_DESK}::test_letters_of_a_conversation_go_one_after_the_other_and_those_that_are_outdated_stay "
-        f"{_DESK}::test_a_ramp_waits_for_outcomes_and_stops_when_too_many_die_again",
+        f"{_DESK}::test_what_was_replayed_too_often_is_refused_unless_forced",
     ),
     Promise(
         "the plan says so",
@@ -346,10 +345,10 @@ PROMISES: Final = (
     ),
     Promise(
         "and nobody else does",
-        "dead_letters/provenance.py",
-        "    if headers and properties.user_id not in trusted:\n",
-        "    if False:\n",
-        "tests/unit/test_pipeline.py::test_a_sender_id_belongs_to_its_broker_user",
+        "pipeline/senders.py",
+        "        if user is not None and user in self.trusted:\n",
+        "        if user is not None:\n",
+        "tests/unit/test_pipeline.py::test_who_is_not_trusted_gains_nothing_by_naming_another",
     ),
     Promise(
         "the worker writes the outcome to the letter",
@@ -385,7 +384,7 @@ PROMISES: Final = (
         "desk/plan.py",
         "        elif newest.get(forecast.conversation_id, 0) > forecast.timestamp:\n",
         "        elif False:\n",
-        f"{_DESK}::test_a_plan_says_what_todays_code_would_do_and_touches_nothing",
+        f"{_DESK}::test_letters_of_a_conversation_go_one_after_the_other_and_those_that_are_outdated_stay",
     ),
     Promise(
         "and which cause is a new one",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.contract.store.examples import activity
 from tests.support.deliveries import FakeDelivery, delivery
 from tests.support.eventually import eventually_async
 from tests.support.fakes import FakeRegistry
@@ -20,6 +21,7 @@ from worker.failure import Failure, store_silent
 from worker.flow import confirmed
 from worker.pipeline import reading
 from worker.pipeline.ports import Written
+from worker.pipeline.senders import Senders
 from worker.ports import Confirmation, Outgoing, Properties
 
 if TYPE_CHECKING:
@@ -845,6 +847,14 @@ async def test_a_sender_id_belongs_to_its_broker_user(one: FakeDelivery, allowed
     await harness.process(one)
     assert harness.outcomes == {"published" if allowed else "dead": 1}
     assert harness.codes == ([] if allowed else ["sender_not_allowed"])
+
+
+def test_who_is_not_trusted_gains_nothing_by_naming_another() -> None:
+    senders = Senders({"alice": frozenset({"app-1"})}, frozenset({"worker"}))
+    message = activity("m-1").message
+    assert senders.problem(message, as_user("worker", **{contract.USER_ID: "alice"})) is None
+    assert senders.problem(message, as_user("bob", **{contract.USER_ID: "alice"})) is not None
+    assert senders.problem(message, as_user(None, **{contract.USER_ID: "alice"})) is not None
 
 
 async def test_without_a_table_anybody_may_send_and_the_checked_user_travels() -> None:
