@@ -36,36 +36,28 @@ func send(user string, body []byte, id, place string) (*receipt, error) {
 	answers, deaf := channel.Consume(replyTo, "", true, false, false, false, nil)
 	unconfirmed := channel.Confirm(false)
 	confirm, unsent := channel.PublishWithDeferredConfirm("cim.ingress", place, true, false, amqp.Publishing{
-		DeliveryMode: amqp.Persistent, MessageId: id, CorrelationId: id, ReplyTo: replyTo, Body: body,
+		DeliveryMode: amqp.Persistent, MessageId: id, ReplyTo: replyTo, Body: body,
 		UserId: user, // checked by the broker: proves who published
 	})
-	if err := errors.Join(deaf, unconfirmed, unsent); err != nil {
+	if err := cmp.Or(deaf, unconfirmed, unsent); err != nil {
 		return nil, err
 	}
-	if !confirm.Wait() {
-		connection.Close()
-		return nil, cmp.Or(reason(closed), errRefused)
-	}
-	if len(returned) > 0 { // a returned message is confirmed, too, and comes back before its confirm
+	switch taken := confirm.Wait(); {
+	case len(closed) > 0: // and the broker or the network says why
+		return nil, <-closed
+	case !taken:
+		return nil, errRefused
+	case len(returned) > 0: // a returned message is confirmed, too, and comes back before its confirm
 		return nil, errReturned
 	}
 	fmt.Println("confirmed", id)
-	time.AfterFunc(secondsToWait, func() { connection.Close() })
-	for answer := range answers {
-		if answer.CorrelationId == id {
-			var told receipt
-			return &told, json.Unmarshal(answer.Body, &told)
-		}
+	select {
+	case answer := <-answers: // empty, which is no JSON, when the connection is lost
+		told := new(receipt)
+		return told, json.Unmarshal(answer.Body, told)
+	case <-time.After(secondsToWait):
+		return nil, nil
 	}
-	return nil, reason(closed)
-}
-
-// reason returns why the broker or the network ended the channel, or nil if we did.
-func reason(closed <-chan *amqp.Error) error {
-	if lost := <-closed; lost != nil {
-		return lost
-	}
-	return nil
 }
 
 // publish sends until the broker has it, and returns the exit code of `cim-worker publish` and one sentence.

@@ -26,13 +26,10 @@ class Publish {
             var returned = new AtomicBoolean();
             connection.addShutdownListener(receipt::completeExceptionally); // lost while we wait
             channel.addReturnListener(message -> returned.set(true));
-            channel.basicConsume(REPLIES, true, (tag, answer) -> {
-                if (id.equals(answer.getProperties().getCorrelationId())) {
-                    receipt.complete(new Gson().fromJson(new String(answer.getBody(), UTF_8), Receipt.class));
-                }
-            }, tag -> { });
+            channel.basicConsume(REPLIES, true, (tag, answer) ->
+                receipt.complete(new Gson().fromJson(new String(answer.getBody(), UTF_8), Receipt.class)), tag -> { });
             channel.confirmSelect();
-            var properties = new AMQP.BasicProperties.Builder().deliveryMode(2).messageId(id).correlationId(id).replyTo(REPLIES)
+            var properties = new AMQP.BasicProperties.Builder().deliveryMode(2).messageId(id).replyTo(REPLIES)
                 .userId(factory.getUsername()).build(); // the user is checked by the broker: proves who published
             channel.basicPublish("cim.ingress", place, true, properties, body);
             channel.waitForConfirmsOrDie(30_000); // the broker has the message safely

@@ -6,10 +6,10 @@ import amqp from "amqplib";
 const { CIM_RABBITMQ_URL: url = "amqp://localhost:5672/", RECEIPT_SECONDS: seconds = 30 } = process.env;
 const userId = decodeURIComponent(new URL(url).username || "guest"); // checked by the broker: proves who published
 const replyTo = "amq.rabbitmq.reply-to"; // receipts come back on the channel that publishes, to nobody else
-const file = process.argv[2];
+const properties = { persistent: true, mandatory: true, replyTo, userId };
 
 /** Publish once, on a connection of its own; resolve to the receipt, or to nothing if there was none in time. */
-async function send(body, id, place) {
+async function send(body, messageId, place) {
   const connection = await amqp.connect(url, { timeout: 10_000 });
   const channel = await connection.createConfirmChannel();
   return new Promise((resolve, reject) => {
@@ -17,20 +17,18 @@ async function send(body, id, place) {
     const refuse = (error) => reject(Object.assign(error, { final: true })); // sending again would be in vain
     connection.on("error", reject).on("close", () => reject(new Error("lost")));
     channel.on("error", refuse).on("return", () => { returned = new Error("no queue took it"); });
-    const take = (answer) => answer?.properties.correlationId === id && resolve(JSON.parse(answer.content));
+    const take = (answer) => answer && resolve(JSON.parse(answer.content));
     channel.consume(replyTo, take, { noAck: true }).catch(() => {}); // the events above say why
-    const properties = { persistent: true, mandatory: true, messageId: id, correlationId: id, replyTo, userId };
-    channel.publish("cim.ingress", place, body, properties, (refusal) => {
-      if (refusal) return reject(refusal);
-      if (returned) return refuse(returned);
-      console.log("confirmed", id); // the broker has the message safely
+    channel.publish("cim.ingress", place, body, { ...properties, messageId }, (refusal) => {
+      if (refusal || returned) return refusal ? reject(refusal) : refuse(returned);
+      console.log("confirmed", messageId); // the broker has the message safely
       setTimeout(resolve, seconds * 1000);
     });
   }).finally(() => connection.close().catch(() => {}));
 }
 
 /** Publish until the broker has it; return the exit code of `cim-worker publish`, and one sentence. */
-async function publish() {
+async function publish(file) {
   let body, id, place;
   try {
     body = await readFile(file); // sent as it is, again and again: the same bytes are the same activity
@@ -57,6 +55,6 @@ async function publish() {
   return [3, `the broker at ${new URL(url).host} is away`];
 }
 
-const [code, sentence] = await publish();
+const [code, sentence] = await publish(process.argv[2]);
 if (sentence) console.error(sentence);
 process.exit(code);

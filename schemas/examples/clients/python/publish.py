@@ -10,32 +10,31 @@ import pika
 from pika import exceptions as failures
 
 ADDRESS = pika.URLParameters(os.environ.get("CIM_RABBITMQ_URL", "amqp://localhost:5672/"))
-USER = ADDRESS.credentials.username
+USER = ADDRESS.credentials.username  # checked by the broker: proves who published
 SECONDS_TO_WAIT = float(os.environ.get("RECEIPT_SECONDS", "30"))
 REPLIES = "amq.rabbitmq.reply-to"  # receipts come back on the channel that publishes, to nobody else
 REFUSED = failures.ProbableAccessDeniedError, failures.ProbableAuthenticationError, failures.ChannelClosedByBroker
 
 
 def send(body, own_id, place):
-    """Publish once, on a connection of its own; return the receipt, or None if there was none in time."""
-    told, connection = {}, pika.BlockingConnection(ADDRESS)
+    """Publish once, on a connection of its own; return the exit code of `cim-worker publish`, and one sentence."""
+    receipts, connection = [], pika.BlockingConnection(ADDRESS)
     channel = connection.channel()
-    channel.basic_consume(REPLIES, lambda _c, _m, about, text: told.update({about.correlation_id: text}), auto_ack=True)
+    channel.basic_consume(REPLIES, lambda *answer: receipts.append(json.loads(answer[-1])), auto_ack=True)
     channel.confirm_delivery()  # from here on, basic_publish raises unless the broker has the message safely
-    # Persistent; the broker checks the user, which proves who published.
-    about = pika.BasicProperties(delivery_mode=2, message_id=own_id, correlation_id=own_id, user_id=USER)
-    about.reply_to = REPLIES
+    about = pika.BasicProperties(delivery_mode=2, message_id=own_id, user_id=USER, reply_to=REPLIES)
     channel.basic_publish("cim.ingress", place, body, about, mandatory=True)
     print("confirmed", own_id, flush=True)
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while own_id not in told and time.monotonic() < deadline:
-        connection.process_data_events(time_limit=1)
+    connection.process_data_events(SECONDS_TO_WAIT)  # or until something comes
     connection.close()
-    return json.loads(told[own_id]) if own_id in told else None
+    for receipt in receipts:
+        print("receipt", receipt["outcome"], receipt["code"] or receipt["reason"] or receipt["eventId"])
+        return 6 if receipt["outcome"] == "dead" else 0, ""
+    return 5, "no receipt in time; the message is safe in the queue"
 
 
 def publish(file):
-    """Publish until the broker has it; return the exit code of `cim-worker publish`, and one sentence."""
+    """Send until the broker has it."""
     try:
         body = Path(file).read_bytes()  # sent as it is, again and again: the same bytes are the same activity
         message = json.loads(body)
@@ -51,15 +50,11 @@ def publish(file):
     for pause in (0, 1, 2, 4, 8, 16):
         time.sleep(pause)
         try:
-            receipt = send(body, own_id, place)
+            return send(body, own_id, place)
         except (*REFUSED, failures.UnroutableError) as error:  # a right or the queue is missing: again is in vain
             return 2, f"not published: {error!r}"
         except (failures.AMQPError, OSError):
             continue  # unreachable or lost: whether it arrived is unknown, so send again
-        if receipt is None:
-            return 5, "no receipt in time; the message is safe in the queue"
-        print("receipt", receipt["outcome"], receipt["code"] or receipt["reason"] or receipt["eventId"])
-        return 6 if receipt["outcome"] == "dead" else 0, ""
     return 3, f"the broker at {ADDRESS.host} is away"
 
 
