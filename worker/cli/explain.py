@@ -111,6 +111,8 @@ def _print(explanation: Explanation) -> None:
         print_line("There is more than is shown: ask for an event id or a letter id.")
     print_line()
     _print_searched(explanation)
+    if not explanation.stories:
+        print_line("An AMQP message id is kept of dead letters alone: of others, ask for the id in the message itself.")
 
 
 def _print_story(story: Story) -> None:
