@@ -85,7 +85,7 @@ class Consumer(Protocol):
 
     @property
     def unsettled(self) -> int:
-        """Deliveries held and not settled, waiting ones included."""
+        """Deliveries that are not acknowledged yet, waiting ones included."""
 
     @property
     def waiting(self) -> int:

@@ -69,7 +69,7 @@ async def written(outcomes: Sequence[tuple[Any, ...]], size: int) -> int:
         open_publisher=opened,
         is_connected=lambda: True,
         gap=Gap(),
-        release=lambda _delivery: None,
+        let_go=lambda _deliveries: (),
         worker="worker-7f9c6d-x2x4z.1",
         outage=Outage("journal", address="cim.outcomes", reporter=reporter, clock=clock),
         backoff=Backoff(1, 30, random=lambda: 1.0),

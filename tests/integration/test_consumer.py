@@ -115,6 +115,26 @@ async def test_handing_back_returns_everything_unsettled_and_nothing_settled(vho
     await eventually_async(lambda: depth(vhost_url, "q") == 8)  # the queue is told by the channel, not by us
 
 
+async def test_what_is_let_go_holds_no_bytes_and_is_acknowledged_when_that_is_asked_for(vhost_url: str) -> None:
+    fill(vhost_url, "q", *numbered(10))
+    async with consuming(vhost_url, "q") as (connection, consumer):
+        deliveries = await taken(consumer, 10)
+        frames = written(connection)
+        (first,) = consumer.let_go(deliveries[:3])
+        (never,) = consumer.let_go(deliveries[3:5])
+        (last,) = consumer.let_go(deliveries[3:9])
+        assert connection._bytes_in_hand == 1, "the body of the tenth"
+        await asyncio.sleep(0.01)
+        assert (frames, consumer.unsettled) == ([], 10), "nothing is acknowledged before it is asked for"
+        first()
+        last()
+        await eventually_async(lambda: consumer.unsettled == 3)
+        assert [one.body for one in await consumer.hand_back()] == [b"9"], "its effect is proven"
+        await consumer.close()
+        never()
+    await eventually_async(lambda: depth(vhost_url, "q") == 3, "in doubt it comes again")
+
+
 async def test_what_arrives_after_handing_back_is_neither_taken_nor_counted(vhost_url: str) -> None:
     fill(vhost_url, "q", *numbered(5))
     counted: list[int] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.support.deliveries import NOW, FakeClock, RecordingReporter, delivery
@@ -40,7 +41,7 @@ class Harness:
             open_publisher=self.open,
             is_connected=lambda: self.connected,
             gap=Gap(),
-            release=self.released.extend,
+            let_go=lambda deliveries: [partial(self.released.extend, list(deliveries))],
             worker="w-1",
             outage=Outage("journal", address="cim.outcomes", reporter=self.reported, clock=self.clock),
             backoff=Backoff(1, 30, random=lambda: 1.0),
@@ -99,6 +100,39 @@ async def test_outcomes_of_one_batch_are_one_message_and_release_their_deliverie
     }
     (sent,) = harness.publisher.taken
     assert (sent.routing_key, sent.content_encoding) == (contract.OUTCOMES, "gzip")
+
+
+async def test_an_outcome_has_the_time_when_it_was_proven_and_its_message_that_when_it_was_written() -> None:
+    harness = Harness()
+    harness.note(1)
+    harness.clock.ms += 15
+    harness.note(1)
+    harness.clock.ms += 5
+    await harness.settled(2)
+    (message,) = harness.written
+    assert ([one["at"] for one in message["outcomes"]], message["at"]) == ([NOW, NOW + 15], NOW + 20)
+
+
+async def test_what_is_missing_begins_with_the_first_outcome_and_not_with_its_message() -> None:
+    harness = Harness()
+    harness.publisher.unbound.add(contract.OUTCOMES)
+    harness.note(1)
+    harness.clock.ms += 15
+    harness.note(1)
+    await harness.settled(2)
+    assert harness.journal._gap.take() == {"from": NOW, "to": NOW + 15, "count": 2}
+
+
+async def test_what_cannot_be_written_is_released_and_counted_as_missing_and_what_follows_is_written() -> None:
+    harness = Harness()
+    harness.journal.note(delivery(), WHO._replace(message_id="\ud800"), Outcome.STORED)
+    assert len(harness.released) == 1
+    harness.clock.ms += 60_000
+    harness.note(1)
+    await harness.settled(2)
+    (message,) = harness.written
+    assert (message["gap"]["count"], len(message["outcomes"])) == (1, 1)
+    assert harness.reported.down == ["journal broker_unavailable"]
 
 
 async def test_a_replay_names_its_letter_and_its_job() -> None:

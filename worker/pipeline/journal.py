@@ -1,6 +1,8 @@
 """The journal: every outcome, in the stream `cim.outcomes`, one compressed message per batch.
 
 A delivery is acknowledged when its entry is confirmed, so an outcome in doubt stands there twice and none is missing.
+Entries are written when their outcomes are proven, and of the deliveries nothing is kept then but what acknowledges
+them: what waits for the journal would otherwise fill the memory that live messages use again and again.
 The journal is never more important than the work: after a second without a confirm it counts as down, acknowledgements
 go on without it, and the next message that gets through says from when to when how many outcomes are missing.
 """
@@ -8,10 +10,16 @@ go on without it, and the next message that gets through says from when to when 
 from __future__ import annotations
 
 import asyncio
-import gzip
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+try:
+    from isal.isal_zlib import compress
+except ModuleNotFoundError:  # there is none for this machine
+    from zlib import compress
 
 from worker import contract
 from worker.codes import Code
@@ -20,7 +28,7 @@ from worker.failure import Dependency, Failure
 from worker.ports import Confirmation, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable
 
     from worker.cim import Identity
     from worker.flow.backoff import Backoff
@@ -37,7 +45,9 @@ _FEW: Final = 10
 _GATHER_SECONDS: Final = 0.02
 """So long after a message of more than a few the next outcomes gather: it costs what a hundred of them do."""
 _COMPRESSION: Final = 1
-"""The fastest: entries repeat each other, so even that makes them ten times smaller."""
+"""Fast: entries repeat each other, so even that makes them five times smaller."""
+_GZIP: Final = 31
+"""What `zlib` calls the format."""
 _WHY: Final = {
     Confirmation.RETURNED: "the stream is missing: run `cim-worker topology apply`",
     Confirmation.NACKED: "the stream refuses messages",
@@ -47,6 +57,8 @@ _WHY: Final = {
 
 Noted = tuple["Delivery", "Identity", "Outcome", "str | None", "str | None", "str | None"]
 """Delivery, identity, outcome, reason, code and letter id."""
+LetGo = Callable[[Sequence["Delivery"]], Iterable[Callable[[], None]]]
+"""Keeps no more of deliveries than it takes to acknowledge them, and returns what does that when each is called."""
 
 
 class Entry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -91,8 +103,29 @@ class Gap:
         return taken
 
 
+@dataclass(slots=True)
+class _Gathered:
+    """Outcomes that share a message."""
+
+    texts: list[bytes] = field(default_factory=list)
+    """Their entries as JSON, run by run: written at once, so that nothing of a delivery has to be kept for them."""
+    count: int = 0
+    first_at: int = 0
+    """When (epoch ms) the first of them was noted."""
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    """What acknowledges their deliveries, until it has been called."""
+    is_counted: bool = False
+    """Whether they were released before the message arrived: counted as missing, whatever becomes of it."""
+
+    def release(self) -> None:
+        """Acknowledge their deliveries; once."""
+        waiting, self.waiting = self.waiting, []
+        for acknowledge in waiting:
+            acknowledge()
+
+
 class Journal:
-    """Writes outcomes down, then releases their deliveries. Lives as long as one broker session; no method raises."""
+    """Writes outcomes down, then acknowledges deliveries. Lives as long as one broker session; no method raises."""
 
     def __init__(
         self,
@@ -100,29 +133,27 @@ class Journal:
         open_publisher: Callable[[], Awaitable[EventPublisher]],
         is_connected: Callable[[], bool],
         gap: Gap,
-        release: Callable[[Sequence[Delivery]], None],
+        let_go: LetGo,
         worker: str,
         outage: Outage,
         backoff: Backoff,
         clock: Clock,
         reporter: Reporter,
     ) -> None:
-        """Publish through what *open_publisher* returns while *is_connected*; *release* acknowledges deliveries."""
+        """Publish through what *open_publisher* returns while *is_connected*."""
         self._open_publisher = open_publisher
         self._is_connected = is_connected
         self._gap = gap
-        self._release = release
+        self._let_go = let_go
         self._worker = worker
         self._outage = outage
         self._backoff = backoff
         self._clock = clock
         self._reporter = reporter
         self._publisher: EventPublisher | None = None
-        self._noted: list[Noted] = []
-        self._written: dict[asyncio.Task[None], Sequence[Delivery]] = {}
-        """What is on its way to the stream, with the deliveries that wait for its confirm."""
-        self._counted: set[asyncio.Task[None]] = set()
-        """Of these, what was released before it arrived: counted as missing, whatever becomes of it."""
+        self._gathered = _Gathered()
+        self._written: dict[asyncio.Task[None], _Gathered] = {}
+        """What is on its way to the stream."""
         self._scheduled: asyncio.Handle | None = None
         self._next_at = 0.0
         """When the next message may be written, in the event loop's time."""
@@ -148,8 +179,13 @@ class Journal:
 
     def note_all(self, noted: Sequence[Noted]) -> None:
         """As `note` for each of *noted*."""
-        self._noted += noted
-        if len(self._noted) >= _WORTH_A_MESSAGE:
+        now, monotonic = self._clock.now_ms(), self._clock.monotonic()
+        for start in range(0, len(noted), _ENTRIES_PER_MESSAGE):
+            run = noted[start : start + _ENTRIES_PER_MESSAGE]
+            if self._gathered.count + len(run) > _ENTRIES_PER_MESSAGE:
+                self._flush()
+            self._gather(run, now, monotonic)
+        if self._gathered.count >= _WORTH_A_MESSAGE:
             self._flush()
         elif self._scheduled is None and not self._written:
             self._schedule()
@@ -157,14 +193,29 @@ class Journal:
     def release_all(self) -> None:
         """Acknowledge every delivery that still waits for its entry: its effect is proven, the entry may be missing."""
         self._flush()
-        held = [delivery for deliveries in self._written.values() for delivery in deliveries]
-        self._counted.update(task for task, deliveries in self._written.items() if deliveries)
-        self._written = dict.fromkeys(self._written, ())
-        if held:
-            now = self._clock.now_ms()
-            self._gap.add(now, now, len(held))
-            self._reporter.journal_missed(len(held))
-        self._release(held)
+        now = self._clock.now_ms()
+        for gathered in self._written.values():
+            if gathered.waiting:
+                gathered.is_counted = True
+                self._miss(gathered, now)
+                gathered.release()
+
+    def _gather(self, run: Sequence[Noted], now: int, monotonic: float) -> None:
+        waiting = self._let_go([one[0] for one in run])
+        try:
+            text = _ENCODER.encode(_entries(run, now, monotonic))[1:-1]
+        except Exception as error:  # noqa: BLE001 - as in `_publish`
+            lost = _Gathered(count=len(run), first_at=now, waiting=[*waiting])
+            lost.release()
+            self._miss(lost, now)
+            self._down(str(error) or type(error).__name__, is_sure=True)
+            return
+        gathered = self._gathered
+        if not gathered.count:
+            gathered.first_at = now
+        gathered.count += len(run)
+        gathered.texts.append(text)
+        gathered.waiting.extend(waiting)
 
     def _schedule(self) -> None:
         """Write what is noted soon: in this round of the event loop's, or when enough time has passed since the last.
@@ -182,38 +233,36 @@ class Journal:
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
-        if len(self._noted) > _FEW:
+        if not self._gathered.count:
+            return
+        gathered, self._gathered = self._gathered, _Gathered()
+        if gathered.count > _FEW:
             self._next_at = asyncio.get_running_loop().time() + _GATHER_SECONDS
-        while self._noted:
-            noted, self._noted = self._noted[:_ENTRIES_PER_MESSAGE], self._noted[_ENTRIES_PER_MESSAGE:]
-            self._write(noted)
+        self._write(gathered)
 
-    def _write(self, noted: list[Noted]) -> None:
-        deliveries: Sequence[Delivery] = [one[0] for one in noted]
+    def _write(self, gathered: _Gathered) -> None:
         now = self._clock.now_ms()
         if self._is_doubtful or self._outage.failure is not None:
-            self._release(deliveries)
+            gathered.release()
             if self._clock.monotonic() < self._try_again_at:
-                self._miss(now, len(noted))
+                self._miss(gathered, now)
                 return
             self._try_again_at = self._clock.monotonic() + self._backoff.next()
-            deliveries = ()
-        entries = _entries(noted, now, self._clock.monotonic())
-        task = asyncio.create_task(self._publish(entries, now), name="journal")
-        self._written[task] = deliveries
+        task = asyncio.create_task(self._publish(gathered, now), name="journal")
+        self._written[task] = gathered
         task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        self._release(self._written.pop(task))
-        if self._noted and self._scheduled is None and not self._written:
+        self._written.pop(task).release()
+        if self._gathered.count and self._scheduled is None and not self._written:
             self._schedule()
 
-    async def _publish(self, entries: list[Entry], now: int) -> None:
-        gap = None if self._is_counted() else self._gap.take()  # it would be in it
+    async def _publish(self, gathered: _Gathered, now: int) -> None:
+        gap = None if gathered.is_counted else self._gap.take()  # it would be in it
         problem, is_answered = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
-                confirmation = await self._publish_once(entries, now, gap)
+                confirmation = await self._publish_once(gathered, now, gap)
             problem, is_answered = _WHY.get(confirmation, ""), confirmation is not Confirmation.UNKNOWN
             if not is_answered:
                 self._publisher = None
@@ -228,33 +277,31 @@ class Journal:
                 self._down(problem, is_sure=self._is_doubtful or is_answered)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
-            if not self._is_counted():
-                self._miss(now, len(entries))
+            if not gathered.is_counted:
+                self._miss(gathered, now)
         else:
             self._is_doubtful = False
             self._backoff.reset()
             self._outage.ended()
 
-    def _is_counted(self) -> bool:
-        return asyncio.current_task() in self._counted
-
-    async def _publish_once(self, entries: list[Entry], now: int, gap: dict[str, int] | None) -> Confirmation:
+    async def _publish_once(self, gathered: _Gathered, now: int, gap: dict[str, int] | None) -> Confirmation:
         if self._publisher is None:
             self._publisher = await self._open_publisher()
         started = self._clock.monotonic()
-        (confirmation,) = await self._publisher.publish([self._message(entries, now, gap)])
+        (confirmation,) = await self._publisher.publish([self._message(gathered, now, gap)])
         self._reporter.published("journal", [confirmation], self._clock.monotonic() - started)
         return confirmation
 
-    def _message(self, entries: list[Entry], now: int, gap: dict[str, int] | None) -> Outgoing:
-        document: dict[str, Any] = {"worker": self._worker, "at": now, "outcomes": entries}
+    def _message(self, gathered: _Gathered, now: int, gap: dict[str, int] | None) -> Outgoing:
+        about: dict[str, Any] = {"worker": self._worker, "at": now}
         if gap is not None:
-            document["gap"] = gap
+            about["gap"] = gap
+        document = b'%b,"outcomes":[%b]}' % (_ENCODER.encode(about)[:-1], b",".join(gathered.texts))
         return Outgoing(
             "",
             contract.OUTCOMES,
-            f"{self._worker}-{now}-{id(entries):x}",
-            gzip.compress(_ENCODER.encode(document), compresslevel=_COMPRESSION, mtime=0),
+            f"{self._worker}-{now}-{id(gathered):x}",
+            compress(document, _COMPRESSION, _GZIP),
             type="cim.outcomes",
             app_id=contract.APP_ID,
             timestamp=now // 1000,
@@ -270,9 +317,9 @@ class Journal:
         failure = Failure.of(Code.BROKER_UNAVAILABLE, problem, dependency=Dependency.BROKER)
         self._outage.began(failure, problem)
 
-    def _miss(self, now: int, count: int) -> None:
-        self._reporter.journal_missed(count)
-        self._gap.add(now, now, count)
+    def _miss(self, gathered: _Gathered, now: int) -> None:
+        self._reporter.journal_missed(gathered.count)
+        self._gap.add(gathered.first_at, now, gathered.count)
 
 
 def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from worker.flow.tasks import Crash
     from worker.ops.tracing import SpanTracing
+    from worker.pipeline.journal import LetGo
     from worker.pipeline.settlement import Listener
     from worker.ports import Delivery
     from worker.process.app import App
@@ -72,7 +73,11 @@ def ingress_session(
         for queue, those in groupby(deliveries, attrgetter("queue")):
             consumers[queue].settle_all(those)
 
-    journal = _journal(app, publisher, beside, acknowledge) if settings.journal else None
+    def let_go(deliveries: Sequence[Delivery]) -> Sequence[Callable[[], None]]:
+        groups = groupby(deliveries, attrgetter("queue"))
+        return [acknowledge for queue, those in groups for acknowledge in consumers[queue].let_go(those)]
+
+    journal = _journal(app, publisher, beside, let_go) if settings.journal else None
     tracing = None if app.traces is None else app.traces.session(app.clock)
     observers: list[Listener] = [] if tracing is None else [tracing]
     is_ordered = settings.ingress_order and contract.INGRESS not in ingress.queues
@@ -298,9 +303,7 @@ def _finder(app: App, crash: Crash) -> ConversationFinder:
     )
 
 
-def _journal(
-    app: App, publisher: Publisher, beside: ConnectionBeside, release: Callable[[Sequence[Delivery]], None]
-) -> Journal:
+def _journal(app: App, publisher: Publisher, beside: ConnectionBeside, let_go: LetGo) -> Journal:
     """Return the journal, on a connection of its own that ends nothing when it fails.
 
     When the node that coordinates streams has just died, RabbitMQ ends the connection of who publishes to one (541).
@@ -313,7 +316,7 @@ def _journal(
         open_publisher=open_publisher,
         is_connected=lambda: not publisher.closed.done(),
         gap=app.journal_gap,
-        release=release,
+        let_go=let_go,
         worker=app.worker_name,
         outage=app.journal_outage,
         backoff=app.listener_backoff(),

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import pika.exceptions
@@ -18,7 +19,7 @@ from worker.rabbit.frames import encode_ack, encode_cancel, encode_requeue
 from worker.rabbit.properties import decode_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from worker import ports
     from worker.ports import Properties
@@ -100,6 +101,8 @@ class Consumer:
         self._arrival = inbox.arrival
         self._ledger = AckLedger()
         self._open: dict[int, Delivery] = {}
+        self._let_go = 0
+        """Deliveries of which nothing is held and which are not acknowledged yet."""
         self._ack_scheduled = False
         self._single_ack_timer: asyncio.TimerHandle | None = None
         self.on_received: Callable[[int], None] = lambda _count: None
@@ -226,8 +229,8 @@ class Consumer:
 
     @property
     def unsettled(self) -> int:
-        """Deliveries held and not settled, waiting ones included."""
-        return len(self._open)
+        """Deliveries that are not acknowledged yet, waiting ones included."""
+        return len(self._open) + self._let_go
 
     @property
     def prefetch(self) -> int:
@@ -275,15 +278,37 @@ class Consumer:
 
     def settle_all(self, deliveries: Iterable[ports.Delivery]) -> None:
         """As `settle` for each of *deliveries*."""
+        tags, size = self._take_out(deliveries)
+        self._bytes_settled += size
+        self._acknowledge(tags)
+
+    def let_go(self, deliveries: Iterable[ports.Delivery]) -> Sequence[Callable[[], None]]:
+        """Keep no more of *deliveries* than it takes to acknowledge them, and return what does that: call it once.
+
+        Their effect is proven: `hand_back` does not return them to the queue.
+        """
+        tags, size = self._take_out(deliveries)
+        self._connection.release(size)
+        self._let_go += len(tags)
+        return (partial(self._acknowledge_let_go, tags),)
+
+    def _take_out(self, deliveries: Iterable[ports.Delivery]) -> tuple[list[int], int]:
+        """Hold *deliveries* no more; return the tags of those that were held, and the bytes of their bodies."""
         held, tags, size = self._open, [], 0
         for delivery in deliveries:
             tag = delivery.tag
             if held.pop(tag, None) is not None:
                 tags.append(tag)
                 size += len(delivery.body)
+        return tags, size
+
+    def _acknowledge_let_go(self, tags: list[int]) -> None:
+        self._let_go -= len(tags)
+        self._acknowledge(tags)
+
+    def _acknowledge(self, tags: list[int]) -> None:
         if not tags:
             return
-        self._bytes_settled += size
         self._ledger.settle(*tags)
         if not self._ack_scheduled:
             self._ack_scheduled = True

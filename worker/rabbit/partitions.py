@@ -93,7 +93,7 @@ class PartitionConsumer:
 
     @property
     def unsettled(self) -> int:
-        """Deliveries held and not settled, waiting ones included."""
+        """Deliveries that are not acknowledged yet, waiting ones included."""
         return sum(part.unsettled for part in self._parts)
 
     @property
@@ -131,6 +131,14 @@ class PartitionConsumer:
         """As `settle` for each of *deliveries*."""
         for queue, those in groupby(deliveries, attrgetter("queue")):
             self._by_queue[queue].settle_all(those)
+
+    def let_go(self, deliveries: Iterable[ports.Delivery]) -> Sequence[Callable[[], None]]:
+        """As `Consumer.let_go`, of all queues."""
+        return [
+            acknowledge
+            for queue, those in groupby(deliveries, attrgetter("queue"))
+            for acknowledge in self._by_queue[queue].let_go(those)
+        ]
 
     async def hand_back(self, *, failed: bool = False) -> list[Delivery]:
         """End: return everything unsettled to its queue; see `Consumer.hand_back`."""
