@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # anything reads it. The addresses are kept, because they say which services to test against.
 _AMBIENT = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CIM_")}
 _chosen_services: list[str] = []
+
+# What a shell starts in the background ignores SIGINT, and so would every command that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes says how busy the machine is: what must be fast is measured, not hoped for.
 hypothesis.settings.register_profile("busy machine", deadline=None)
