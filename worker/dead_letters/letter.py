@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _ID_DIGITS: Final = 24
 
@@ -258,6 +258,49 @@ class LetterRecord:
             revision=document.get("revision", 0),
             original_body=None if (original := document.get("originalBody")) is None else bytes(original),
         )
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Return the letter in a document of the collection, where others write, too. Raises nothing.
+
+        What is missing, or of another type than ours, is empty: it is still listed, and its neighbours are unaffected.
+        """
+        ours = {name: value for name, value in document.items() if name in _EMPTY and _is_of(value, _EMPTY[name])}
+        lists = {name: [one for one in ours.get(name, ()) if _has_texts(one, names)] for name, names in _LISTS.items()}
+        original = document.get("originalBody")
+        own = {"_id": str(document.get("_id")), "originalBody": original if isinstance(original, bytes) else None}
+        return cls.from_document({**_EMPTY, **ours, **lists, **own})
+
+
+def _is_of(value: object, empty: object) -> bool:
+    if empty is None:
+        return value is None or (isinstance(value, int) and not isinstance(value, bool))
+    return isinstance(value, type(empty)) and not isinstance(value, bool)
+
+
+def _has_texts(value: object, names: Sequence[str]) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)
+
+
+_LISTS: Final = {
+    "problems": ("code", "pointer", "expected"),
+    "headers": ("key", "value"),
+    "properties": ("key", "value"),
+}
+_EMPTY: Final[Document] = LetterRecord(
+    id="",
+    code="",
+    failure_class="",
+    stage="",
+    fingerprint="",
+    failed_at=None,
+    recorded_at=0,
+    first_seen=0,
+    last_seen=0,
+    body=b"",
+    count=1,
+).to_document()
+_EMPTY["status"] = ""
 
 
 def letter_id(body: bytes, *identity: str) -> str:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from worker.codes import Stage
+from worker.failure import classify
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from worker.ports import Reporter
 
 _AGAIN_SECONDS = 0.1
+_RESUME_SECONDS = 30.0
 
 
 class Crash:
@@ -38,3 +44,18 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_AGAIN_SECONDS)
+
+
+async def keep_running(
+    name: str, job: Callable[[], Awaitable[None]], reporter: Reporter, *, pause_seconds: float = _RESUME_SECONDS
+) -> None:
+    """Do *job* until it returns; when it raises what nobody foresaw, say so and begin again after a pause.
+
+    For work beside the messages: a task that nobody waits for would end unheard.
+    """
+    while True:
+        try:
+            return await job()
+        except Exception as error:  # noqa: BLE001 - a bug in work beside the messages must not end it for good
+            reporter.warn("background_work_failed", task=name, reason=classify(error, Stage.STORE).detail)
+        await asyncio.sleep(pause_seconds)

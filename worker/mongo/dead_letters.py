@@ -161,7 +161,7 @@ class DeadLetterStore:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""
         async with self._store.operation():
             document = await self._collection.find_one({"_id": letter_id})
-        return None if document is None else LetterRecord.from_document(document)
+        return None if document is None else LetterRecord.read(document)
 
     async def _count(self, groups: Sequence[Sequence[LetterRecord]], left: Mapping[str, int]) -> set[str]:
         """Count letters whose content is recorded; return the ids that are there."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from worker.desk.ports import Change, Query
     from worker.mongo.client import Document, Store
 
-_BLANK: Final[Document] = {"body": b"", "headers": [], "properties": [], "problems": []}
 _WRITTEN_AT_ONCE: Final = 1000
 _TOGETHER: Final = 50
 """Letters that the embedded server changes by one command: it puts each on the disk, and answers nobody else."""
@@ -86,7 +85,7 @@ class LetterCollection:
         async with self._store.operation():
             cursor = self._collection.find(query, {"firstSeen": 1}).sort("firstSeen", 1).limit(1)
             documents = await cursor.to_list(1)
-        return documents[0]["firstSeen"] if documents else 0
+        return _time(documents[0].get("firstSeen")) if documents else 0
 
     async def counts(self, query: Query, field: str) -> dict[str, int]:
         """Count letters by the value of one field."""
@@ -101,7 +100,7 @@ class LetterCollection:
             if not lacks_what_was_asked(error):
                 raise
             return {one: await self._earliest({"fingerprint": one}) for one in await self.counts({}, "fingerprint")}
-        return {one["_id"]: one["at"] or 0 for one in found if isinstance(one["_id"], str)}
+        return {one["_id"]: _time(one["at"]) for one in found if isinstance(one["_id"], str)}
 
     async def known_since(self, causes: Collection[str]) -> dict[str, int]:
         """Return when (epoch ms) each of *causes* was seen first, deleted letters included, where that is known."""
@@ -112,12 +111,12 @@ class LetterCollection:
         async with self._store.operation():
             found = self._collection.find(unspecific(query), NO_LARGE)
             cursor = found.sort("lastSeen", 1 if oldest_first else -1).limit(limit)
-            return [_letter(document) async for document in cursor]
+            return [LetterRecord.read(document) async for document in cursor]
 
     async def some(self, query: Query, limit: int) -> list[LetterRecord]:
         """Return some letters, whole."""
         async with self._store.operation():
-            return [_letter(document) async for document in self._collection.find(query).limit(limit)]
+            return [LetterRecord.read(document) async for document in self._collection.find(query).limit(limit)]
 
     async def stream(
         self, query: Query, page: int, *, bodies: bool = True, limit: int | None = None
@@ -125,7 +124,7 @@ class LetterCollection:
         """Yield letters in pages, by number and by bytes, without their headers; without *bodies* these are empty."""
         async with aclosing(self._pages.pages(query, page, bodies=bodies, limit=limit)) as pages:
             async for documents in pages:
-                yield [_letter(document) for document in documents]
+                yield [LetterRecord.read(document) for document in documents]
 
     async def change(self, ids: Collection[str], guard: Query, change: Change) -> int:
         """Change those of *ids* that *guard* holds for; return how many."""
@@ -185,9 +184,9 @@ def _group(document: Document) -> GroupCount:
     return GroupCount(
         fingerprint=str(document["_id"] or ""),
         letters=document["letters"],
-        deaths=document["deaths"],
-        first_seen=document["first"] or 0,
-        last_seen=document["last"] or 0,
+        deaths=max(int(document["deaths"]), document["letters"]),
+        first_seen=_time(document["first"]),
+        last_seen=_time(document["last"]),
         senders=_names(document.get("senders", ())),
         users=_names(document.get("users", ())),
     )
@@ -197,8 +196,9 @@ def _names(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(sorted(one for one in values if isinstance(one, str) and one)[:_SENDERS_SHOWN])
 
 
-def _letter(document: Document) -> LetterRecord:
-    return LetterRecord.from_document({**_BLANK, **document})
+def _time(value: object) -> int:
+    """Return *value* if it is a time of ours, epoch milliseconds, else 0; somebody else may have written anything."""
+    return value if isinstance(value, int) else 0
 
 
 def _result(answer: object) -> RecordResult:

@@ -71,7 +71,7 @@ class StoreSearch:
     async def _found(self, query: Document, limit: int) -> Sequence[LetterRecord]:
         async with self._store.operation():
             documents = await self._letters.find(query).limit(limit).to_list()
-        return [LetterRecord.from_document(document) for document in documents]
+        return [LetterRecord.read(document) for document in documents]
 
 
 def _activity(document: Document) -> StoredActivity:

@@ -226,6 +226,12 @@ EVENTS: Final = (
         ("state", "conversation_id"),
     ),
     LogEvent(
+        "background_work_failed",
+        "warning",
+        "Work beside the messages ended unexpectedly; it begins again after half a minute.",
+        ("task", "reason"),
+    ),
+    LogEvent(
         "conversation_events_interrupted",
         "warning",
         "The work on lifecycle events ended unexpectedly and begins again.",

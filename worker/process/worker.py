@@ -14,7 +14,7 @@ from worker.addresses import address
 from worker.codes import FailureClass, Stage
 from worker.failure import classify
 from worker.flow.reconnecting import Reconnecting
-from worker.flow.tasks import cancel_and_wait
+from worker.flow.tasks import cancel_and_wait, keep_running
 from worker.process.app import App
 from worker.process.broker_session import BrokerSession
 from worker.process.checking import Checking
@@ -66,22 +66,23 @@ class Worker:
             batch_size=settings.batch_size,
         )
         membership = self._app.membership(self._index, self._readiness.facts)
-        preparing = [
-            asyncio.create_task(self._prepare_store(), name="prepare store"),
-            asyncio.create_task(membership.run(), name="pool"),
-            asyncio.create_task(self._watch_secrets(), name="watch secrets"),
-            asyncio.create_task(self._summarise(), name="summary"),
-        ]
+        beside = {
+            "prepare store": self._prepare_store,
+            "pool": membership.run,
+            "watch secrets": self._watch_secrets,
+            "summary": self._summarise,
+        }
         if self._index == 0:  # one process of the pool says it, and looks, for all
-            preparing.append(
-                asyncio.create_task(warn_of_hazards(settings, self._app.reporter), name="look for hazards")
-            )
-            preparing.append(asyncio.create_task(self._app.letter_observer().run(), name="count letters"))
+            beside["look for hazards"] = lambda: warn_of_hazards(settings, self._app.reporter)
+            beside["count letters"] = self._app.letter_observer().run
+        tasks = [
+            asyncio.create_task(keep_running(name, job, self._app.reporter), name=name) for name, job in beside.items()
+        ]
         try:
             while not self._stopping.is_set():
                 await self._session_and_pause()
         finally:
-            await cancel_and_wait(preparing)
+            await cancel_and_wait(tasks)
             await membership.leave()
             for gate in self._app.gates.values():
                 await gate.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +20,10 @@ from worker.failure import StoreUnavailable
 from worker.mongo import letter_pages
 from worker.mongo.causes import Causes
 from worker.mongo.client import Store, connect
-from worker.mongo.dead_letters import DeadLetterStore
+from worker.mongo.dead_letters import COLLECTION, DeadLetterStore
 from worker.mongo.letters import LetterCollection
 from worker.mongo.operator_actions import ActionCollection
+from worker.mongo.searching import StoreSearch
 from worker.mongo.stored_activities import StoredActivities
 from worker.process.clock import SystemClock
 from worker.process.preflight import ensure_indexes
@@ -56,6 +58,42 @@ async def test_letters_are_counted_by_cause_with_their_senders(open_store: OpenS
     assert (large.senders, large.users, small.users) == (("app-1", "app-2"), (), ("publisher",))
     assert counts == {"open": 3, "discarded": 1}
     assert first_seen == {large.fingerprint: NOW - 9, "another": NOW}
+
+
+async def test_a_document_of_somebody_else_is_listed_with_what_can_be_read_and_hides_no_other(
+    open_store: OpenStore,
+) -> None:
+    strange = {
+        "_id": "x",
+        "status": "open",
+        "firstSeen": datetime.now(UTC),
+        "lastSeen": "yesterday",
+        "problems": [{"code": 1}],
+        "properties": "none",
+        "messageId": "m-1",
+        "count": True,
+    }
+    async with open_store() as store:
+        collection = LetterCollection(store)
+        await collection.insert([letter(1)])
+        await store.collection(COLLECTION).insert_one(strange)
+
+        groups = await collection.groups(OPEN)
+        listed = await collection.latest(OPEN, 10)
+        (alone,) = await collection.some({"_id": "x"}, 1)
+        known = await collection.first_seen()
+        paged = [one.id async for page in collection.stream(OPEN, 10) for one in page]
+        got = await DeadLetterStore(store).get("x")
+        (found,) = await StoreSearch(store).letters(["x"], 10)
+
+    assert {one.fingerprint: (one.letters, one.first_seen) for one in groups} == {
+        letter(1).fingerprint: (1, NOW),
+        "": (1, 0),
+    }
+    assert sorted(one.id for one in listed) == sorted(paged) == sorted([letter(1).id, "x"])
+    assert known[letter(1).fingerprint] == NOW
+    assert got == found == alone
+    assert (alone.message_id, alone.first_seen, alone.last_seen, alone.problems, alone.count) == ("m-1", 0, 0, (), 1)
 
 
 async def test_a_cause_is_known_since_its_first_letter_though_that_is_deleted(open_store: OpenStore) -> None:
