@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -33,6 +34,13 @@ POISONABLE: Final = str(REPOSITORY / "tests" / "support" / "poisonable.py")
 _AT_ONCE_SECONDS = 0.5
 _LINES_ALIKE, _WITHIN_SECONDS = 100, 10.0
 """How many lines of one event and reason a process writes within that time; it drops the others."""
+_CUT_START: Final = re.compile(
+    r"Traceback \(most recent call last\):\n"
+    r'  File "<string>", line 1, in <module>\n'
+    r'(?:  File "[^"\n]*/multiprocessing/spawn\.py", [^\n]*\n(?:    [^\n]*\n)+)+'
+    r"EOFError: Ran out of input"
+)
+"""What Python itself writes, before any code of ours, in a process whose supervisor is killed while it starts it."""
 
 
 def snapshot(folder: Path) -> Path:
@@ -242,6 +250,8 @@ def read_log(log: Path) -> LogFacts:
             given_up[entry["pid"], entry["reason"]].append(GivenUp(entry["key"], at, at))
         elif what == "worker_stopped":
             _read_final_counts(entry, facts)
+    facts.unreadable = _CUT_START.sub("", "\n".join(facts.unreadable)).split("\n")
+    facts.unreadable = [line for line in facts.unreadable if line]
     facts.given_up = [line for lines in given_up.values() for line in _with_dropped(lines)]
     return facts
 

@@ -178,3 +178,25 @@ def test_the_readme_names_every_fault_of_an_order() -> None:
     assert [name for name in OF_ORDER if f"`{name}`" not in text] == []
     assert set(faults_in_order((4, 3))) <= set(FAULTS)
     assert set(faults_in_order((4, 3))) - set(faults_in_order((3, 10, 8))) == {"broker_restart", "broker_kill_9"}
+
+
+CUT_START = """Traceback (most recent call last):
+  File "<string>", line 1, in <module>
+  File "/usr/lib/python3.11/multiprocessing/spawn.py", line 122, in spawn_main
+    exitcode = _main(fd, parent_sentinel)
+               ^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/usr/lib/python3.11/multiprocessing/spawn.py", line 130, in _main
+    preparation_data = reduction.pickle.load(from_parent)
+                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+EOFError: Ran out of input
+"""
+
+
+def test_only_a_process_whose_supervisor_died_while_it_started_it_may_leave_a_traceback(tmp_path: Path) -> None:
+    log, line = tmp_path / "pool.log", '{"event": "consuming"}\n'
+    log.write_text(line + CUT_START + line + CUT_START)
+    facts = read_log(log)
+    assert (facts.sessions, facts.unreadable) == (2, [])
+    for of_ours in (CUT_START.replace("multiprocessing/spawn.py", "worker/process/entry.py"), "EOFError: what\n"):
+        log.write_text(line + of_ours + CUT_START)
+        assert read_log(log).unreadable == of_ours.splitlines()
