@@ -145,10 +145,13 @@ class Ledger:
         return self.number_of(message.get("id")) if number is None else number
 
     def since(self, seconds: float) -> Iterable[int]:
-        """Return the numbers that were entered in the last *seconds*, and those of which nobody has seen anything."""
+        """Return the numbers that were entered in the last *seconds*, and those of which not all has been seen.
+
+        A repetition may still be in a queue when the message itself has long arrived.
+        """
         recent = time.monotonic() - seconds
         first = next((number for at, number in self._entered if at >= recent), len(self))
-        return (n for n in range(len(self)) if n >= first or not self.live[n])
+        return (n for n in range(len(self)) if n >= first or self.live[n] < max(1, self.attempts[n]))
 
     def shake(self, numbers: Iterable[int], how: Shaken) -> None:
         """Note that a fault took exchanges or queues away that held *numbers*."""

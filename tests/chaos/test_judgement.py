@@ -60,6 +60,17 @@ def test_what_was_in_a_deleted_queue_may_be_gone_and_a_live_one_without_its_exch
     assert gone_with_queues(ledger, evidence) == 1
 
 
+def test_a_repetition_that_has_not_arrived_may_still_be_in_a_queue() -> None:
+    ledger, traffic = Ledger("run"), _traffic()
+    arrived, repeated, never = samples = [traffic.large(10) for _ in range(3)]
+    _published(ledger, *samples)
+    for sample in (*samples, repeated):
+        ledger.handed_over(sample)
+    for sample in (arrived, repeated):
+        ledger.live[sample.number] += 1
+    assert list(ledger.since(0)) == [repeated.number, never.number]
+
+
 def test_a_message_written_again_is_the_same_to_a_reader_of_json_and_other_bytes() -> None:
     traffic = _traffic()
     first = traffic.stand_alone()
