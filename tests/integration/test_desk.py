@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,19 @@ def died(name: str, at: int = T0, body: bytes | None = None, **fields: Any) -> L
     text = json.dumps({**message, "body": {"type": "PLAIN", "markdownText": "hello"}}).encode()
     known = {"origin_queue": "cim.ingress", "origin_routing_key": "key", "last_seen": at, "message_id": name}
     return letter(len(name) * 1000 + at % 1000, text if body is None else body, **{**known, **fields})
+
+
+async def days_left(connected: OpenStore, since: datetime | None = None) -> dict[str, int | None]:
+    """Return how many days after *since*, or now, each letter is deleted, by its message; None: never."""
+    now = since or datetime.now(UTC)
+    found = await connected.collection("dead_letters").find().to_list(None)
+    at = {one["messageId"]: one.get("expiresAt") for one in found}
+    # The embedded server gives a date back as text.
+    return {name: None if one is None else round((_date(one) - now) / timedelta(days=1)) for name, one in at.items()}
+
+
+def _date(value: datetime | str) -> datetime:
+    return (datetime.fromisoformat(value) if isinstance(value, str) else value).replace(tzinfo=UTC)
 
 
 def everything(**words: str) -> Filter:
@@ -445,24 +459,21 @@ async def test_what_comes_back_stays_open_and_is_not_counted_as_a_replay(store: 
 
 async def test_a_letter_expires_once_it_is_decided_and_never_while_it_is_open(store: Store, database: str) -> None:
     letter, dead = died("m-1"), died("m-22")
+    settled_at = datetime.fromtimestamp(T0 / 1000, UTC)
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([letter, dead])
         recorder = DeadLetterStore(connected, retention_ms=desk.retention_ms)
 
-        async def expiring() -> dict[str, bool]:
-            found = await connected.collection("dead_letters").find().to_list(None)
-            return {one["messageId"]: "expiresAt" in one for one in found}
-
-        assert await expiring() == {"m-1": False, "m-22": False}
+        assert await days_left(connected) == {"m-1": None, "m-22": None}
         await discard(desk, everything(message="m-1"), "r")
-        assert await expiring() == {"m-1": True, "m-22": False}
+        assert await days_left(connected) == {"m-1": 30, "m-22": None}
         await restore(desk, everything(message="m-1"), "r")
-        assert await expiring() == {"m-1": False, "m-22": False}
+        assert await days_left(connected) == {"m-1": None, "m-22": None}
 
         await replay(desk, Workers(recorder, **{"m-22": "dead"}), None, everything(), "r")
-        assert await expiring() == {"m-1": True, "m-22": True}
+        assert await days_left(connected, settled_at) == {"m-1": 30, "m-22": 30}
         await recorder.record([letter], {})  # it died once more, and nothing says that it is a replay
-        assert await expiring() == {"m-1": False, "m-22": True}
+        assert await days_left(connected, settled_at) == {"m-1": None, "m-22": 30}
         (again,) = await desk.letters.some({"_id": letter.id}, 1)
         assert again.replays == 1  # still counted: who loses the lineage does not get past the limit
 
@@ -502,11 +513,47 @@ async def test_letters_are_opened_again_in_one_way_whoever_does_it(store: Store,
         assert one.status_at >= began
 
 
+async def test_of_two_people_who_edit_a_letter_at_the_same_time_one_does(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        letter = died("m-1")
+        await LetterCollection(connected).insert([letter])
+        together = replace(desk, letters=_LettersReadTogether(connected))
+        both = [edit(together, letter.id, letter.body.replace(b"hello", word)) for word in (b"mine", b"yours")]
+        ends = await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 30)
+        (kept,) = await desk.letters.some({}, 1)
+
+    (refused,) = [one for one in ends if isinstance(one, DeskError)]
+    assert "was changed by somebody else meanwhile" in str(refused)
+    assert (b"mine" in kept.body) == (ends[1] is refused)
+    assert kept.revision == 1
+
+
+async def test_a_change_without_a_reason_is_refused(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1")])
+        with pytest.raises(DeskError, match="reason"):
+            await discard(desk, everything(), " ")
+        assert await days_left(connected) == {"m-1": None}
+
+
 async def test_who_only_reads_begins_nothing_that_is_written_down(store: Store, database: str) -> None:
     async with opened(store, database) as (desk, _):
         with pytest.raises(DeskError, match="CIM_READ_ONLY is set"):
             await revealed(replace(desk, read_only=True), died("m-1").id)
         assert await desk.actions.latest(1) == []
+
+
+class _LettersReadTogether(LetterCollection):
+    """Letters of which the first two readers see the same."""
+
+    def __init__(self, store: OpenStore) -> None:
+        super().__init__(store)
+        self._both = asyncio.Barrier(2)
+
+    async def some(self, query: Query, limit: int) -> list[LetterRecord]:
+        found = await super().some(query, limit)
+        await self._both.wait()
+        return found
 
 
 class _ReadTogether:
@@ -649,6 +696,7 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
 
         sent = [line.split()[0] async for line in lines_of(desk, job.id) if line.endswith(" sent")]
         found = {one.message_id: one async for page in collection.stream({}, 10) for one in page}
+        left = await days_left(connected)
         knows.known[letters["unknown"].id] = ("published", "")
         looked_up = await resume(desk, publisher, knows, job.id)
         with pytest.raises(DeskError, match="is done: there is nothing to resume"):
@@ -663,6 +711,7 @@ async def test_after_a_lost_broker_what_is_known_is_settled_and_the_rest_is_sent
         "unknown": "replayed",
     }
     assert found["died"].successor == successor.id
+    assert left == {"stored": 30, "journal": 30, "died": 30, "unknown": None, "successor": None}
     assert looked_up.document["outcomes"] == {"settled": 3, "died_again": 1}
 
 

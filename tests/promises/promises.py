@@ -448,7 +448,7 @@ PROMISES: Final = (
         "desk/edit.py",
         '    guard = {"status": Status.OPEN.value, "revision": after.revision - 1}\n',
         '    guard = {"status": Status.OPEN.value}\n',
-        f"{_DESK}::test_an_edit_of_what_somebody_else_has_edited_meanwhile_is_refused",
+        f"{_DESK}::test_of_two_people_who_edit_a_letter_at_the_same_time_one_does",
     ),
     Promise(
         "an edit of what somebody has looked at before is refused",
@@ -547,8 +547,7 @@ PROMISES: Final = (
         "desk/desk.py",
         "        if needs_reason and not reason.strip():\n",
         "        if False:\n",
-        f"{_DESK}::test_letters_are_opened_again_in_one_way_whoever_does_it "
-        f"{_DESK}::test_an_erasure_that_names_more_than_a_customer_deletes_nothing",
+        f"{_DESK}::test_a_change_without_a_reason_is_refused",
     ),
     Promise(
         "who only reads changes nothing",
