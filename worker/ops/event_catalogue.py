@@ -71,6 +71,12 @@ EVENTS: Final = (
         "held goes to others.",
         ("process", "child_pid", "seconds"),
     ),
+    LogEvent(
+        "worker_end_forced",
+        "error",
+        "A worker process whose work was done did not end, for something it uses does not; it has ended itself.",
+        ("seconds",),
+    ),
     LogEvent("http_listening", "info", "The pool's HTTP port is open.", ("host", "port")),
     LogEvent(
         "http_port_unavailable",

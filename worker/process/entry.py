@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from worker.flow.tasks import cancel_and_wait
 from worker.process.reports import ReportWriter
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 _PARENT_CHECK_SECONDS = 1.0
+_END_SECONDS: Final = 5.0
+"""Longest a process takes to end when its work is done: a process that was orphaned has nobody who would end it."""
 _GC_AFTER = 50_000
 """Objects made and not yet let go before cycles among them are looked for: more than belong to a full window, whose
 deliveries hold no cycles, and would be gone through again and again."""
@@ -52,11 +58,27 @@ def run_process(
             await cancel_and_wait(beside)
             writer.close()
             signals.attach(lambda: None, _as_the_first)
+            _end_in_time()
+            # What libraries left running is cancelled until it ends: asyncio.run cancels it once, and waits for ever.
+            await cancel_and_wait(asyncio.all_tasks() - {asyncio.current_task()})
 
     gc.collect()
     gc.set_threshold(_GC_AFTER)
     gc.freeze()  # code is never garbage, and searching it at each full collection took a fifth of the processor time
     asyncio.run(main())
+
+
+def _end_in_time() -> None:
+    """End the process soon, whatever it still waits for."""
+
+    def end_at_once() -> None:
+        structlog.get_logger().error("worker_end_forced", seconds=_END_SECONDS)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(_END_SECONDS, end_at_once)
+    timer.daemon = True
+    timer.start()
 
 
 def _as_the_first(_number: int) -> None:
