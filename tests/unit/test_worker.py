@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.support.deliveries import FakeClock
+from tests.support.deliveries import FakeClock, RecordingReporter
 from worker.flow.pause import PauseState
 from worker.flow.reconnecting import Reconnecting
+from worker.process.app import App
 from worker.process.broker_session import BrokerSession
 from worker.process.reports import ProcessReport
 from worker.process.worker import Worker
 from worker.rabbit.errors import AccessRefused, BrokerError, ConnectionLost
 from worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOST = ConnectionLost("the connection was cut")
 
@@ -61,3 +67,24 @@ async def test_a_report_carries_the_pause_to_the_process_that_comes_next_and_not
     worker._app.pause.set(paused)
     assert ProcessReport.from_line(worker.report().to_line()).pause == paused
     await worker._app.store.close()
+
+
+async def test_a_new_address_of_the_store_that_cannot_be_used_moves_nothing_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "uri"
+    file.write_text("mongodb://localhost/")
+    monkeypatch.delenv("CIM_MONGODB_URI", raising=False)
+    monkeypatch.setenv("CIM_MONGODB_URI_FILE", str(file))
+    app = App(load_settings())
+    monkeypatch.setattr(app, "reporter", reported := RecordingReporter())
+
+    assert not app.is_store_moved()
+    file.write_text("mongodb://localhost/?tls=maybe")
+    assert [app.is_store_moved() for _ in range(3)] == [False] * 3
+    assert [(what, "tls" in str(facts), "maybe" in str(facts)) for what, facts in reported.warnings] == [
+        ("secret_unreadable", True, False)
+    ]
+    file.write_text("mongodb://other/")
+    assert app.is_store_moved()
+    await app.store.close()

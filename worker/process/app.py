@@ -12,7 +12,7 @@ from worker.addresses import address, user_name
 from worker.conversations.cache import ConversationCache
 from worker.conversations.unreadable import UnreadableLog
 from worker.dead_letters.outcomes import ReplayOutcomes
-from worker.failure import Dependency
+from worker.failure import Dependency, OperatorFault
 from worker.flow.backoff import Backoff
 from worker.flow.gate import Gate
 from worker.flow.outage import Outage
@@ -33,7 +33,10 @@ from worker.settings import ConfigurationError, delay_seconds, refreshed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import SecretStr
+
     from worker.flow.pause import PauseState
+    from worker.mongo.client import Store
     from worker.ops.tracing import Exporter
     from worker.rabbit.connection import Connection
     from worker.settings import Settings
@@ -51,6 +54,15 @@ def _exporter() -> Exporter:
     return Exporter()
 
 
+def _store_of(settings: Settings) -> Store:
+    return connect(
+        settings.mongodb_uri.get_secret_value(),
+        settings.mongodb_database,
+        timeout_ms=settings.mongodb_timeout_ms,
+        ca_file=settings.mongodb_ca_file,
+    )
+
+
 class App:
     """What lives as long as the process."""
 
@@ -63,6 +75,8 @@ class App:
         self.pause = Pause(pause)
         self._secrets_problem = ""
         self._store_uri = settings.mongodb_uri
+        self._unusable_uri: SecretStr | None = None
+        """What the file of the store's address held last that cannot be used."""
         self.clock = SystemClock()
         self.metrics = Metrics()
         self.reporter = LoggingReporter(self.metrics)
@@ -77,12 +91,7 @@ class App:
             now=self.clock.monotonic(),
             on_deferred=self.metrics.count_deferred_retry,
         )
-        self.store = connect(
-            settings.mongodb_uri.get_secret_value(),
-            settings.mongodb_database,
-            timeout_ms=settings.mongodb_timeout_ms,
-            ca_file=settings.mongodb_ca_file,
-        )
+        self.store = _store_of(settings)
         self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
         """Names this process in the journal."""
         self.journal_gap = Gap()
@@ -108,8 +117,20 @@ class App:
         self.settings = self._fresh_settings()
 
     def is_store_moved(self) -> bool:
-        """Tell whether the file of the store's address holds another one than the driver was made with."""
-        return self._fresh_settings().mongodb_uri != self._store_uri
+        """Tell whether the file of the store's address holds another one than the driver was made with.
+
+        One that cannot be used is said once, and the driver keeps its own.
+        """
+        fresh = self._fresh_settings()
+        if fresh.mongodb_uri in {self._store_uri, self._unusable_uri}:
+            return False
+        try:
+            _store_of(fresh)
+        except OperatorFault as error:
+            self._unusable_uri = fresh.mongodb_uri
+            self.reporter.warn("secret_unreadable", problem=f"CIM_MONGODB_URI: {error.failure.detail}")
+            return False
+        return True
 
     def _fresh_settings(self) -> Settings:
         """What cannot be read or used is said once, and the earlier one goes on to hold."""
