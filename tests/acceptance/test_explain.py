@@ -70,7 +70,7 @@ def test_every_id_of_a_message_leads_to_its_story_and_what_is_away_is_said(  # n
         pool.wait_for("consuming")
         world.open("c-1", customer={"_id": "u-1"})
         world.open("c-2", participants=[{"participant": session}])
-        world.publish(message("live", conversationId="c-1"))
+        world.publish(message("live", conversationId="c-1"), message_id="amqp-2")
         world.publish(*(message("room-7", text, customer={"_id": "u-1"}) for text in ("first", "second", "first")))
         world.publish(message("invalid"), message_id="amqp-1")
         world.tell("c-1", "CLOSED", 1_760_000_000_999)
@@ -103,6 +103,8 @@ def test_every_id_of_a_message_leads_to_its_story_and_what_is_away_is_said(  # n
     assert dead["is"] == ["dead letter"]
     assert sorted(one["what"] for one in story["timeline"]) == ["dead", "letter", "received"]
     assert story["letters"][0]["code"] == "missing_anchor"
+    by_amqp = asked.about("amqp-2")
+    assert (by_amqp["is"], by_amqp["activities"]) == (["AMQP message id"], asked.about("live")["activities"])
     assert asked.about("amqp-1")["is"] == ["AMQP message id of a dead letter"]
     lines = asked.lines("invalid")
     assert lines[0] == "invalid: message id"

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_who_asks_for_an_unknown_id_is_told_which_amqp_message_ids_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_asks_for_an_unknown_id_is_told_where_amqp_message_ids_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     _print(Explanation("amqp-1", (), (), (), None, is_cut=False))
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "amqp-1: nothing is known of it"
-    assert last.startswith("An AMQP message id is kept of dead letters alone")
+    assert last.endswith("is in the journal: --since looks further back.")

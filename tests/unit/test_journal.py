@@ -135,6 +135,14 @@ async def test_what_cannot_be_written_is_released_and_counted_as_missing_and_wha
     assert harness.reported.down == ["journal broker_unavailable"]
 
 
+async def test_an_amqp_message_id_is_written_where_it_is_not_the_message_s_own() -> None:
+    harness = Harness()
+    for properties in ({"message_id": "amqp-1"}, {"message_id": WHO.message_id}, {}):
+        harness.journal.note(delivery(**properties), WHO, Outcome.STORED)
+    await harness.settled(3)
+    assert [one.get("amqpMessageId", "-") for one in harness.written[0]["outcomes"]] == ["amqp-1", "-", "-"]
+
+
 async def test_a_replay_names_its_letter_and_its_job() -> None:
     harness = Harness()
     headers = {contract.REPLAY_OF: "letter-1", contract.REPLAY_JOB: "job-1"}

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from worker.desk.story import Story
     from worker.settings import Settings
 
-_Id = Annotated[
-    str, typer.Argument(metavar="ID", help="A message id, event id, letter id, or AMQP message id of a dead letter.")
-]
+_Id = Annotated[str, typer.Argument(metavar="ID", help="A message id, event id, letter id, or AMQP message id.")]
 _Since = Annotated[
     str | None,
     typer.Option(
@@ -112,7 +110,9 @@ def _print(explanation: Explanation) -> None:
     print_line()
     _print_searched(explanation)
     if not explanation.stories:
-        print_line("An AMQP message id is kept of dead letters alone: of others, ask for the id in the message itself.")
+        print_line(
+            "An AMQP message id that is not the message's own is kept in the journal: --since looks further back."
+        )
 
 
 def _print_story(story: Story) -> None:

@@ -1,6 +1,6 @@
 """What became of a message: everything that journal, store, registry and dead letters know, as one story each.
 
-An id can mean several things: a message id, an event id, a dead letter's id, or the AMQP message id of a dead letter.
+An id can mean several things: a message id, an event id, a dead letter's id, or an AMQP message id.
 What one place knows by it leads to further ids, which the others are asked for.
 """
 
@@ -64,7 +64,7 @@ class Explanation:
 
     id: str
     meanings: tuple[str, ...]
-    """What the id is: `message id`, `event id`, `dead letter`, `AMQP message id of a dead letter`."""
+    """What the id is: `message id`, `event id`, `dead letter`, `AMQP message id` (or that `of a dead letter`)."""
     stories: tuple[Story, ...]
     """One for each activity, in the order of their time."""
     searched: tuple[Searched, ...]
@@ -154,7 +154,7 @@ async def explain(
     """Return everything that is known by the id *wanted*. Raises nothing for a place that cannot be asked.
 
     Args:
-        wanted: a message id, event id, letter id, or AMQP message id of a dead letter.
+        wanted: a message id, event id, letter id, or AMQP message id.
         sources: where to look.
         now: epoch milliseconds.
         since: from when on the journal is searched (epoch ms); None: a day, or as far as what else was found is old.
@@ -265,11 +265,13 @@ def _meanings(found: Found) -> tuple[str, ...]:
     is_message = wanted in of_messages
     is_event = wanted in found.activities or any(entry.event_id == wanted for entry in found.entries)
     is_letter = wanted in found.letters or any(wanted in {one.letter_id, one.replay_of} for one in found.entries)
-    is_amqp = any(dict(letter.properties).get("message_id") == wanted for letter in found.letters.values())
+    is_letters_amqp = any(dict(letter.properties).get("message_id") == wanted for letter in found.letters.values())
+    is_amqp = any(entry.amqp_message_id == wanted for entry in found.entries)
     known = {
         "message id": is_message,
         "event id": is_event,
         "dead letter": is_letter,
-        "AMQP message id of a dead letter": is_amqp and not is_message,
+        "AMQP message id": is_amqp and not is_letters_amqp,
+        "AMQP message id of a dead letter": is_letters_amqp and not is_message,
     }
     return tuple(name for name, does in known.items() if does)

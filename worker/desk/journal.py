@@ -111,6 +111,11 @@ class Entry:
         return self._text("replayJob")
 
     @property
+    def amqp_message_id(self) -> str | None:
+        """The AMQP message id of its delivery, if it is another than the message's; older workers did not write it."""
+        return self._text("amqpMessageId")
+
+    @property
     def received_at(self) -> int:
         """When it was received; when it ended, where that is not known."""
         at = self._raw.get("receivedAt")
@@ -119,7 +124,7 @@ class Entry:
     @property
     def ids(self) -> frozenset[str]:
         """Every id by which somebody may look for it."""
-        ids = (self.event_id, self.message_id, self.letter_id, self.replay_of)
+        ids = (self.event_id, self.message_id, self.letter_id, self.replay_of, self.amqp_message_id)
         return frozenset(one for one in ids if one is not None)
 
     def _text(self, name: str) -> str | None:

@@ -77,6 +77,8 @@ class Entry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     at: int
     replay_job: str | None = None
     """Written for replays alone."""
+    amqp_message_id: str | None = None
+    """Written where it is another than the message's own id."""
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -340,6 +342,7 @@ def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:
             read_at = delivery.received_at
             received_at = min(now, int(zero + read_at * 1000))
         properties = delivery.properties
+        amqp_id = properties.message_id
         if properties.headers:
             of, job = replay_of(properties), replay_job(properties)
         else:
@@ -358,6 +361,7 @@ def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:
                 received_at,
                 now,
                 job,
+                amqp_id if amqp_id != message_id else None,
             )
         )
     return entries

@@ -37,6 +37,9 @@ class JournalEntry(Document):
     receivedAt: EpochMs
     at: EpochMs
     replayJob: str | None = Field(default=None, description="The job that replayed it; of replays alone.")
+    amqpMessageId: str | None = Field(
+        default=None, description="The AMQP message id of the delivery, where it is another than `messageId`."
+    )
 
 
 class JournalGap(Document):
