@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, results: Results | None = None)
     """Run what was asked for and print the table; 1 when a row failed."""
     options = _options(arguments)
     results = results or Results.read()
-    rows = [row for row in ROWS if not options.only or any(word in row.name for word in options.only)]
+    rows = [row for row in ROWS if not options.only or any(_is_meant(row, word) for word in options.only)]
     if not rows:
         print(f"no row is called {' or '.join(options.only)}; there are: {', '.join(row.name for row in ROWS)}")
         return 2
@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None, results: Results | None = None)
     if options.readme:
         results.publish(ROWS)
     return 1 if any(results.of(row.name).has_failed for row in rows) else 0
+
+
+def _is_meant(row: Row, word: str) -> bool:
+    return row.name == word if any(one.name == word for one in ROWS) else word in row.name
 
 
 def _run(row: Row, results: Results, options: argparse.Namespace) -> None:
@@ -87,7 +91,9 @@ def _run_parts(row: Row, place: Place, parts: Sequence[str], results: Results, *
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description="Every combination that can be had.")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose name contains one of them")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="rows of this name, or with it in their name"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[], help="these parts only")
     parser.add_argument("--resume", action="store_true", help="leave out what has passed in an earlier run")
     parser.add_argument("--whole", action="store_true", help="all acceptance tests instead of a chosen set")

@@ -150,3 +150,13 @@ def test_every_row_is_explained() -> None:
     page = (interpreters.ROOT / "tests" / "README.md").read_text()
     explained = page.partition("## The matrix")[2].partition("<!-- matrix")[0]
     assert [one.name for one in ROWS if f"`{one.name}`" not in explained] == ["python-3.12", "python-3.13"]
+
+
+def test_a_row_that_is_named_is_meant_alone_and_a_part_of_a_name_means_all_that_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert matrix.main(["--list", "--only", "store-ferretdb"], results(tmp_path)) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split()[0] == "store-ferretdb"
+    assert matrix.main(["--list", "--only", "ferretdb"], results(tmp_path)) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
