@@ -110,9 +110,7 @@ def _print(explanation: Explanation) -> None:
     print_line()
     _print_searched(explanation)
     if not explanation.stories:
-        print_line(
-            "An AMQP message id that is not the message's own is kept in the journal: --since looks further back."
-        )
+        print_line("An AMQP message id other than the message's own is in the journal: --since looks further back.")
 
 
 def _print_story(story: Story) -> None:
