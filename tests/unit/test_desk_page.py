@@ -146,6 +146,9 @@ async def test_many_who_ask_for_the_same_share_one_answer_until_it_is_forgotten(
     assert await fresh.get("key", 60, make) == 1
     fresh.clear()
     assert await fresh.get("key", 60, make) == 2
+    fresh.forget("key")
+    fresh.forget("another")
+    assert await fresh.get("key", 60, make) == 3
 
 
 async def test_while_a_new_answer_takes_long_the_one_before_is_shown_and_after_a_change_none_is() -> None:

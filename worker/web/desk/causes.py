@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _MOST: Final = 100
 _FRESH_SECONDS: Final = 4.0
+_LARGE: Final = 64 * 1024
+"""Bytes of a message beyond which it is fetched anew each time rather than kept."""
 
 
 async def overview(asked: Asked) -> Page:
@@ -30,12 +32,25 @@ async def show(asked: Asked) -> Page:
     cause = None
     if chosen.name:
         meant = dict(chosen.filter.equal).get("group", ())
-        sample = await one(asked.desk, meant[0] if len(meant) == 1 else chosen.name)
-        letter = await letter_facts(asked, sample)
-        cause = next((found for found in facts["every"] if found.fingerprint == sample.fingerprint), None)
+        letter = await _sample(asked, meant[0] if len(meant) == 1 else chosen.name)
+        fingerprint = letter["record"].fingerprint
+        cause = next((found for found in facts["every"] if found.fingerprint == fingerprint), None)
     number = facts["total"] if not chosen.name else cause.letters if cause is not None else 0
     title = f"{cause.code} · {cause.letters}" if cause is not None else "Dead letters"
     return Page("causes.html", title, chosen=chosen, cause=cause, letter=letter, number=number, **facts)
+
+
+async def _sample(asked: Asked, name: str) -> dict[str, Any]:
+    """Return what is shown of the newest letter of a cause; while the store has much to do, what was shown before."""
+
+    async def told() -> dict[str, Any]:
+        return await letter_facts(asked, await one(asked.desk, name))
+
+    fresh, key = asked.office.fresh, f"sample {name}"
+    found = await fresh.get(key, _FRESH_SECONDS, told)
+    if len(found["record"].body) > _LARGE:
+        fresh.forget(key)
+    return {**found, "now": asked.now}
 
 
 async def listed(asked: Asked) -> Page:

@@ -64,6 +64,10 @@ class Fresh:
         """Forget all answers: something was changed."""
         self._answers.clear()
 
+    def forget(self, key: str) -> None:
+        """Forget one answer; nothing happens where there is none."""
+        self._answers.pop(key, None)
+
     def _begun(self, key: str, seconds: float, make: Callable[[], Awaitable[T]], before: _Answer | None) -> _Answer:
         answer = _Answer(asyncio.create_task(_made(make)), before=before)
         self._answers[key] = answer
