@@ -177,6 +177,25 @@ async def test_while_a_new_answer_takes_long_the_one_before_is_shown_and_after_a
     assert await waiting == 3
 
 
+async def test_the_answer_before_is_there_though_another_was_made_anew_meanwhile() -> None:
+    fresh, store_answers = Fresh(), asyncio.Event()
+
+    async def quick() -> int:
+        return 1
+
+    async def slow() -> int:
+        await store_answers.wait()
+        return 2
+
+    assert await fresh.get("causes", 0, quick) == 1
+    await asyncio.sleep(0.01)
+    assert await fresh.get("status", 0, quick) == 1
+    async with asyncio.timeout(20):
+        assert await fresh.get("causes", 0, slow) == 1
+    store_answers.set()
+    assert await fresh.get("causes", 0, slow) == 2
+
+
 async def test_a_failed_answer_is_not_kept() -> None:
     fresh = Fresh()
 

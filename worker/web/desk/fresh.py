@@ -33,6 +33,10 @@ class _Answer:
     def is_good(self) -> bool:
         return self.task.done() and not self.task.cancelled() and self.task.exception() is None
 
+    def may_be_shown(self, now: float) -> bool:
+        """Tell whether it is fresh at *now*, being made, or good to be shown while the next one is made."""
+        return self.until > now or not self.task.done() or (self.is_good and now - self.made_at < _OLDEST_SECONDS)
+
 
 class Fresh:
     """Keeps the last answers by what they answer."""
@@ -49,9 +53,7 @@ class Fresh:
         now = time.monotonic()
         answer = self._answers.get(key)
         if answer is None or (answer.task.done() and answer.until < now):
-            before = (
-                answer if answer is not None and answer.is_good and now - answer.made_at < _OLDEST_SECONDS else None
-            )
+            before = answer if answer is not None and answer.is_good and answer.may_be_shown(now) else None
             self._forget()
             answer = self._begun(key, seconds, make, before)
         if answer.before is not None:
@@ -77,7 +79,7 @@ class Fresh:
 
     def _forget(self) -> None:
         now = time.monotonic()
-        self._answers = {key: one for key, one in self._answers.items() if one.until > now or not one.task.done()}
+        self._answers = {key: one for key, one in self._answers.items() if one.may_be_shown(now)}
         while len(self._answers) >= _MOST:
             del self._answers[next(iter(self._answers))]
 
