@@ -155,7 +155,7 @@ class DeadLetterStore:
         async with self._store.operation():
             cursor = await self._collection.aggregate(stages)
             found = [document async for document in cursor]
-        return [OpenLetters(str(one["_id"] or ""), one["count"], _time(one["oldest"])) for one in found]
+        return [OpenLetters(str(one["_id"] or ""), one["count"], time_of(one["oldest"])) for one in found]
 
     async def get(self, letter_id: str) -> LetterRecord | None:
         """Return the letter of that id, or None. Raises `StoreUnavailable` or `OperatorFault`."""
@@ -188,7 +188,7 @@ class DeadLetterStore:
         return {one: document.get("replays", 0) for one, document in known.items()}
 
 
-def _time(value: object) -> int | None:
+def time_of(value: object) -> int | None:
     """Return *value* if it is a time of ours, epoch milliseconds; somebody else may have written anything."""
     return value if isinstance(value, int) else None
 

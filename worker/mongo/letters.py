@@ -13,7 +13,7 @@ from worker.desk.ports import GroupCount
 from worker.failure import AdapterError
 from worker.mongo.bulk import Encoded, encode_alone, insert_each
 from worker.mongo.causes import Causes
-from worker.mongo.dead_letters import COLLECTION
+from worker.mongo.dead_letters import COLLECTION, time_of
 from worker.mongo.errors import lacks_what_was_asked
 from worker.mongo.evidence import Inserted
 from worker.mongo.letter_pages import NO_LARGE, LetterPages, unspecific
@@ -85,7 +85,7 @@ class LetterCollection:
         async with self._store.operation():
             cursor = self._collection.find(query, {"firstSeen": 1}).sort("firstSeen", 1).limit(1)
             documents = await cursor.to_list(1)
-        return _time(documents[0].get("firstSeen")) if documents else 0
+        return (time_of(documents[0].get("firstSeen")) or 0) if documents else 0
 
     async def counts(self, query: Query, field: str) -> dict[str, int]:
         """Count letters by the value of one field."""
@@ -100,7 +100,7 @@ class LetterCollection:
             if not lacks_what_was_asked(error):
                 raise
             return {one: await self._earliest({"fingerprint": one}) for one in await self.counts({}, "fingerprint")}
-        return {one["_id"]: _time(one["at"]) for one in found if isinstance(one["_id"], str)}
+        return {one["_id"]: time_of(one["at"]) or 0 for one in found if isinstance(one["_id"], str)}
 
     async def known_since(self, causes: Collection[str]) -> dict[str, int]:
         """Return when (epoch ms) each of *causes* was seen first, deleted letters included, where that is known."""
@@ -185,8 +185,8 @@ def _group(document: Document) -> GroupCount:
         fingerprint=str(document["_id"] or ""),
         letters=document["letters"],
         deaths=max(int(document["deaths"]), document["letters"]),
-        first_seen=_time(document["first"]),
-        last_seen=_time(document["last"]),
+        first_seen=time_of(document["first"]) or 0,
+        last_seen=time_of(document["last"]) or 0,
         senders=_names(document.get("senders", ())),
         users=_names(document.get("users", ())),
     )
@@ -194,11 +194,6 @@ def _group(document: Document) -> GroupCount:
 
 def _names(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(sorted(one for one in values if isinstance(one, str) and one)[:_SENDERS_SHOWN])
-
-
-def _time(value: object) -> int:
-    """Return *value* if it is a time of ours, epoch milliseconds, else 0; somebody else may have written anything."""
-    return value if isinstance(value, int) else 0
 
 
 def _result(answer: object) -> RecordResult:

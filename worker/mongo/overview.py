@@ -30,7 +30,7 @@ class Overview:
         """Return how many letters are open, of how many causes, how old they are, and how many died since *since*."""
         causes = await self._count({"status": OPEN}, "$fingerprint", {"oldest": {"$min": "$firstSeen"}})
         new = await self._count({"status": OPEN, "lastSeen": {"$gte": since}}, "$status", {})
-        oldest = min((one["oldest"] for one in causes if isinstance(one["oldest"], int)), default=None)
+        oldest = min((at for one in causes if (at := dead_letters.time_of(one["oldest"])) is not None), default=None)
         return LetterSummary(_sum(causes), len(causes), oldest, _sum(new))
 
     async def pools(self) -> Sequence[Document]:
