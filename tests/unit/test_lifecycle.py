@@ -22,6 +22,7 @@ from worker.conversations.conversation import (
     UnreadableRecord,
 )
 from worker.conversations.lifecycle import (
+    ID_PATHS,
     Ignored,
     LifecycleChange,
     merge,
@@ -207,6 +208,29 @@ def test_an_unreadable_event_is_rejected_with_code_and_place(body: bytes, code: 
     result = parse_lifecycle(body, received_at=T)
     assert isinstance(result, Rejected)
     assert [(problem.code, problem.pointer) for problem in result.problems] == [(code, pointer)]
+
+
+@pytest.mark.parametrize("path", ID_PATHS, ids="/".join)
+@pytest.mark.parametrize("name", ["topic_state_changed", "channel_session_started", "associated_customer_changed"])
+def test_a_control_character_in_any_id_is_refused_with_its_place(name: str, path: tuple[str, ...]) -> None:
+    event = json.loads((FOLDER / f"{name}.json").read_bytes())
+    *parents, last = path
+    place = event
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = "u-1\n"
+    result = parse_lifecycle(json.dumps(event).encode(), received_at=T)
+    assert isinstance(result, Rejected)
+    assert [(one.code, one.pointer) for one in result.problems] == [("invalid_id", "/" + "/".join(path))]
+
+
+def test_a_session_among_the_participants_has_no_control_character_in_its_id_either() -> None:
+    event = json.loads((FOLDER / "topic_state_change_event.json").read_bytes())
+    participants = event["data"]["participants"]
+    participants[1]["participant"]["id"] = "s-1\x1b[2J"
+    result = parse_lifecycle(json.dumps(event).encode(), received_at=T)
+    assert isinstance(result, Rejected)
+    assert [one.pointer for one in result.problems] == ["/data/participants/1/participant/id"]
 
 
 def test_the_document_has_flat_fields_to_query_by() -> None:

@@ -2,7 +2,7 @@
 
 The rule, for documents of one major version: what the worker reads (messages, lifecycle events) may only be taken more
 widely; what it writes may only get more fields. Codes, channels and headers are never taken away. The last released
-documents are in `schemas/released/`.
+documents are in `schemas/released/`. `REFUSED_SINCE` has the exceptions, place by place: what would harm others.
 """
 
 from __future__ import annotations
@@ -37,6 +37,21 @@ def number(version: str) -> tuple[int, ...]:
 LAST = max((folder.name for folder in RELEASED.iterdir()), key=number)
 OF_PUBLISHERS = {"CimMessage", "Sender"}
 """Parts of an event that are as the publisher sent them, and so as open as a message."""
+REFUSED_SINCE = {
+    "lifecycle": [  # an id with a control character: the broker strips some, so one conversation could pass for another
+        "/conversationId: anyOf",
+        "/data/id: anyOf",
+        "/data/_id: anyOf",
+        "/data/conversationId: anyOf",
+        "/data/customerId: anyOf",
+        "/data/customer/_id: anyOf",
+        "/data/customer/id: anyOf",
+        "/data/roomInfo/id: anyOf",
+        "/data/channelSession/id: anyOf",
+        "/data/participants[]/participant: if",
+        "/data/participants[]/participant: then",
+    ]
+}
 IS_SAME_MAJOR = number(VERSION)[0] == number(LAST)[0]
 CURRENT = {one.name: one.make() for one in SCHEMAS}
 HINT = (
@@ -56,7 +71,8 @@ def lost(document: Published, before: Any, now: Any) -> list[str]:
 
 @pytest.mark.parametrize("document", SCHEMAS, ids=lambda one: one.name)
 def test_it_is_compatible_with_the_last_release(document: Published) -> None:
-    assert not IS_SAME_MAJOR or lost(document, released(document.file), CURRENT[document.name]) == [], HINT
+    harmful = REFUSED_SINCE.get(document.name, [])
+    assert not IS_SAME_MAJOR or lost(document, released(document.file), CURRENT[document.name]) == harmful, HINT
 
 
 def test_what_differs_from_the_last_release_has_a_higher_version() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.from_schema import VALUES, Schema, changed
 from worker.cim import Rejected
 from worker.codes import Code
-from worker.conversations.lifecycle import LifecycleChange, parse_lifecycle
+from worker.conversations.lifecycle import ID_PATHS, LifecycleChange, parse_lifecycle
 from worker.schemas.lifecycle import lifecycle_schema
 
 SCHEMA = Schema(lifecycle_schema())
@@ -54,6 +54,18 @@ def test_they_agree_on_every_odd_value(file: Path, path: str) -> None:
             place = place[part]
         place[last] = value
     assert [(judge(one), SCHEMA.errors(one), one) for one in events if not agree(one)] == []
+
+
+@pytest.mark.parametrize("path", [*ID_PATHS, ("data", "participants", 1, "participant", "id")])
+def test_neither_takes_an_id_with_a_control_character(path: tuple[Any, ...]) -> None:
+    event = json.loads((FILES[0].parent / "topic_state_change_event.json").read_bytes())
+    *parents, last = path
+    place = event
+    for parent in parents:
+        place = place[parent] if parent == 1 else place.setdefault(parent, {})
+    place[last] = "u-1\n"
+    assert isinstance(judge(event), Rejected)
+    assert not SCHEMA.accepts(event)
 
 
 @MANY

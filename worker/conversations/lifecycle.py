@@ -31,7 +31,7 @@ from worker.conversations.conversation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_LIFECYCLE_BYTES = 8 * 1_048_576
 """A conversation carries all its participants and sessions, so it may be larger than a message."""
@@ -40,6 +40,20 @@ STATE_EVENTS = frozenset({"TOPIC_STATE_CHANGE_EVENT", "TOPIC_STATE_CHANGED"})
 SESSION_STARTED = "CHANNEL_SESSION_STARTED"
 SESSION_OVER_EVENTS = frozenset({"CHANNEL_SESSION_ENDED", "CHANNEL_SESSION_EXPIRED"})
 CUSTOMER_EVENT = "ASSOCIATED_CUSTOMER_CHANGED"
+
+ID_PATHS = (
+    ("conversationId",),
+    ("data", "id"),
+    ("data", "_id"),
+    ("data", "conversationId"),
+    ("data", "customerId"),
+    ("data", "customer", "_id"),
+    ("data", "customer", "id"),
+    ("data", "roomInfo", "id"),
+    ("data", "channelSession", "id"),
+)
+"""Where an event names conversation, customer, room or session; beside the sessions among its participants."""
+_INVALID = Code.INVALID_ID
 
 JsonObject = dict[str, Any]
 F = TypeVar("F", bound=Fact[Any])
@@ -94,7 +108,7 @@ def parse_lifecycle(body: bytes, *, received_at: int) -> LifecycleChange | Ignor
     if not isinstance(data, dict):
         code = Code.MISSING_FIELD if data is None else Code.WRONG_TYPE
         return _rejected(code, ("data",), "An object: what the event is about.")
-    change = _usable(read(document, data, name.upper(), min(told_at, received_at)), data)
+    change = _usable(read(document, data, name.upper(), min(told_at, received_at)), document, data)
     if isinstance(change, LifecycleChange):
         change = replace(change, received_at=received_at, told_ahead=told_at if told_at > received_at else 0)
     return change
@@ -258,12 +272,16 @@ _READERS: dict[str, Callable[[JsonObject, JsonObject, str, int], LifecycleChange
 
 
 def _sessions_of(conversation: JsonObject) -> list[JsonObject]:
-    participants = conversation.get("participants")
-    candidates = [conversation.get("channelSession")]
-    if isinstance(participants, list):
-        candidates += [one.get("participant") for one in participants if isinstance(one, dict)]
+    candidates = [conversation.get("channelSession"), *_participants(conversation)]
     named = {text_at(one, ("id",)): one for one in candidates if _is_session(one) or one is candidates[0]}
     return [session for session_id, session in named.items() if session_id is not None and session is not None]
+
+
+def _participants(conversation: JsonObject) -> list[Any]:
+    """Return what stands in each place of the list; None where it is no object."""
+    listed = conversation.get("participants")
+    participants = listed if isinstance(listed, list) else []
+    return [one.get("participant") if isinstance(one, dict) else None for one in participants]
 
 
 def _is_session(participant: object) -> bool:
@@ -287,18 +305,25 @@ def _fact(value: str | None, at: int) -> Fact[str] | None:
     return None if value is None else Fact(value, at)
 
 
-def _usable(change: LifecycleChange | Rejected, data: JsonObject) -> LifecycleChange | Rejected:
+def _usable(change: LifecycleChange | Rejected, document: JsonObject, data: JsonObject) -> LifecycleChange | Rejected:
     if isinstance(change, Rejected):
         return change
-    if has_control_character(change.conversation_id):
-        code = Code.INVALID_ID
-    elif is_too_long(change.conversation_id):
-        code = Code.ID_TOO_LONG
-    else:
-        return change
-    paths = (("data", "id"), ("data", "conversationId"))
-    place = next((path for path in paths if data.get(path[1]) == change.conversation_id), ("conversationId",))
-    return _rejected(code, place, code.spec.meaning)
+    invalid = [Problem(_INVALID, pointer(path), _INVALID.spec.meaning) for path in _with_control_characters(document)]
+    if invalid:
+        return Rejected(tuple(invalid[:MAX_PROBLEMS]))
+    if is_too_long(change.conversation_id):
+        paths = (("data", "id"), ("data", "conversationId"))
+        place = next((path for path in paths if data.get(path[1]) == change.conversation_id), ("conversationId",))
+        return _rejected(Code.ID_TOO_LONG, place, Code.ID_TOO_LONG.spec.meaning)
+    return change
+
+
+def _with_control_characters(document: JsonObject) -> Iterator[tuple[str, ...]]:
+    """Yield where an id has one, also where the event's kind does not read it: no id is told apart by it safely."""
+    yield from (path for path in ID_PATHS if has_control_character(text_at(document, path) or ""))
+    for place, participant in enumerate(_participants(document["data"])):
+        if _is_session(participant) and has_control_character(text_at(participant, ("id",)) or ""):
+            yield ("data", "participants", str(place), "participant", "id")
 
 
 def _rejected(code: Code, path: tuple[str, ...], expected: str) -> Rejected:

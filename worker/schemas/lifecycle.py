@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from worker.cim.ids import MAX_ID_BYTES
-from worker.cim.rules import NO_CONTROL, NOT_BLANK
+from worker.cim.rules import BLANK, NO_CONTROL, NOT_BLANK
 from worker.conversations.conversation import NOT_ACTIVE, ConversationState
-from worker.conversations.lifecycle import CUSTOMER_EVENT, SESSION_OVER_EVENTS, SESSION_STARTED, STATE_EVENTS
+from worker.conversations.lifecycle import (
+    CUSTOMER_EVENT,
+    ID_PATHS,
+    SESSION_OVER_EVENTS,
+    SESSION_STARTED,
+    STATE_EVENTS,
+)
 from worker.schemas.generate import document
 from worker.schemas.samples import LIFECYCLE_EVENT
 
@@ -23,6 +29,7 @@ _DESCRIPTION: Final = (
     "ids count in bytes, and times in UTC."
 )
 _TEXT: Final[JsonSchema] = {"$ref": "#/$defs/Text"}
+_ID: Final[JsonSchema] = {"$ref": "#/$defs/Id"}
 _PLACE: Final[JsonSchema] = {"$ref": "#/$defs/ConversationId"}
 _CONVERSATION_ID: Final[JsonSchema] = {
     "description": f"At most {MAX_ID_BYTES} bytes of UTF-8 without control characters, not blank.",
@@ -30,6 +37,11 @@ _CONVERSATION_ID: Final[JsonSchema] = {
     "pattern": NOT_BLANK,
     "maxLength": MAX_ID_BYTES,
     **NO_CONTROL,
+}
+
+_ANY_ID: Final[JsonSchema] = {
+    "description": "Text without control characters; a blank one, and what is no text, counts as absent.",
+    "anyOf": [{"pattern": BLANK}, NO_CONTROL],
 }
 
 
@@ -66,14 +78,19 @@ def lifecycle_schema() -> JsonSchema:
         ],
     }
     return document(
-        "lifecycle", "Lifecycle event", _DESCRIPTION, root, {"ConversationId": _CONVERSATION_ID}, [LIFECYCLE_EVENT]
+        "lifecycle",
+        "Lifecycle event",
+        _DESCRIPTION,
+        root,
+        {"ConversationId": _CONVERSATION_ID, "Id": _ANY_ID},
+        [LIFECYCLE_EVENT],
     )
 
 
 def _event(names: set[str] | frozenset[str], conversation: JsonSchema, properties: JsonSchema) -> JsonSchema:
     return {
         "if": {"required": ["name"], "properties": {"name": {"enum": sorted(names)}}},
-        "then": {"required": ["data"], "properties": properties, "allOf": [conversation, _TIME]},
+        "then": {"required": ["data"], "properties": properties, "allOf": [conversation, _ids(), _TIME]},
     }
 
 
@@ -82,6 +99,20 @@ _TIME: Final[JsonSchema] = {
     "properties": {"timestamp": {"$ref": "#/$defs/Timestamp"}},
     "anyOf": [{"required": ["timestamp"]}, {"properties": {"timeStamp": {"$ref": "#/$defs/Timestamp"}}}],
 }
+
+
+def _ids() -> JsonSchema:
+    """Return what is true when no id of the event has a control character."""
+    ids: JsonSchema = {}
+    for *parents, name in ID_PATHS:
+        place = ids
+        for parent in parents:
+            place = place.setdefault("properties", {}).setdefault(parent, {})
+        place.setdefault("properties", {})[name] = _ID
+    is_session = {"required": ["participantType"], "properties": {"participantType": {"const": "ChannelSession"}}}
+    participant = {"if": is_session, "then": {"properties": {"id": _ID}}}
+    ids["properties"]["data"]["properties"]["participants"] = {"items": {"properties": {"participant": participant}}}
+    return ids
 
 
 def _first_of(*paths: str) -> JsonSchema:
