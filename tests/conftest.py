@@ -19,6 +19,7 @@ import pymongo
 import pytest
 import trustme
 
+from tests.contract.store.servers import SHORTFALLS
 from tests.services.broker import CertificateFiles, LocalBroker
 from tests.services.services import Broker, Store, found_broker, found_store, private_broker
 from tests.support.turns import Turns
@@ -70,8 +71,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["turns"] = node.config.stash[_FOLDER]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with tests that have to be alone last: the longest test is over by then, and nobody waits for it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Expect what a named store is known not to keep; a race may be won by chance, hence not strict.
+
+    Files with tests that have to be alone come last: the longest test is over by then, and nobody waits for it.
+    """
+    store = config.getoption("--store", default=None) or _AMBIENT.get("CIM_SANDBOX_STORE", "")
+    for item in items:
+        for name, reason in SHORTFALLS.get(store, {}).items():
+            if item.name.endswith(name):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
     last = {item.path for item in items if item.get_closest_marker("alone")}
     items.sort(key=lambda item: item.path in last)
 

@@ -118,8 +118,9 @@ def _store(name: str) -> Iterator[Place]:
         try:
             with pymongo.MongoClient[dict[str, object]](server.uri) as client:
                 says = client.admin.command("buildInfo")["version"]
+            environment = {"CIM_MONGODB_URI": server.uri, "CIM_SANDBOX_STORE": name}
             version = f"{server.describe}; says MongoDB {says}"
-            yield Place(version, environment={"CIM_MONGODB_URI": server.uri}, store=name)
+            yield Place(version, environment=environment, store=name)
         finally:
             server.stop()
 

@@ -37,15 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store", choices=sorted(servers.SERVERS), help="the server to hold to the store's contract")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Expect what a named server is known not to keep; a race may be won by chance, hence not strict."""
-    known = servers.SHORTFALLS.get(config.getoption("--store", default=None) or "", {})
-    for item in items:
-        for name, reason in known.items():
-            if item.name.endswith(name):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests, each in an event loop of its own."""

@@ -125,6 +125,10 @@ _NOT_DURABLE: Final = "loses acknowledged writes, and sometimes its file, by kil
 SHORTFALLS: Final[dict[str, dict[str, str]]] = {
     "ferretdb": {
         "test_letters_are_counted_by_cause_with_their_senders": "adds up no field in a $group",
+        "test_open_letters_are_counted_by_code_and_the_oldest_tells_its_age": "knows no $min in a $group",
+        "test_leftovers_of_closed_conversations_are_found_whenever_they_were_closed": (
+            "takes more than ten seconds to change 700 documents"
+        ),
         "test_the_server_deletes_a_cause_when_its_time_has_come_and_no_other": _NOT_EXPIRING,
         "test_workers_that_race_do_not_undo_each_other": _NOT_ATOMIC,
         "unchanged[lists in lists]": "refuses lists in lists",
@@ -138,6 +142,8 @@ SHORTFALLS: Final[dict[str, dict[str, str]]] = {
     },
 }
 """What MongoDB promises and these servers do not keep, by the end of a test's name: expected to fail there only.
+
+A server is named by `--store`, or where a test gets an address only, by `CIM_SANDBOX_STORE`.
 
 As seen in runs of this suite; why a server behaves so was not looked into.
 """
