@@ -119,6 +119,8 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert "<script>alert" not in revealed.text
         assert "<img" not in revealed.text
         assert "\u202e" not in revealed.text
+        alone = browser.get(f"/causes?name={letter}")
+        assert (alone.path, alone.form("/replay")["name"]) == (f"/letters/{letter}", letter)
         edit = f"/letters/{letter}/edit"
         clumsy = {**browser.get(edit).form(edit), "text": "{", "reason": "typed in the dark"}
         assert "that is no JSON" in browser.send(edit, clumsy).words
@@ -157,10 +159,18 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert len(world.stored_ids()) == 12
 
         jobs = browser.get("/jobs")
-        restored = browser.ended(browser.send("/restore", {**discard.form("/discard"), "reason": "it's needed"}))
+        again = browser.get("/causes?q=--status+discarded")
+        assert "Only open letters can be replayed, fixed or discarded." in again.words
+        assert not [path for path in ("/replay", "/discard", "/fix") if f'action="{path}"' in again.text]
+        for path in ("/replay", "/discard"):
+            fields = {**again.form("/restore"), "reason": "x", "number": "all", "plan": "x"}
+            assert "leave --status=discarded out" in browser.send(path, fields).words
+        restored = browser.ended(browser.send("/restore", {**again.form("/restore"), "reason": "it's needed"}))
         assert "restored 1" in restored.words
         seen += [
             discarded,
+            again,
+            alone,
             restored,
             cause,
             plan,

@@ -25,14 +25,15 @@ from worker.desk.audit import Action, lines_of, revealed
 from worker.desk.decide import discard, purge, restore
 from worker.desk.desk import Who
 from worker.desk.details import details
-from worker.desk.edit import edit, fix, parse_rules
+from worker.desk.edit import edit, fix, parse_rules, preview
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter
 from worker.desk.jobs import cancel, job
+from worker.desk.jobs import job as job_of
 from worker.desk.options import Allowed, Options
 from worker.desk.plan import forecast_all, plan
 from worker.desk.ports import Published
-from worker.desk.query import count, groups, lineage
+from worker.desk.query import PAGE, count, groups, lineage, none_found
 from worker.desk.replay import replay, resume
 from worker.desk.sending import AGAIN, PageSender
 from worker.desk.steps import Control, Interrupted
@@ -433,6 +434,36 @@ async def test_a_ramp_that_was_stopped_goes_on_once_what_was_wrong_is_mended(sto
     assert resumed.document["outcomes"] == {"settled": 29, "died_again": 1}
 
 
+async def test_a_ramp_is_kept_and_stops_in_the_order_of_conversations_too(store: Store, database: str) -> None:
+    letters = [died(f"{name}-{at}", T0 + at, header={"conversationId": name}) for name in "cde" for at in range(2)]
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert(letters)
+        workers = Workers(DeadLetterStore(connected), **{one.message_id: "dead" for one in letters})
+        options = Options(ramp=(1, 2), keep_order=True)
+
+        job = await replay(desk, workers, None, everything(), "r", options)
+        assert (job.document["state"], job.counts["sent"], len(workers.published)) == ("stopped", 1, 1)
+        workers.outcomes.clear()
+        resumed = await resume(desk, workers, None, job.id)
+
+    assert resumed.document["outcomes"] == {"died_again": 1, "settled": 5}
+
+
+async def test_a_job_that_stopped_goes_on_in_another_way_if_that_is_asked_for(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died(f"m-{number}", T0 + number) for number in range(6)])
+        workers = Workers(DeadLetterStore(connected), **{f"m-{number}": "dead" for number in range(6)})
+        job = await replay(desk, workers, None, everything(), "r", Options(ramp=(1,)))
+        assert job.document["state"] == "stopped"
+
+        changes = {"ramp": (2,), "max_failures": Allowed(9, is_percent=False), "rate": 100.0}
+        resumed = await resume(desk, workers, None, job.id, changes=changes)
+
+        assert (resumed.document["state"], resumed.counts["sent"]) == ("done", 6)
+        written = await job_of(desk, job.id)
+    assert (written["ramp"], written["maxFailures"], written["rate"]) == ([2], "9", 100.0)
+
+
 async def test_a_ramp_stops_when_nobody_settles(store: Store, database: str) -> None:
     async with opened(store, database) as (desk, connected):
         await LetterCollection(connected).insert([died(f"m-{number}") for number in range(3)])
@@ -503,7 +534,7 @@ async def test_letters_are_opened_again_in_one_way_whoever_does_it(store: Store,
         await desk.letters.delete([imported.id])
 
         await restore(desk, everything(message="m-1", status="died_again"), "r")
-        await import_(desk, lines, "r")
+        await import_(desk, [line.encode() for line in lines], "r")
 
         found = await desk.letters.some({}, 2)
     assert len(found) == 2
@@ -534,6 +565,93 @@ async def test_a_change_without_a_reason_is_refused(store: Store, database: str)
         with pytest.raises(DeskError, match="reason"):
             await discard(desk, everything(), " ")
         assert await days_left(connected) == {"m-1": None}
+
+
+@pytest.mark.parametrize("status", ["settled", "any", "open,discarded"])
+async def test_only_open_letters_are_changed_and_a_filter_that_names_others_changes_none(
+    store: Store, database: str, status: str
+) -> None:
+    rules = parse_rules(set_=["body.x=1"])
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1"), died("m-22", status="settled")])
+        chosen = everything(status=status)
+        for done, change in (
+            ("discarded", discard(desk, chosen, "r")),
+            ("fixed", fix(desk, chosen, rules, "r")),
+            ("fixed", preview(desk, chosen, rules)),
+            ("replayed", replay(desk, FakePublisher(), None, chosen, "r", AT_ONCE)),
+        ):
+            with pytest.raises(DeskError, match=f"only open letters can be {done}: leave --status={status} out, or"):
+                await change
+
+        assert await desk.letters.counts({}, "status") == {"open": 1, "settled": 1}
+        assert await desk.actions.latest(1) == []
+
+
+async def test_when_no_letter_is_found_those_of_another_status_are_named(store: Store, database: str) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1", status="settled"), died("m-22", status="discarded")])
+
+        found = await none_found(desk, everything(code="malformed_json"))
+        assert found == "no letters: --code=malformed_json; of another status: 1 discarded, 1 settled (--status any)"
+        assert await none_found(desk, everything(sender="nobody")) == "no letters: --sender=nobody"
+
+
+async def test_whatever_works_on_many_letters_can_be_cancelled(store: Store, database: str) -> None:
+    many = [died(f"m-{number}", T0 + number) for number in range(PAGE + 1)]
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert(many)
+        lines = [line.encode() async for line in export(desk, everything(), reveal=True)]
+        cancelled = replace(desk, actions=_CancelledByBerta(desk.actions))
+        for begun in (
+            import_(cancelled, lines, "r"),
+            fix(cancelled, everything(), parse_rules(set_=["body.x=1"]), "r"),
+            discard(cancelled, everything(), "r"),
+            purge(cancelled, everything(status="any"), "r"),
+        ):
+            action = await begun
+            assert (action.document["state"], action.document["why"]) == ("cancelled", "cancelled by berta")
+            assert action.counts.total() == PAGE
+        assert sum((await desk.letters.counts({}, "status")).values()) == 1
+
+
+class _CancelledByBerta:
+    """Actions that somebody has asked to stop."""
+
+    def __init__(self, actions: Actions) -> None:
+        self._actions = actions
+
+    async def get(self, action_id: str) -> dict[str, Any] | None:
+        found = await self._actions.get(action_id)
+        return None if found is None else {**found, "cancelledBy": "berta"}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._actions, name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b'{"redacted": false}',
+        b"\xff",
+        b'{"id": 1, "code": 2}',
+    ],
+    ids=["deep", "a list", "empty", "no text", "numbers"],
+)
+async def test_a_line_that_is_no_letter_is_named_and_nothing_is_imported(
+    store: Store, database: str, line: bytes
+) -> None:
+    async with opened(store, database) as (desk, connected):
+        await LetterCollection(connected).insert([died("m-1")])
+        (good,) = [one async for one in export(desk, everything(), reveal=True)]
+        await desk.letters.delete([died("m-1").id])
+        strange = json.dumps({**json.loads(good), "count": "many"}).encode()
+        for bad in (line, strange, good.replace(died("m-1").id, "../letter").encode()):
+            with pytest.raises(DeskError, match="line 2 is no letter that `dead-letters export` wrote; nothing was"):
+                await import_(desk, [good.encode(), bad], "r")
+        assert await desk.letters.counts({}, "status") == {}
 
 
 async def test_who_only_reads_begins_nothing_that_is_written_down(store: Store, database: str) -> None:

@@ -13,7 +13,7 @@ from worker.desk.decide import restorable
 from worker.desk.edit import Rules, diff, parse_rules
 from worker.desk.errors import DeskError
 from worker.desk.filter import parse_filter, parse_time
-from worker.desk.masking import masked
+from worker.desk.masking import masked, text_lines
 from worker.desk.options import parse_allowed, parse_ramp
 from worker.desk.query import shortest_handles
 from worker.desk.times import utc
@@ -209,3 +209,7 @@ def test_a_filter_that_names_no_letter_says_when_its_code_may_be_misspelt() -> N
     assert "; no code 'missing_ancor' is known here, did you mean 'missing_anchor'; no code 'made_by" in found
     assert "no code 'missing_body'" not in found
     assert parse_filter({}, now=NOW).none_found == "no letters: all open letters"
+
+
+def test_only_a_line_feed_ends_a_line_of_a_message_that_is_shown() -> None:
+    assert text_lines('{\n "a\u2028b\x85c": 1\r\n}\n') == ["{", ' "a\u2028b\x85c": 1', "}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import select
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
@@ -146,21 +147,31 @@ def _grown(widths: Sequence[int], whole: Sequence[int]) -> list[int]:
     return grown
 
 
-def progress() -> Progress:
-    """Return a progress display on standard error; it shows nothing unless that is a terminal."""
+def progress(*, beside_output: bool = False) -> Progress:
+    """Return a progress display on standard error; it shows nothing unless that is a terminal.
+
+    *beside_output*: lines are printed meanwhile. Then it shows nothing where these go to a terminal, too.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    is_terminal = sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty() and not (beside_output and sys.stdout.isatty())
     # Rich 13.9 and 14.0 end a bar that is not shown with an empty line.
     console = Console(stderr=True, quiet=not is_terminal)
-    return Progress(*columns, console=console, transient=True, disable=not is_terminal)
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not is_terminal)
 
 
 def shows_on_terminal() -> bool:
     """Tell whether standard output is a terminal."""
     return sys.stdout.isatty()
+
+
+def has_reader() -> bool:
+    """Tell whether somebody may still read standard output: after `| head` has ended, nobody does."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    return not poller.poll(0)
 
 
 def terminal_width() -> int:

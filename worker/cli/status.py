@@ -13,7 +13,7 @@ import typer
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import add_command, counted, print_json, print_line, print_table
+from worker.cli.output import add_command, counted, has_reader, print_json, print_line, print_table
 from worker.cli.services import command_settings, store_client
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def _run(settings: Settings, window_ms: int, interval: float | None, *, as
         while True:
             report = await observer.look(time.time_ns() // 1_000_000)
             _show(report, as_json=as_json, again=interval is not None)
-            if interval is None:
+            if interval is None or not has_reader():
                 return _exit_code(report)
             await asyncio.sleep(interval)
 

@@ -21,6 +21,7 @@ LINES_AT_ONCE: Final = 500
 """Lines in one chunk of the audit."""
 RUNNING: Final = "running"
 DONE: Final = "done"
+CANCELLED: Final = "cancelled"
 _ID_BYTES: Final = 4
 
 
@@ -95,6 +96,14 @@ class Action:
         }
         names = ("counts", "chunks", "updatedAt", *facts)
         await self._desk.actions.update(self.id, {name: self.document[name] for name in names})
+
+    async def was_cancelled(self) -> bool:
+        """Tell whether somebody has asked it to stop (`jobs.cancel`); it has ended then, and says who that was."""
+        document = await self._desk.actions.get(self.id)
+        if document is None or not document.get("cancelledBy"):
+            return False
+        await self.end(CANCELLED, why=f"cancelled by {document['cancelledBy']}")
+        return True
 
     async def end(self, state: str = DONE, **facts: Any) -> None:
         """Write what is left, and that the action ended in *state*."""

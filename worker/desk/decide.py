@@ -28,11 +28,12 @@ def _nobody(_count: int) -> None:
 async def discard(desk: Desk, chosen: Filter, reason: str, progress: Callable[[int], None] = _nobody) -> Action:
     """Discard the open letters *chosen*; they are kept until the retention ends. Returns the audited action."""
     desk.check_may_change(reason)
+    chosen = chosen.to_be("discarded")
     now = desk.clock.now_ms()
     values = {"status": Status.DISCARDED.value, "statusAt": now, "reason": reason}
     change = Change(values, expires_at=now + desk.retention_ms)
     action = await Action.begin(desk, "discard", reason, filter=str(chosen), words=chosen.words())
-    return await _change_all(desk, action, chosen.of_status(Status.OPEN), change, "discarded", progress)
+    return await _change_all(desk, action, chosen, change, "discarded", progress)
 
 
 def restorable(chosen: Filter) -> Filter:
@@ -95,6 +96,8 @@ async def purge(
             action.note(letter.id, "purged")
         await action.flush()
         progress(len(page))
+        if await action.was_cancelled():
+            return action
     if activities:
         action.counts["activities"] += await desk.activities.delete_of_customer(customer)
     await action.end()
@@ -117,6 +120,8 @@ async def _change_all(
                 action.counts["changed meanwhile"] += len(ids) - changed
         await action.flush()
         progress(len(page))
+        if await action.was_cancelled():
+            return action
     await action.end()
     return action
 

@@ -11,7 +11,7 @@ from worker.codes import Code, WarningCode
 from worker.dead_letters.letter import LetterProblem
 from worker.desk.audit import revealed
 from worker.desk.edit import unpacked
-from worker.desk.masking import masked_text, unmasked_text
+from worker.desk.masking import masked_text, text_lines, unmasked_text
 from worker.desk.plan import forecast_all
 from worker.desk.query import lineage
 
@@ -124,5 +124,5 @@ def _mark(body: bytes, text: str, problem: LetterProblem) -> Mark:
     if not problem.pointer:
         return Mark(problem.code, "", problem.expected, found, 0, 0, 0)
     place = MessageText(text.encode("utf-8", "replace")).place_of(code, problem.pointer)
-    lines = text[place.start : max(place.end, place.start + 1)].splitlines() or [""]
+    lines = text_lines(text[place.start : max(place.end, place.start + 1)])
     return Mark(problem.code, problem.pointer, problem.expected, found, place.line, place.column, len(lines[0]) or 1)

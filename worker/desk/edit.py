@@ -20,7 +20,7 @@ from worker.codes import Problem
 from worker.dead_letters.letter import Status
 from worker.desk.audit import Action
 from worker.desk.errors import rejected, usage
-from worker.desk.masking import masked_text, unmasked_text
+from worker.desk.masking import masked_text, text_lines, unmasked_text
 from worker.desk.paths import Path, dotted, parse_path, set_at, unset_at, value_at
 from worker.desk.plan import Forecast, Prediction, forecast_all
 from worker.desk.ports import Change
@@ -138,7 +138,7 @@ def diff(before: LetterRecord, after: LetterRecord, *, reveal: bool = False) -> 
     """Return the lines of a unified diff of two messages, values masked unless *reveal*."""
     text = unmasked_text if reveal else masked_text
     old, new = text(unpacked(before)), text(unpacked(after))
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "as it is", "as it would be", lineterm="")
+    lines = difflib.unified_diff(text_lines(old), text_lines(new), "as it is", "as it would be", lineterm="")
     return list(lines)
 
 
@@ -162,7 +162,7 @@ async def preview(
 ) -> FixPreview:
     """Return what *rules* would do to the letters *chosen*, judged by today's code; nothing is changed."""
     made = FixPreview()
-    async for page in matching(desk, chosen):
+    async for page in matching(desk, chosen.to_be("fixed")):
         for before, after, forecast in await _edited(desk, page, rules):
             made.changed += 1
             if forecast.prediction in _BROKEN:
@@ -190,15 +190,18 @@ async def fix(
     Only open letters that would not die again are changed; *force*: all that change.
     """
     desk.check_may_change(reason)
+    chosen = chosen.to_be("fixed")
     action = await Action.begin(desk, "fix", reason, filter=str(chosen), rules=str(rules))
-    async for page in matching(desk, chosen.of_status(Status.OPEN)):
+    async for page in matching(desk, chosen):
         for _, after, forecast in await _edited(desk, page, rules):
             if forecast.prediction in _BROKEN and not force:
                 action.note(after.id, "left alone")
             else:
                 action.note(after.id, "edited" if await _save(desk, after) else "changed meanwhile")
-        progress(len(page))
         await action.flush()
+        progress(len(page))
+        if await action.was_cancelled():
+            return action
     await action.end()
     return action
 

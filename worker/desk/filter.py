@@ -95,6 +95,18 @@ class Filter:
         """Return the same filter for letters of other statuses."""
         return replace(self, status=tuple(one.value for one in status))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it names open letters and no others: what can be changed and sent."""
+        return self.status == (Status.OPEN.value,)
+
+    def to_be(self, done: str) -> Filter:
+        """Return the same filter when all it names are open letters. Raises `DeskError`: no others can be *done*."""
+        if self.is_open:
+            return self
+        text = f"only open letters can be {done}: leave --status={','.join(self.status) or ANY} out"
+        raise usage(f"{text}, or open letters of another status again with `restore` first")
+
     def words(self) -> list[str]:
         """Return it as the words of a command line, with times resolved."""
         words = [*self.letters]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 KINDS: Final = ("replay", "fix", "discard", "restore", "purge", "import")
 """Kinds of actions that are bulk operations."""
 INTERRUPTED: Final = "interrupted"
-CANCELLED: Final = "cancelled"
 STOPPED: Final = "stopped"
 _SILENT_MS: Final = 30_000
 """A job that says it runs and has written nothing for so long is not running any more."""

@@ -54,6 +54,11 @@ def pretty(document: object) -> str:
     return json.dumps(document, ensure_ascii=False, indent=2)
 
 
+def text_lines(text: str) -> list[str]:
+    """Return the lines of a text as places in it are counted: a line feed ends one, and nothing else does."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
 def _masked(value: object, path: tuple[str, ...]) -> object:
     if isinstance(value, dict):
         return {key: _masked(member, (*path, str(key))) for key, member in value.items()}

@@ -130,6 +130,15 @@ async def statuses(desk: Desk) -> dict[str, int]:
     return await desk.letters.counts({}, "status")
 
 
+async def none_found(desk: Desk, chosen: Filter) -> str:
+    """Return one sentence for when *chosen* names no letter, which says so where those it means are not open."""
+    others: Mapping[str, int] = {}
+    if chosen.is_open and not chosen.where:
+        others = await desk.letters.counts(replace(chosen, status=()).query(), "status")
+    told = ", ".join(f"{number} {status}" for status, number in sorted(others.items()) if status != Status.OPEN)
+    return f"{chosen.none_found}; of another status: {told} (--status any)" if told else chosen.none_found
+
+
 async def get(desk: Desk, letter_id: str) -> LetterRecord:
     """Return one letter, whole. Raises `DeskError` when there is none of that id."""
     found = await desk.letters.some({"_id": letter_id}, 1)
@@ -139,7 +148,7 @@ async def get(desk: Desk, letter_id: str) -> LetterRecord:
 
 
 async def resolve(desk: Desk, names: Sequence[str], chosen: Filter) -> Filter:
-    """Return *chosen* narrowed to *names*: ids of letters, causes, or beginnings of either. Raises `DeskError`."""
+    """Return *chosen* narrowed to *names*: ids of letters, or causes by their beginning. Raises `DeskError`."""
     groups_given = [value for name, values in chosen.equal if name == "group" for value in values]
     if not names and not groups_given:
         return chosen

@@ -7,7 +7,8 @@ neither knows it. So at most one page is sent twice, and the identity of its eve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.dead_letters.letter import Status
 from worker.desk import jobs
@@ -18,6 +19,8 @@ from worker.desk.outcomes import refresh
 from worker.desk.steps import Control, Run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.desk.desk import Desk
     from worker.desk.filter import Filter
     from worker.desk.ports import Document, ReplayOutcomes
@@ -43,9 +46,10 @@ async def replay(
     `resume` goes on. Raises `DeskError` before anything was sent, and `Interrupted` when the store went away.
     """
     desk.check_may_change(reason)
+    chosen = chosen.to_be("replayed")
     facts = {"filter": str(chosen), "words": chosen.words(), "planHash": plan_hash, "why": "", **options.facts()}
     action = await Action.begin(desk, "replay", reason, **facts)
-    return await Run(desk, publisher, journal, action, options, control or Control()).run(chosen.of_status(Status.OPEN))
+    return await Run(desk, publisher, journal, action, options, control or Control()).run(chosen)
 
 
 async def resume(
@@ -54,12 +58,14 @@ async def resume(
     journal: ReplayOutcomes | None,
     job_id: str,
     *,
+    changes: Mapping[str, Any] | None = None,
     control: Control | None = None,
 ) -> Action:
     """Go on with a job that was interrupted, stopped or cancelled. Raises `DeskError` for one that runs or is done.
 
-    Letters that were claimed and whose confirm is not known are looked up in store, journal and dead letters first, and
-    are sent again with the same id where none of them knows it. Of a job that is done, missing outcomes are looked up.
+    *changes*: fields of its `Options` that are others from now on. Letters that were claimed and whose confirm is not
+    known are looked up in store, journal and dead letters first, and are sent again with the same id where none of them
+    knows it. Of a job that is done, missing outcomes are looked up.
     """
     desk.check_may_change("", needs_reason=False)
     document = await jobs.job(desk, job_id)
@@ -70,12 +76,13 @@ async def resume(
         return await _look_up(desk, journal, action)
     if document["state"] == "running":
         raise rejected(f"job {job_id} is running: stop it first with `cim-worker dead-letters jobs cancel {job_id}`")
+    options = replace(Options.of(document), **(changes or {}))
     facts = {"state": "running", "why": "", "endedAt": None, "cancelledBy": "", "resumedBy": str(desk.who)}
-    mine: Document = {**facts, "process": desk.process, "updatedAt": desk.clock.now_ms()}
+    mine: Document = {**facts, **options.facts(), "process": desk.process, "updatedAt": desk.clock.now_ms()}
     if not await desk.actions.update(job_id, mine, {"updatedAt": document["updatedAt"]}):
         raise rejected(f"job {job_id} has just been resumed by somebody else")
     await action.flush(**mine)
-    job = Run(desk, publisher, journal, action, Options.of(document), control or Control())
+    job = Run(desk, publisher, journal, action, options, control or Control())
     return await job.run(jobs.filter_of(document, desk.clock.now_ms()).of_status(Status.OPEN), again=True)
 
 

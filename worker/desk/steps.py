@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from worker.dead_letters.letter import Status
 from worker.desk import jobs
-from worker.desk.audit import lines_of
+from worker.desk.audit import CANCELLED, lines_of
 from worker.desk.order import ordered
 from worker.desk.outcomes import refresh
 from worker.desk.plan import Prediction, has_way_back
@@ -233,17 +233,17 @@ class Run:
     async def _look_around(self) -> None:
         """Stop when somebody wants that, when too many die, or when live traffic suffers."""
         if self._control.stop.is_set():
-            raise Stop(jobs.CANCELLED, "stopped by hand")
+            raise Stop(CANCELLED, "stopped by hand")
         if (now := self._desk.clock.monotonic()) - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
         document = await self._desk.actions.get(self._action.id)
         if document is not None and document.get("cancelledBy"):
-            raise Stop(jobs.CANCELLED, f"cancelled by {document['cancelledBy']}")
+            raise Stop(CANCELLED, f"cancelled by {document['cancelledBy']}")
         await self._action.flush()  # a job that writes nothing for a while counts as one that was killed
         if self._control.live is not None and (lagging := self._control.live.lagging()):
             raise Stop(jobs.STOPPED, lagging)
-        if self._options.ramp and not self._options.keep_order and self._sent:
+        if self._options.ramp and self._sent:
             await self._check_failures()
 
     async def _pace(self, count: int) -> None:
@@ -317,14 +317,24 @@ class Run:
     # -- in order ------------------------------------------------------------------------------------------------------
 
     async def _in_order(self, chosen: Filter) -> None:
-        """Send the first letter of each conversation, wait for the outcomes, then the next of each, and so on."""
+        """Send the first letter of each conversation, wait for the outcomes, then the next of each, and so on.
+
+        A step of the ramp is so many letters, of as many conversations as there are.
+        """
         lines, held, unknown = await ordered(self._desk, self._journal, chosen, force=self._options.force)
         for letter_id, why in held:
             self._action.note(letter_id, why)
         await self._action.flush(order=unknown)
+        steps = iter(self._options.ramp)
+        room: float = next(steps, float("inf"))
         while lines:
-            await self._round([line for line in lines if line.ids][: self._room()])
+            before = self._sent
+            await self._round(lines[: int(min(self._room(), room))])
             lines = [line for line in lines if line.ids]
+            room -= self._sent - before
+            if room <= 0:
+                await self._end_of_step()
+                room = next(steps, float("inf"))
             if self._room() <= 0:
                 return
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.dead_letters.letter import LetterRecord, RecordResult, reopened
@@ -14,7 +14,7 @@ from worker.desk.masking import masked
 from worker.desk.query import matching
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from worker.desk.desk import Desk
     from worker.desk.filter import Filter
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FORMAT: Final = "cim-letter-1"
 _BYTES: Final = ("body", "originalBody")
 _AT_ONCE: Final = 500
+_ID: Final = re.compile("[0-9a-f]{24}")
 
 
 async def export(desk: Desk, chosen: Filter, *, reveal: bool = False) -> AsyncIterator[str]:
@@ -42,7 +43,9 @@ async def export(desk: Desk, chosen: Filter, *, reveal: bool = False) -> AsyncIt
         await action.end()
 
 
-async def import_(desk: Desk, lines: Iterable[str], reason: str) -> Action:
+async def import_(
+    desk: Desk, lines: Iterable[bytes], reason: str, progress: Callable[[int], None] = lambda _count: None
+) -> Action:
     """Add the letters of exported *lines* as open ones; those that are there already stay as they are.
 
     All lines are read before the first letter is written. Raises `DeskError` naming the line that is no letter.
@@ -56,6 +59,9 @@ async def import_(desk: Desk, lines: Iterable[str], reason: str) -> Action:
         for letter, result in zip(some, await desk.letters.insert(some), strict=True):
             action.note(letter.id, _RESULTS.get(result, "refused"))
         await action.flush()
+        progress(len(some))
+        if await action.was_cancelled():
+            return action
     await action.end()
     return action
 
@@ -82,7 +88,8 @@ def _text(letter: LetterRecord, *, reveal: bool) -> str:
         return json.dumps({**document, "message": None}, ensure_ascii=False)
 
 
-def _letter(line: str, number: int, now: int) -> LetterRecord:
+def _letter(line: bytes, number: int, now: int) -> LetterRecord:
+    letter = None
     try:
         document = json.loads(line)
         if document["redacted"]:
@@ -90,9 +97,13 @@ def _letter(line: str, number: int, now: int) -> LetterRecord:
         for name in _BYTES:
             if name in document:
                 document[name] = base64.b64decode(document[name], validate=True)
-        return LetterRecord.from_document({**document, "_id": document["id"], "headers": [], **reopened(now)})
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
-        raise usage(f"line {number} is no letter that `dead-letters export` wrote; nothing was imported") from None
+        letter = LetterRecord.from_document({**document, "_id": document["id"], "headers": [], **reopened(now)})
+        is_ours = _ID.fullmatch(letter.id) and LetterRecord.read(letter.to_document()) == letter
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_ours = False
+    if letter is None or not is_ours:
+        raise usage(f"line {number} is no letter that `dead-letters export` wrote; nothing was imported")
+    return letter
 
 
 def _json(body: bytes) -> Any:

@@ -19,7 +19,7 @@ from worker.cli.dead_letters import (
     watching,
 )
 from worker.cli.dead_letters import jobs as bulk
-from worker.cli.dead_letters.options import FILTER, Json
+from worker.cli.dead_letters.options import without_command
 from worker.cli.output import add_command, help_end
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Find out why letters died, fix them, replay them. Without a command: `groups`.",
         epilog=help_end(
-            "cim-worker dead-letters                       one line per cause",
+            "cim-worker dead-letters --since 2h            one line per cause",
             "cim-worker dead-letters show 3f2a             why, and what was sent",
             "cim-worker dead-letters plan 3f2a             what would a replay do now?",
             "cim-worker dead-letters replay 3f2a --ramp 1,10,100 --reason 'fixed in 2.1'",
@@ -86,20 +86,12 @@ def add_to(app: typer.Typer) -> None:
         invoke_without_command=True,
     )
 
-    @group.callback()
-    def _default(context: typer.Context, as_json: Json = False) -> None:
-        if context.invoked_subcommand is None:
-            finding.groups(names=None, newest=False, as_json=as_json, **dict.fromkeys(FILTER))
-
+    group.callback()(without_command(finding.groups))
     for name, function, examples, environment in _COMMANDS:
         add_command(group, name, function, *examples, environment=environment)
     jobs = typer.Typer(help="Bulk operations: who, when, why, and how they ended.", invoke_without_command=True)
 
-    @jobs.callback()
-    def _jobs(context: typer.Context, as_json: Json = False) -> None:
-        if context.invoked_subcommand is None:
-            bulk.jobs(20, as_json=as_json)
-
+    jobs.callback()(without_command(bulk.jobs))
     add_command(jobs, "list", bulk.jobs, "cim-worker dead-letters jobs list --json", environment=_STORE)
     add_command(jobs, "show", bulk.show_job, "cim-worker dead-letters jobs show 5e1f0a2b", environment=_STORE)
     add_command(jobs, "cancel", bulk.cancel, "cim-worker dead-letters jobs cancel 5e1f0a2b", environment=_STORE)

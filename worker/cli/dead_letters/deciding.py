@@ -50,14 +50,14 @@ async def _decide(
     kind: str, names: Sequence[str], words: Mapping[str, Any], reason: str, acts_as: str, *, yes: bool, as_json: bool
 ) -> None:
     from worker.desk import decide
-    from worker.desk.query import count
+    from worker.desk.query import count, none_found
 
     async with open_desk(acts_as) as desk:
         chosen = await chosen_by(desk, names, words)
-        chosen = decide.restorable(chosen) if kind == "restore" else chosen
+        chosen = decide.restorable(chosen) if kind == "restore" else chosen.to_be("discarded")
         number = await count(desk, chosen)
         if not number:
-            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
+            raise CommandError(ExitCode.NOT_FOUND, await none_found(desk, chosen))
         print_line(f"{counted(number, 'letter')}: {chosen}") if not as_json else None
         ask(f"{kind.capitalize()} {counted(number, 'letter')}?", yes=yes or number == 1)
         do = decide.discard if kind == "discard" else decide.restore

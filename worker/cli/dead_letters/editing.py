@@ -52,13 +52,16 @@ async def _edit(
     from worker.desk.query import one
 
     async with open_desk(acts_as) as desk:
+        desk.check_may_change("", needs_reason=False)
         letter = await one(desk, name)
         if file is None:
-            desk.check_may_change("", needs_reason=False)
             await revealed(desk, letter.id)
             body = await _edited_by_hand(desk, letter, force=force, yes=yes)
         else:
             body = given(file)
+            after, _ = await editing.tried(desk, letter.id, body, revision=letter.revision, force=force)
+            for line in [] if as_json else editing.diff(letter, after) or ["(only masked values change)"]:
+                print_line(line)
         forecast = await editing.edit(desk, letter.id, body, reason, revision=letter.revision, force=force)
     if as_json:
         print_json({"id": letter.id, "replayedNow": forecast_document(forecast)})

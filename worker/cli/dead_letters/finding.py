@@ -57,7 +57,7 @@ def list_(
 
 
 async def _groups(names: Sequence[str], words: Mapping[str, Any], *, newest: bool, as_json: bool) -> None:
-    from worker.desk.query import Order, statuses
+    from worker.desk.query import Order, none_found, statuses
     from worker.desk.query import groups as find
 
     settings = command_settings()
@@ -65,6 +65,7 @@ async def _groups(names: Sequence[str], words: Mapping[str, Any], *, newest: boo
         chosen = await chosen_by(desk, names, words)
         causes = await find(desk, chosen, Order.NEWEST if newest else Order.LARGEST)
         by_status = await statuses(desk)
+        nothing = "" if causes else await none_found(desk, chosen)
     queues = await _queues(settings)
     if as_json:
         print_json({"filter": str(chosen), "causes": [_cause(one) for one in causes], "statuses": by_status, **queues})
@@ -77,7 +78,7 @@ async def _groups(names: Sequence[str], words: Mapping[str, Any], *, newest: boo
         )
         print_line("next: cim-worker dead-letters show CAUSE, then plan CAUSE")
     else:
-        print_line(chosen.none_found)
+        print_line(nothing)
     _print_elsewhere(by_status, queues)
 
 
@@ -111,16 +112,17 @@ async def _queues(settings: Settings) -> dict[str, Any]:
 
 
 async def _list(names: Sequence[str], words: Mapping[str, Any], limit: int, *, as_json: bool) -> None:
-    from worker.desk.query import list_letters
+    from worker.desk.query import list_letters, none_found
 
     async with open_desk() as desk:
         chosen = await chosen_by(desk, names, words)
         letters = await list_letters(desk, chosen, limit)
+        nothing = "" if letters else await none_found(desk, chosen)
     if as_json:
         print_json([letter_document(one) for one in letters])
         return
     if not letters:
-        print_line(chosen.none_found)
+        print_line(nothing)
         return
     columns = ("id", "status", "code", "where", "sender", "message", "conversation", "last", "times", "replays")
     print_table(None, columns, [_row(one) for one in letters], spare=_SPARE_OF_LETTERS)

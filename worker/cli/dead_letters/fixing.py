@@ -73,13 +73,15 @@ async def _fix(
 ) -> None:
     from worker.desk import edit as editing
     from worker.desk.audit import revealed
-    from worker.desk.query import count
+    from worker.desk.query import count, none_found
 
     async with open_desk(acts_as) as desk:
-        chosen = await chosen_by(desk, names, words)
+        chosen = (await chosen_by(desk, names, words)).to_be("fixed")
         with progress() as bar:
             task = bar.add_task("trying", total=await count(desk, chosen))
             preview = await editing.preview(desk, chosen, rules, lambda number: bar.advance(task, number))
+        if not preview.letters:
+            raise CommandError(ExitCode.NOT_FOUND, await none_found(desk, chosen))
         for before, _ in preview.examples if reveal else ():
             await revealed(desk, before.id)
         if not (as_json and apply):

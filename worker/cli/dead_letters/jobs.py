@@ -38,7 +38,7 @@ def show_job(job_id: _JobId, as_json: Json = False) -> None:
 
 
 def cancel(job_id: _JobId, acts_as: ActsAs = "") -> None:
-    """Ask a running replay to stop after the letters it has in hand."""
+    """Ask a running job to stop after the letters it has in hand."""
     asyncio.run(_cancel(job_id, acts_as))
 
 

@@ -67,13 +67,41 @@ def filtered(function: Callable[..., None]) -> Callable[..., None]:
 
     def command(**arguments: Any) -> None:
         words = {name: arguments.pop(name) for name in FILTER}
-        function(arguments.pop("names") or [], words, **arguments)
+        function(arguments.pop("names", None) or [], words, **arguments)
 
     command.__doc__ = function.__doc__
     command.__annotations__ = {one.name: one.annotation for one in (names, *others, *shared)}
     # typer reads a command's parameters here.
     vars(command)["__signature__"] = inspect.Signature([names, *others, *shared])
     return command
+
+
+def without_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return what a group does without a command: *function*, with its options but without its arguments.
+
+    Options before a command would be ignored by it: they are refused.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    options = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "names"
+    ]
+
+    def callback(context: typer.Context, **arguments: Any) -> None:
+        if context.invoked_subcommand is None:
+            function(**arguments)
+            return
+        given = [f"--{name.removeprefix('as_')}" for name, value in arguments.items() if value != defaults[name]]
+        if given:
+            text = f"write {' '.join(given)} after {context.invoked_subcommand}"
+            raise CommandError(ExitCode.CONFIGURATION, text)
+
+    defaults = {one.name: one.default for one in options}
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    callback.__annotations__ = {one.name: one.annotation for one in (context, *options)}
+    vars(callback)["__signature__"] = inspect.Signature([context, *options])
+    return callback
 
 
 def ask(question: str, *, yes: bool) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from worker.cli.dead_letters.opening import chosen_by, desk_errors, open_desk
 from worker.cli.dead_letters.options import Force, Json, Limit, filtered
+from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.output import counted, print_json, print_line, progress
 
@@ -63,11 +64,16 @@ async def _plan(
     force: bool,
     as_json: bool,
 ) -> None:
+    from worker.desk.query import none_found
+
     async with open_desk() as desk:
         chosen = await chosen_by(desk, names, words)
         made = await planned(desk, chosen, rules, limit, force=force)
+        nothing = "" if made.letters else await none_found(desk, chosen)
+    if nothing and not as_json:
+        raise CommandError(ExitCode.NOT_FOUND, nothing)
     print_plan(made, chosen, as_json=as_json)
-    if not made.letters:
+    if nothing:
         raise typer.Exit(ExitCode.NOT_FOUND)
 
 
@@ -88,9 +94,6 @@ def print_plan(made: Plan, chosen: Filter, *, as_json: bool) -> None:
     """Print a plan for people, or as JSON."""
     if as_json:
         print_json(_plan_document(made, chosen))
-        return
-    if not made.letters:
-        print_line(chosen.none_found)
         return
     print_line(f"plan {made.hash} for {counted(made.letters, 'letter')}: {chosen}")
     for name, number in made.predictions.most_common():

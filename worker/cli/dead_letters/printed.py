@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.cli.errors import CommandError
+from worker.cli.exit_codes import ExitCode
 from worker.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
@@ -58,9 +60,11 @@ def clock_time(at: int | None) -> str:
 
 
 def print_action(action: Action, *, as_json: bool) -> None:
-    """Print what an action has done."""
+    """Print what an action has done. Raises `CommandError` when it was stopped before its end."""
     if as_json:
         print_json({**{name: value for name, value in action.document.items() if name != "_id"}, "id": action.id})
         return
     counts = ", ".join(f"{number} {what}" for what, number in action.counts.items() if number) or "nothing to do"
     print_line(f"{action.document['kind']} {action.id}: {counts}")
+    if why := action.document.get("why"):
+        raise CommandError(ExitCode.OK, f"{why}; the letters that are left are as they were")

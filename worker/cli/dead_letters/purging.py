@@ -13,7 +13,7 @@ from worker.cli.dead_letters.options import ActsAs, Json, Reason, Yes, filtered,
 from worker.cli.dead_letters.printed import print_action
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
-from worker.cli.output import counted, print_line
+from worker.cli.output import counted, print_line, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,6 +51,7 @@ async def _purge(
     as_json: bool,
 ) -> None:
     from worker.desk import decide
+    from worker.desk.query import none_found
 
     async with open_desk(acts_as) as desk:
         chosen = await chosen_by(desk, names, words)
@@ -61,11 +62,15 @@ async def _purge(
         if activities:
             what += f" and {counted(found.activities, 'activity').replace('activitys', 'activities')}"
         if not found.letters and not found.activities:
-            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
+            raise CommandError(ExitCode.NOT_FOUND, await none_found(desk, chosen))
         if not as_json:
             print_line(f"{what} would be deleted for good: {chosen}")
         _ask_typed(f"purge {found.letters + found.activities}", yes=yes)
-        action = await decide.purge(desk, chosen, reason, activities=activities)
+        with progress() as bar:
+            task = bar.add_task("purging", total=found.letters)
+            action = await decide.purge(
+                desk, chosen, reason, activities=activities, progress=lambda done: bar.advance(task, done)
+            )
     print_action(action, as_json=as_json)
     if activities and not as_json:
         print_line(decide.JOURNAL_NOTE)

@@ -34,12 +34,15 @@ def replay(
     words: dict[str, Any],
     *,
     limit: Limit = None,
-    rate: Annotated[float | None, typer.Option(help="At most so many letters a second.", min=0.01)] = None,
+    rate: Annotated[float | None, typer.Option(help="At most so many letters a second.", min=0.01, max=1e6)] = None,
     ramp: Annotated[str, typer.Option(help="1,10,100: wait for the outcomes of each step, then send the rest.")] = "",
     max_failures: Annotated[
-        str, typer.Option(help="More letters of a step that die again stop the ramp: a number, or a share as 5%.")
-    ] = "5%",
-    wait: Annotated[float, typer.Option(help="Longest to wait for outcomes, in seconds; 0: not at all.", min=0)] = 60,
+        str | None, typer.Option(help="More of a step that die again stop the ramp: a number, or a share. Usual: 5%.")
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="Longest to wait for outcomes, in seconds; 0: not at all. Usual: 60.", min=0, max=86_400),
+    ] = None,
     keep_order: Annotated[
         bool, typer.Option("--keep-order", help="A conversation's letters one after the other; hold outdated ones.")
     ] = False,
@@ -53,19 +56,43 @@ def replay(
     """Plan, ask, then publish open letters to where they came from: each confirmed before it is marked as replayed.
 
     The workers write the outcome to each letter. Ctrl-C ends it after the letters in hand; after a crash or a lost
-    connection --resume JOB goes on, and nothing is lost or stored twice. It stops by itself when too many letters of a
-    step die again, or when live traffic lags. Exit code 6 when it stopped by itself, 3 when the broker was lost.
+    connection --resume JOB goes on, and nothing is lost or stored twice; with another --rate, --ramp, --max-failures or
+    --wait, if given. It stops by itself when too many letters of a step die again, or when live traffic lags. Exit code
+    6 when it stopped by itself, 3 when the broker was lost.
     """
-    from worker.desk.options import Options, parse_allowed, parse_ramp
+    from worker.desk.options import Options
 
+    with desk_errors():
+        given = _pace(rate, ramp, max_failures, wait)
     if resume:
-        asyncio.run(_resume(resume, acts_as, as_json=as_json))
+        others = {**words, "limit": limit, "keep-order": keep_order, "force": force, "reason": reason}
+        _refuse_with_resume(names, others)
+        asyncio.run(_resume(resume, acts_as, given, as_json=as_json))
         return
     needs_reason(reason)
-    with desk_errors():
-        steps = parse_ramp(ramp) if ramp else ()
-        options = Options(limit, rate, steps, parse_allowed(max_failures), wait, keep_order, force)
+    options = Options(limit=limit, keep_order=keep_order, force=force, **given)
     asyncio.run(_replay(names, words, reason, acts_as, options, yes=yes, as_json=as_json))
+
+
+def _pace(rate: float | None, ramp: str, max_failures: str | None, wait: float | None) -> dict[str, Any]:
+    """Return the fields of `Options` that were given and say how fast letters are sent. Raises `DeskError`."""
+    from worker.desk.options import parse_allowed, parse_ramp
+
+    given = {
+        "rate": rate,
+        "ramp": parse_ramp(ramp) if ramp else None,
+        "max_failures": None if max_failures is None else parse_allowed(max_failures),
+        "wait_seconds": wait,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _refuse_with_resume(names: Sequence[str], others: Mapping[str, Any]) -> None:
+    """Raise `CommandError` for what a job that is resumed would not follow: it has its letters, and its reason."""
+    ignored = [*names, *(f"--{name}" for name, value in others.items() if value)]
+    if ignored:
+        text = f"--resume goes on with the letters, the order and the reason of its job: leave {' '.join(ignored)} out"
+        raise CommandError(ExitCode.CONFIGURATION, text)
 
 
 async def _replay(
@@ -78,17 +105,18 @@ async def _replay(
     yes: bool,
     as_json: bool,
 ) -> None:
+    from worker.desk.query import none_found
     from worker.desk.replay import replay as send
 
     settings = command_settings()
     async with open_desk(acts_as, settings) as desk:
         desk.check_may_change(reason)
-        chosen = await chosen_by(desk, names, words)
+        chosen = (await chosen_by(desk, names, words)).to_be("replayed")
         made = await planned(desk, chosen, None, options.limit, force=options.force)
+        if not made.letters:
+            raise CommandError(ExitCode.NOT_FOUND, await none_found(desk, chosen))
         if not as_json:
             print_plan(made, chosen, as_json=False)
-        if not made.letters:
-            raise CommandError(ExitCode.NOT_FOUND, chosen.none_found)
         ask(f"Replay {counted(made.letters, 'letter')}?", yes=yes or (made.letters == 1 and made.good == 1))
         with _following(made.letters) as control:
             action, lost = await _sent(
@@ -108,7 +136,7 @@ async def _replay(
     _print_end(action, lost, as_json=as_json)
 
 
-async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
+async def _resume(job_id: str, acts_as: str, changes: Mapping[str, Any], *, as_json: bool) -> None:
     from worker.desk.replay import resume as go_on
 
     settings = command_settings()
@@ -117,7 +145,9 @@ async def _resume(job_id: str, acts_as: str, *, as_json: bool) -> None:
             action, lost = await _sent(
                 settings,
                 control,
-                lambda sending: go_on(desk, sending.publisher, sending.journal, job_id, control=control),
+                lambda sending: go_on(
+                    desk, sending.publisher, sending.journal, job_id, changes=changes, control=control
+                ),
             )
     _print_end(action, lost, as_json=as_json)
 

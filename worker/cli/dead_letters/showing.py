@@ -40,10 +40,6 @@ async def _show(name: str, acts_as: str, *, reveal: bool, as_json: bool) -> None
 
 def _details_document(told: Details) -> dict[str, Any]:
     letter = told.letter
-    try:
-        message = json.loads(told.text)
-    except ValueError:
-        message = told.text
     return {
         **letter_document(letter),
         "headers": dict(letter.headers),
@@ -52,8 +48,16 @@ def _details_document(told: Details) -> dict[str, Any]:
         "hints": [hint._asdict() for hint in told.hints],
         "replayedNow": forecast_document(told.forecast),
         "lineage": [{"id": one.id, "status": one.status, "code": one.code} for one in told.lineage],
-        "message": message,
+        "message": _json(told.text),
+        "originalMessage": None if told.original is None else _json(told.original),
     }
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _print_details(told: Details, *, reveal: bool) -> None:
@@ -78,6 +82,10 @@ def _print_details(told: Details, *, reveal: bool) -> None:
     shown = "values shown, which is in the audit" if reveal else "values masked; --reveal shows them and is audited"
     print_line(f"payload, {counted(len(letter.body), 'byte')} ({shown}):")
     _print_payload(told.text, told.marks)
+    if told.original is not None:
+        print_line()
+        print_line("as it arrived, before it was edited:")
+        _print_payload(told.original)
 
 
 def _print_facts(letter: LetterRecord) -> None:
@@ -111,11 +119,13 @@ def _origin(letter: LetterRecord) -> str:
     return f"queue {letter.origin_queue or '?'} (exchange {exchange}, routing key {letter.origin_routing_key or '?'})"
 
 
-def _print_payload(text: str, marks: Sequence[Mark]) -> None:
+def _print_payload(text: str, marks: Sequence[Mark] = ()) -> None:
+    from worker.desk.masking import text_lines
+
     at: dict[int, list[Mark]] = {}
     for mark in marks:
         at.setdefault(mark.line, []).append(mark)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text_lines(text), 1):
         print_line(f"  {line}")
         for mark in at.get(number, ()):
             print_line(

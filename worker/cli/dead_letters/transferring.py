@@ -12,7 +12,9 @@ from worker.cli.dead_letters.given import given
 from worker.cli.dead_letters.opening import chosen_by, open_desk
 from worker.cli.dead_letters.options import ActsAs, Json, Reason, Reveal, filtered, needs_reason
 from worker.cli.dead_letters.printed import print_action
-from worker.cli.output import print_json_text
+from worker.cli.errors import CommandError
+from worker.cli.exit_codes import ExitCode
+from worker.cli.output import print_json_text, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,18 +38,29 @@ def import_(
 
 
 async def _export(names: Sequence[str], words: Mapping[str, Any], acts_as: str, *, reveal: bool) -> None:
+    from worker.desk.query import count, none_found
     from worker.desk.transfer import export as lines
 
     async with open_desk(acts_as) as desk:
-        async for line in lines(desk, await chosen_by(desk, names, words), reveal=reveal):
-            print_json_text(line)
+        chosen = await chosen_by(desk, names, words)
+        with progress(beside_output=True) as bar:
+            task = bar.add_task("exporting", total=await count(desk, chosen))
+            exported = 0
+            async for line in lines(desk, chosen, reveal=reveal):
+                print_json_text(line)
+                exported += 1
+                bar.advance(task)
         sys.stdout.flush()
+        if not exported:
+            raise CommandError(ExitCode.NOT_FOUND, await none_found(desk, chosen))
 
 
 async def _import(file: str, reason: str, acts_as: str, *, as_json: bool) -> None:
     from worker.desk.transfer import import_ as add
 
-    lines = given(file).decode("utf-8", "replace").splitlines()
+    lines = given(file).split(b"\n")
     async with open_desk(acts_as) as desk:
-        action = await add(desk, lines, reason)
+        with progress() as bar:
+            task = bar.add_task("importing", total=sum(map(bool, lines)))
+            action = await add(desk, lines, reason, lambda done: bar.advance(task, done))
     print_action(action, as_json=as_json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from worker.cli.dead_letters.opening import chosen_by, now_ms, open_desk
 from worker.cli.dead_letters.options import Json, filtered
 from worker.cli.dead_letters.printed import clock_time, letter_document
-from worker.cli.output import print_line
+from worker.cli.output import has_reader, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 _POLL_SECONDS: Final = 1.0
-_WATCHED_AT_ONCE: Final = 200
+_SHOWN_AT_FIRST: Final = 200
+_MOST_AT_ONCE: Final = 20_000
+_OVERLAP_MS: Final = 60_000
+"""A letter is recorded a while after it died, by the clock of another machine."""
 
 
 @filtered
@@ -43,23 +46,29 @@ async def _watch(names: Sequence[str], words: Mapping[str, Any], *, as_json: boo
         since = now_ms() if chosen.since is None else chosen.since
         if not as_json:
             print_line(f"watching: {chosen}; Ctrl-C ends")
-        seen: dict[str, int] = {}
-        while True:
-            for letter in await _since(desk, chosen, since):
-                if seen.get(letter.id) != letter.count:
-                    seen[letter.id] = letter.count
+        seen: dict[str, LetterRecord] = {}
+        most = _SHOWN_AT_FIRST
+        while has_reader():
+            for letter in await _since(desk, chosen, since, most):
+                before = seen.get(letter.id)
+                if before is None or before.count != letter.count:
+                    seen[letter.id] = letter
                     _print_watched(letter, as_json=as_json)
-            while len(seen) > 10 * _WATCHED_AT_ONCE:
-                seen.pop(next(iter(seen)))
-            since = max(since, now_ms() - 60_000)
+            since, most = max(since, now_ms() - _OVERLAP_MS), _MOST_AT_ONCE
+            seen = {letter_id: letter for letter_id, letter in seen.items() if letter.last_seen >= since}
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _since(desk: Desk, chosen: Filter, since: int) -> list[LetterRecord]:
-    """Return the letters *chosen* that were seen since then, the oldest first."""
+async def _since(desk: Desk, chosen: Filter, since: int, most: int) -> list[LetterRecord]:
+    """Return the letters *chosen* that were seen since then, at most the last so many, the oldest first."""
     from worker.desk.query import list_letters
 
-    return (await list_letters(desk, replace(chosen, since=since), _WATCHED_AT_ONCE))[::-1]
+    number = min(_SHOWN_AT_FIRST, most)
+    while True:
+        found = await list_letters(desk, replace(chosen, since=since), number)
+        if len(found) < number or number == most:
+            return found[::-1]
+        number = min(10 * number, most)
 
 
 def _print_watched(letter: LetterRecord, *, as_json: bool) -> None:

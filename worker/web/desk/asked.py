@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
+from worker.dead_letters.letter import DECIDED
 from worker.desk.errors import usage
 from worker.desk.filter import NAMES, parse_filter
 from worker.desk.query import resolve
@@ -60,6 +61,12 @@ class Asked:
         """Return the letters that are meant: the filter `q`, and the cause or letter `name`. Raises `DeskError`."""
         return await choose(self.desk, self.text("q"), self.text("name"), now=self.now)
 
+    async def open_letters(self, done: str) -> Chosen:
+        """Return the letters that are meant. Raises `DeskError` if not all are open: no others can be *done*."""
+        chosen = await self.chosen()
+        chosen.filter.to_be(done)
+        return chosen
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -70,6 +77,11 @@ class Chosen:
     """The filter as it was written."""
     name: str
     """The cause or letter, empty for all of the filter."""
+
+    @property
+    def can_be_restored(self) -> bool:
+        """Whether these are letters that were decided, or of any status."""
+        return not self.filter.is_open and DECIDED.issuperset(self.filter.status)
 
     def command(self, verb: str, *options: str) -> str:
         """Return the command that does the same."""

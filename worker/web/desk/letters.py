@@ -14,6 +14,7 @@ from worker.desk.errors import rejected
 from worker.desk.masking import unmasked_text
 from worker.desk.numbers import whole_number
 from worker.desk.query import get, list_letters
+from worker.web.desk.asked import choose
 from worker.web.desk.payload import payload
 from worker.web.desk.render import Page
 
@@ -25,10 +26,8 @@ _MOST_EDITED_BYTES: Final = 1024 * 1024
 
 
 async def show(asked: Asked) -> Page:
-    """Return the page of one letter."""
-    letter = await get(asked.desk, asked.path("letter_id"))
-    facts = await letter_facts(asked, letter)
-    return Page("letter.html", f"Letter {letter.id}", letter=facts)
+    """Return the page of one letter, with what can be done with it."""
+    return await _page(asked, await get(asked.desk, asked.path("letter_id")))
 
 
 async def listed(asked: Asked) -> Page:
@@ -40,8 +39,14 @@ async def listed(asked: Asked) -> Page:
 
 async def reveal(asked: Asked) -> Page:
     """Return a letter with its values unmasked; who looked is written down."""
-    letter = await get(asked.desk, asked.path("letter_id"))
-    return Page("letter.html", f"Letter {letter.id}", letter=await letter_facts(asked, letter, reveal=True))
+    return await _page(asked, await get(asked.desk, asked.path("letter_id")), reveal=True)
+
+
+async def _page(asked: Asked, letter: LetterRecord, *, reveal: bool = False) -> Page:
+    facts = await letter_facts(asked, letter, reveal=reveal)
+    q = "" if letter.status == Status.OPEN else f"--status={letter.status}"
+    chosen = await choose(asked.desk, q, letter.id, now=asked.now)
+    return Page("letter.html", f"Letter {letter.id}", letter=facts, chosen=chosen, number=1)
 
 
 async def edit_form(asked: Asked) -> Page:

@@ -44,7 +44,7 @@ async def plan_letters(asked: Asked) -> Response:
 
 async def replay_letters(asked: Asked) -> Response:
     """Begin to send letters to where they came from; for all of them the plan comes first."""
-    chosen, desk, reason = await asked.chosen(), asked.desk, asked.text("reason")
+    chosen, desk, reason = await asked.open_letters("replayed"), asked.desk, asked.text("reason")
     desk.check_may_change(reason)
     if asked.text("number") == _ALL and not asked.text("plan"):
         return await plan_letters(asked)
@@ -63,7 +63,7 @@ async def replay_letters(asked: Asked) -> Response:
 
 async def fix_form(asked: Asked) -> Page:
     """Return the form for rules that change messages."""
-    chosen = await asked.chosen()
+    chosen = await asked.open_letters("fixed")
     asked.desk.check_may_change("", needs_reason=False)
     rename = asked.text("rename")
     return Page("fix.html", "Fix", chosen=chosen, set_="", unset="", rename=rename, number=await _number(asked, chosen))
@@ -71,7 +71,7 @@ async def fix_form(asked: Asked) -> Page:
 
 async def preview_fix(asked: Asked) -> Response:
     """Begin to work out what rules would do."""
-    chosen, desk, rules = await asked.chosen(), asked.desk, _rules(asked)
+    chosen, desk, rules = await asked.open_letters("fixed"), asked.desk, _rules(asked)
     written = {name: asked.text(name) for name in ("set", "unset", "rename")}
     command = chosen.command("fix", *rules.words())
     facts = {"chosen": chosen, "rules": rules, "written": written}
@@ -86,7 +86,7 @@ async def preview_fix(asked: Asked) -> Response:
 
 async def apply_fix(asked: Asked) -> Response:
     """Begin to save what rules make of letters."""
-    chosen, desk, rules, reason = await asked.chosen(), asked.desk, _rules(asked), asked.text("reason")
+    chosen, desk, rules, reason = await asked.open_letters("fixed"), asked.desk, _rules(asked), asked.text("reason")
     desk.check_may_change(reason)
     command = chosen.command("fix", *rules.words(), "--apply", "--reason", reason)
     task = Task("fix", _title("Fix", chosen), command, {"chosen": chosen})
@@ -100,14 +100,14 @@ async def apply_fix(asked: Asked) -> Response:
 
 async def discard_form(asked: Asked) -> Page:
     """Return the preview of discarding letters."""
-    chosen = await asked.chosen()
+    chosen = await asked.open_letters("discarded")
     asked.desk.check_may_change("", needs_reason=False)
     return Page("discard.html", "Discard", chosen=chosen, number=await _number(asked, chosen))
 
 
 async def discard_letters(asked: Asked) -> Response:
     """Begin to discard letters."""
-    chosen, desk, reason = await asked.chosen(), asked.desk, asked.text("reason")
+    chosen, desk, reason = await asked.open_letters("discarded"), asked.desk, asked.text("reason")
     desk.check_may_change(reason)
     task = Task("discard", _title("Discard", chosen), chosen.command("discard", "--reason", reason), {"chosen": chosen})
     task.total = await count(desk, chosen.filter)
@@ -221,6 +221,6 @@ def _control(task: Task) -> Control:
 
 def _rules(asked: Asked) -> Rules:
     def lines(name: str) -> list[str]:
-        return [line.strip() for line in asked.text(name).splitlines() if line.strip()]
+        return [line.strip() for line in asked.text(name).split("\n") if line.strip()]
 
     return parse_rules(set_=lines("set"), unset=lines("unset"), rename=lines("rename"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.desk.masking import text_lines
 from worker.ops.printable import printable
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Payload(NamedTuple):
 def payload(text: str, faults: Collection[int], hints: Collection[int] = (), *, is_masked: bool) -> Payload:
     """Return *text* as lines; those with the numbers *faults* and *hints* (from 1) are marked."""
     lines: list[Line] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text_lines(text), 1):
         if number > _MOST_LINES:
             return Payload(lines, is_cut=True, is_masked=is_masked)
         shown = printable(line)
