@@ -133,7 +133,8 @@ class CodeSpec:
     failure_class: FailureClass
     stage: Stage
     meaning: str
-    """One sentence for the publisher or the developer on call: what was expected, or what happened."""
+    """One sentence for the publisher or the developer on call: what was expected, or what happened. Where a message is
+    invalid it stands beside what was found, so it says how things have to be."""
     fix: str
     """One sentence that says what to do about it."""
 
@@ -150,45 +151,47 @@ _SPECS: dict[Code, CodeSpec] = {
     ),
     Code.UNSUPPORTED_ENCODING: _invalid(
         Stage.DECODE,
-        "The property content_encoding is neither gzip nor deflate, or the body is not packed as it says.",
+        "The property content_encoding has to be gzip or deflate, or absent, and the body packed as it says.",
         "Send the body as it is, or packed with gzip or deflate and the property set to that name.",
     ),
     Code.INVALID_UTF8: _invalid(
         Stage.DECODE,
-        "The body is not UTF-8; encode the JSON as UTF-8.",
+        "The body has to be UTF-8.",
         "Encode the JSON as UTF-8; look for a serialiser that uses the encoding of its machine.",
     ),
     Code.MALFORMED_JSON: _invalid(
         Stage.DECODE,
-        "The body is not JSON.",
+        "The body has to be JSON.",
         "Write the body with a JSON library instead of putting text together; the detail names line and column.",
     ),
     Code.NOT_AN_OBJECT: _invalid(
         Stage.DECODE,
-        "The body is JSON but not an object; send one CIM message per delivery.",
+        "The body has to be one JSON object: one CIM message per delivery.",
         "Publish each message of an array as a delivery of its own; `cim-worker publish` splits arrays.",
     ),
     Code.DUPLICATE_KEY: _invalid(
         Stage.DECODE,
-        "An object contains the same key twice; readers disagree on which one counts.",
+        "A key may stand only once in an object; readers disagree on which of two counts.",
         "Remove one of the two; look for a serialiser that appends instead of replacing.",
     ),
     Code.NUMBER_NOT_FINITE: _invalid(
         Stage.DECODE,
-        "NaN, Infinity or a number too large for a double; JSON has only finite numbers.",
+        "Numbers have to be finite: NaN, Infinity and what is too large for a double are no JSON.",
         "Send null, or leave the field out, where there is no number.",
     ),
     Code.INTEGER_OUT_OF_RANGE: _invalid(
-        Stage.DECODE, "An integer does not fit 64 bits; send it as a string.", "Send long numbers and ids as strings."
+        Stage.DECODE,
+        "Integers have to fit 64 bits; longer ones are sent as strings.",
+        "Send long numbers and ids as strings.",
     ),
     Code.NESTING_TOO_DEEP: _invalid(
         Stage.DECODE,
-        "Objects and arrays are nested deeper than 64 levels.",
+        "Objects and arrays may be nested at most 64 levels deep.",
         "Flatten the content, or send it as a string or as a link.",
     ),
     Code.INVALID_UNICODE: _invalid(
         Stage.DECODE,
-        "A string contains half of a surrogate pair, which is not valid Unicode.",
+        "Strings have to be valid Unicode; half of a surrogate pair is not.",
         "Do not cut texts in the middle of a character: cut by code points.",
     ),
     Code.MISSING_SENDER: _invalid(
@@ -216,7 +219,7 @@ _SPECS: dict[Code, CodeSpec] = {
     ),
     Code.MISSING_ANCHOR: _invalid(
         Stage.VALIDATE,
-        "The header has none of customer._id, channelSessionId and conversationId (null and empty count as absent).",
+        "The header has to name a customer._id, channelSessionId or conversationId (null and empty count as absent).",
         "Name the conversation, the channel session or the customer the activity belongs to.",
     ),
     Code.MISSING_FIELD: _invalid(
@@ -241,12 +244,12 @@ _SPECS: dict[Code, CodeSpec] = {
     ),
     Code.ID_TOO_LONG: _invalid(
         Stage.VALIDATE,
-        "An identifier is longer than 242 bytes of UTF-8.",
+        "An id of a place may have at most 242 bytes of UTF-8.",
         "Use a shorter id; the name of the conversation's exchange has to hold it.",
     ),
     Code.INVALID_ID: _invalid(
         Stage.VALIDATE,
-        "An identifier holds a control character (U+0000 to U+001F, U+007F to U+009F).",
+        "An id may hold no control character (U+0000 to U+001F, U+007F to U+009F).",
         "Remove line ends and other control characters; they often come from reading a file or a form.",
     ),
     Code.SENDER_NOT_ALLOWED: _invalid(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.acceptance.test_journal import journal
 from tests.acceptance.test_run import message
 from tests.services.services import private_broker
+from tests.support.amqp import plain
 from tests.support.command import cim_worker
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
@@ -55,6 +58,37 @@ def test_an_event_larger_than_the_broker_takes_is_stored_and_its_neighbours_are_
         assert pool.lines("dependency_down") == []
 
 
+def test_long_ids_cost_nobody_a_journal_entry_or_a_receipt(
+    narrow: LocalBroker, store: Store, database: str, tmp_path: Path
+) -> None:
+    """Two hundred entries with ids of 500 characters, or one id as long as a message, are more than it takes."""
+    world = World(narrow.create_vhost("long-ids"), store.uri, database, tmp_path)
+    world.apply_topology()
+    with plain(world.amqp_url) as channel:
+        channel.queue_declare("cim.receipts.app", durable=True)
+    bodies = {token_hex(250): {"id": token_hex(250), "type": "APP"} for _ in range(599)}
+    bodies["x" * (LIMIT - 200)] = {"id": "app-1", "type": "APP"}
+    ids = {message_id[:512] for message_id in bodies}
+    world.publish(
+        *(
+            json.dumps({"id": one, "header": {"sender": sender, "conversationId": "c"}, "body": {"type": "X"}}).encode()
+            for one, sender in bodies.items()
+        ),
+        reply_to="cim.receipts.app",
+    )
+    with world.pool() as pool:
+        desk = world.open("c")
+        eventually(lambda: world.depth("cim.ingress") == 0, "everything is acknowledged")
+        eventually(lambda: world.depth("cim.receipts.app") == len(ids), "a receipt for each")
+        assert world.depth(desk) + len(world.stored_ids()) == len(ids)
+        assert pool.metrics_now()["cim_journal_missed_total"] == 0
+        assert pool.lines("dependency_down") == []
+        assert pool.lines("receipts_interrupted") == []
+    assert {json.loads(body)["messageId"] for *_, body in world.received("cim.receipts.app")} == ids
+    entries = [one["messageId"] for entry in journal(world.amqp_url) for one in entry["outcomes"]]
+    assert sorted(entries) == sorted(ids)
+
+
 def test_the_doctor_compares_the_limits(narrow: LocalBroker, store: Store) -> None:
     url = narrow.create_vhost("too-large-for-the-doctor")
     cim_worker("topology", "apply", CIM_RABBITMQ_URL=url)
@@ -75,3 +109,8 @@ def test_publishing_by_hand_says_what_is_too_large_for_the_broker(narrow: LocalB
     assert finished.returncode == ExitCode.REJECTED
     assert "1 confirmed" in finished.stdout
     assert "1 message larger than the broker's max_message_size" in finished.stderr
+    file.write_bytes(lines[1])
+    asked = cim_worker("publish", "--wait", file, CIM_RABBITMQ_URL=url)
+    assert asked.returncode == ExitCode.REJECTED
+    (counts,) = asked.stdout.splitlines()
+    assert "1 too large" in counts, "and no table of receipts without rows"

@@ -60,6 +60,10 @@ OBJECTS = st.dictionaries(st.text(), JSON_VALUES, max_size=3)
         pytest.param(
             b'{"a":[\n  {"b":1}\n}', [(1, b'{"a":[\n  {"b":1}\n}')], id="one broken object with an inner line"
         ),
+        pytest.param(b'{"a":1}{"b":', [(1, b'{"a":1}'), (2, b'{"b":')], id="objects in a row, the last cut off"),
+        pytest.param(b'{\n"a":1}\n{\n"b":', [(1, b'{\n"a":1}'), (2, b'{\n"b":')], id="as jq prints, cut off"),
+        pytest.param(b'{"a":1}\n{"b":', [(1, b'{"a":1}'), (2, b'{"b":')], id="JSON lines, the last cut off"),
+        pytest.param(b'{"a":1\n{"b":2}\n', [(1, b'{"a":1'), (2, b'{"b":2}')], id="JSON lines, one cut off"),
         pytest.param(b'{"a":1,\n"b":', [(1, b'{"a":1,\n"b":')], id="one object cut off"),
     ],
 )

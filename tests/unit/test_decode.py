@@ -148,7 +148,30 @@ def test_no_limit_allows_more_depth_than_an_event_can_be_written_with() -> None:
 def test_malformed_json_says_where_but_nothing_of_the_body() -> None:
     result = decode(b'{"secret":\n hunter2}')
     assert isinstance(result, Undecodable)
-    assert result.problems[0].expected == "JSON; at line 2, column 2: Expecting value."
+    assert result.problems[0].expected == "JSON; at line 2, column 2: a value."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"id":"x",}', ("a name in double quotes", "no comma after the last one")),
+        ("{'id':1}", ("a name in double quotes",)),
+        ('{"a":[1,]}', ("a value", "no comma after the last one")),
+        ('{"a":tru}', ("a value",)),
+        ('{"a" 1}', ("a colon",)),
+        ('{"a":1 "b":2}', ("a comma, or the end of the object or array",)),
+        ('{"a":1}}', ("nothing after the end",)),
+        ('{"a":"b}', ("a string that ends with a double quote",)),
+        ('{"a":"b\nc"}', ("no line end, tab or other control character within a string",)),
+        (r'{"a":"\q"}', ("one of the escapes that JSON has",)),
+        (r'{"a":"\u12"}', ("four hexadecimal digits",)),
+    ],
+)
+def test_what_json_has_instead_is_said_and_nothing_of_the_body(text: str, expected: tuple[str, ...]) -> None:
+    result = decode(text.encode())
+    assert isinstance(result, Undecodable)
+    found = result.problems[0].expected.partition(": ")[2].removesuffix(".")
+    assert found in expected, "a newer parser may point at the comma"
 
 
 def test_a_pointer_never_grows_beyond_its_limit() -> None:

@@ -275,3 +275,9 @@ def test_letters_of_one_content_have_one_id_and_every_difference_makes_another()
     assert re.fullmatch("[0-9a-f]{24}", first)
     others = (letter_id(b"other", "cause", "queue"), letter_id(b"body", "causeq", "ueue"), letter_id(b"body", "cause"))
     assert len({first, *others}) == 4
+
+
+def test_what_the_broker_says_has_no_full_stop_for_what_to_do_follows_it() -> None:
+    assert str(rabbit.AccessRefused("Login was refused. For details see the broker logfile.")).endswith("logfile")
+    missing = rabbit.ChannelClosed(404, "NOT_FOUND - no queue 'q'.").explained
+    assert missing == "404 NOT_FOUND - no queue 'q'; run `cim-worker topology apply`"

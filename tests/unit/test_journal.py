@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from functools import partial
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from tests.support.deliveries import NOW, FakeClock, RecordingReporter, delivery
@@ -19,13 +20,14 @@ from worker.flow.outage import Outage
 from worker.outcome import Outcome
 from worker.pipeline import journal as module
 from worker.pipeline.journal import Gap, Journal
+from worker.ports import Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pytest
 
-    from worker.ports import Confirmation, Delivery, Outgoing
+    from worker.ports import Delivery, Outgoing
 
 WHO = Identity("app-1", "App", "m-1", "c-1", "0123456789abcdef01234567")
 
@@ -160,6 +162,53 @@ async def test_a_batch_larger_than_one_message_is_split(monkeypatch: pytest.Monk
     assert [len(message["outcomes"]) for message in harness.written] == [10, 10, 5]
 
 
+class NarrowPublisher(FakePublisher):
+    """Takes no body larger than its limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def _publish(self, message: Outgoing) -> Confirmation:
+        return Confirmation.TOO_LARGE if len(message.body) > self.limit else super()._publish(message)
+
+
+async def test_a_broker_that_takes_less_than_a_message_gets_it_in_parts_and_nothing_is_missing() -> None:
+    harness = Harness(NarrowPublisher(2000))
+    harness.journal._gap.add(NOW - 10, NOW - 5, 7)
+    harness.journal.note_all(
+        [(delivery(), WHO._replace(message_id=token_hex(100)), Outcome.STORED, None, None, None) for _ in range(100)]
+    )
+    await harness.settled(100)
+    assert len({one["messageId"] for message in harness.written for one in message["outcomes"]}) == 100
+    assert sum(len(message["outcomes"]) for message in harness.written) == 100, "each once"
+    assert [message["gap"]["count"] for message in harness.written if "gap" in message] == [7]
+    assert len({one.message_id for one in harness.publisher.taken}) == len(harness.written) > 1
+    assert not harness.reported.down
+    assert not harness.reported.missed
+
+
+async def test_a_broker_that_takes_not_even_one_entry_is_said_and_holds_nothing_up() -> None:
+    harness = Harness(NarrowPublisher(20))
+    harness.note(3)
+    await harness.settled(3)
+    assert harness.reported.down == ["journal broker_unavailable"]
+    assert harness.reported.missed == 3
+
+
+async def test_an_id_as_long_as_a_message_is_cut_and_its_neighbours_are_whole() -> None:
+    harness = Harness()
+    endless = "é" * 400_000
+    for sender, message_id in ((endless, endless), ("app-1", "m-1")):
+        who = WHO._replace(sender_id=sender, message_id=message_id, conversation_id=endless)
+        harness.journal.note(delivery(), who, Outcome.DEAD, code="id_too_long")
+    harness.note(1)
+    await harness.settled(3)
+    long, short, usual = harness.written[0]["outcomes"]
+    assert (long["messageId"], long["senderId"], long["conversationId"]) == ("é" * 256,) * 3
+    assert (short["messageId"], short["senderId"], usual["conversationId"]) == ("m-1", "app-1", "c-1")
+
+
 async def test_a_journal_that_is_missing_counts_as_down_is_said_once_and_holds_nothing_up() -> None:
     harness = Harness()
     harness.publisher.unbound.add(contract.OUTCOMES)
@@ -263,13 +312,45 @@ class SlowPublisher(FakePublisher):
     def __init__(self) -> None:
         super().__init__()
         self.may_confirm = asyncio.Event()
+        self.asked = 0
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
+        self.asked += 1
         await self.may_confirm.wait()
         return await super().publish(messages)
 
 
-async def test_outcomes_of_batches_that_end_while_a_message_is_on_its_way_share_the_next_one() -> None:
+async def test_an_acknowledgement_waits_for_its_own_message_and_not_for_the_one_before_as_well() -> None:
+    slow = SlowPublisher()
+    harness = Harness(slow)
+    harness.note(1)
+    await eventually_async(lambda: slow.asked == 1, "the first message is on its way")
+    harness.note(1)
+    await eventually_async(lambda: slow.asked == 2, "the second one does not wait for its confirm")
+    assert not harness.released
+    slow.may_confirm.set()
+    await harness.settled(2)
+    assert not harness.reported.missed
+
+
+async def test_messages_that_are_silent_together_are_one_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_JOIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 0.3)
+    slow = SlowPublisher()
+    harness = Harness(slow)
+    for count in (1, 2):
+        harness.note(1)
+        await eventually_async(lambda count=count: slow.asked == count, "on its way")  # type: ignore[misc]
+    await harness.settled(2)
+    await eventually_async(lambda: not harness.journal._written, "both have failed")
+    assert harness.reported.missed == 2
+    assert not harness.reported.down, "it may be a broker that stops"
+
+
+async def test_outcomes_of_batches_that_end_while_a_message_is_on_its_way_share_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_JOIN_SECONDS", 60)
     slow = SlowPublisher()
     harness = Harness(slow)
     for _ in range(4):

@@ -124,6 +124,19 @@ async def test_a_rejected_message_is_told_with_all_of_its_problems_and_no_more()
     assert harness.channel.sent[0].correlation_id == "amqp-1", "without a correlation id its AMQP message id"
 
 
+async def test_a_receipt_has_of_an_id_as_long_as_a_message_what_a_header_holds() -> None:
+    harness = Harness()
+    endless = "x" * 1_000_000
+    for message_id in (endless, "m-1"):
+        who = Identity(message_id=message_id, conversation_id=message_id)
+        harness.receipts.settled(Settled(delivery(reply_to=DIRECT), who, Outcome.STORED))
+    async with harness.session():
+        await eventually_async(lambda: len(harness.channel.sent) == 2, "both are sent")
+    long, short = [schema_of("receipt").checked(json.loads(one.body)) for one in harness.channel.sent]
+    assert (long["messageId"], long["conversationId"]) == ("x" * 512, "x" * 512)
+    assert (short["messageId"], short["conversationId"]) == ("m-1", "m-1")
+
+
 async def test_a_bug_of_ours_tells_the_publisher_its_code_and_no_inside() -> None:
     harness = Harness()
     harness.pipeline.store.bug = RuntimeError("password=secret")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from json import JSONDecodeError, JSONDecoder
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -33,6 +33,21 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _DIGITS_AS_ZERO = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
 _BYTE_ORDER_MARK = "\ufeff"
 _MAY_EXCEED_INT64 = b"0" * INT64_DIGITS
+
+
+_JSON_EXPECTS: Final = {
+    "Expecting value": "a value",
+    "Expecting property name": "a name in double quotes",
+    "Illegal trailing comma": "no comma after the last one",
+    "Expecting ',' delimiter": "a comma, or the end of the object or array",
+    "Expecting ':' delimiter": "a colon",
+    "Extra data": "nothing after the end",
+    "Unterminated string": "a string that ends with a double quote",
+    "Invalid control character": "no line end, tab or other control character within a string",
+    "Invalid \\u": "four hexadecimal digits",
+    "Invalid \\escape": "one of the escapes that JSON has",
+}
+"""What is expected where the standard library's parser finds something else, by how its words for that begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,7 @@ def decode(
     except UnicodeDecodeError:
         return _undecodable(Code.INVALID_UTF8)
     except JSONDecodeError as error:
-        return _undecodable(Code.MALFORMED_JSON, f"JSON; at line {error.lineno}, column {error.colno}: {error.msg}.")
+        return _undecodable(Code.MALFORMED_JSON, _expected_instead(error))
     except RecursionError:
         return _too_deep(max_depth)
 
@@ -160,6 +175,12 @@ def _flawed(text: str) -> Undecodable:
 
 def _undecodable(code: Code, expected: str | None = None) -> Undecodable:
     return Undecodable((Problem(code, "", expected or code.spec.meaning),))
+
+
+def _expected_instead(error: JSONDecodeError) -> str:
+    """Return what JSON has where *error* is. Its own words say what is wrong, and other ones in each version."""
+    what = next((sentence for words, sentence in _JSON_EXPECTS.items() if error.msg.startswith(words)), "JSON")
+    return f"JSON; at line {error.lineno}, column {error.colno}: {what}."
 
 
 def _too_deep(max_depth: int) -> Undecodable:

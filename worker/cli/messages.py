@@ -92,9 +92,10 @@ def parts(content: bytes, reached: _Reached = lambda _offset: None) -> Iterator[
     """Yield each message in *content*; none when it is blank or an empty array.
 
     An array is split into its elements. JSON texts in a row, with or without white space or record separators between
-    them, are taken apart; where each has a line of its own they are JSON lines. What is none of that, but has a line
-    that is a JSON object, is taken for JSON lines with bad ones among them. Everything else is one message, even when
-    it is no JSON. A byte order mark is dropped. *reached* is given how many bytes are read, now and then.
+    them, are taken apart, also where the last is cut off; where each has a line of its own they are JSON lines. What is
+    none of that, but has a line that is a JSON object, is taken for JSON lines with bad ones among them. Everything
+    else is one message, even when it is no JSON. A byte order mark is dropped. *reached* is given how many bytes are
+    read, now and then.
     """
     mark = len(content) - len(content.removeprefix(codecs.BOM_UTF8))
     content = content[mark:]
@@ -127,12 +128,15 @@ def _split_array(content: bytes, reached: _Reached) -> list[_Span]:
 
 def _split_row(content: bytes, reached: _Reached) -> list[_Span]:
     lines = [(number, *span) for number, span in enumerate(_lines(content), 1) if content[slice(*span)].strip()]
-    texts = _texts(content, reached)
-    if texts is None:
+    texts, are_whole = _texts(content, reached)
+    if not are_whole:
         are_lines = len(lines) > 1 and any(
             content.startswith(b"{", start) and _is_json_object(content[start:end]) for _, start, end in lines
         )
-        return lines if are_lines else [(1, 0, len(content))]
+        if are_lines:
+            return lines
+    if not texts:
+        return [(1, 0, len(content))]
     if len(texts) == 1 and _RECORD_SEPARATOR not in content:
         return [(1, 0, len(content))]
     if (
@@ -144,14 +148,17 @@ def _split_row(content: bytes, reached: _Reached) -> list[_Span]:
     return [(index, *span) for index, span in enumerate(texts, 1)]
 
 
-def _texts(content: bytes, reached: _Reached) -> list[tuple[int, int]] | None:
-    """Return where each of several JSON objects in a row begins and ends, or None when it is not that."""
+def _texts(content: bytes, reached: _Reached) -> tuple[list[tuple[int, int]], bool]:
+    """Return where each of several JSON objects in a row begins and ends; nothing when it is not that.
+
+    And whether all of them are whole: the last may be cut off.
+    """
     texts: list[tuple[int, int]] = []
     depth = start = 0
     for token in _TOKENS.finditer(content):
         first = token[0][:1]
         if depth == 0 and first != b"{" and token[0].strip(_SEPARATORS):
-            return None
+            return [], False
         if first in _OPENING:
             start = start if depth else token.start()
             depth += 1
@@ -161,7 +168,9 @@ def _texts(content: bytes, reached: _Reached) -> list[tuple[int, int]] | None:
                 texts.append((start, token.end()))
                 if start // _STEP_BYTES < token.end() // _STEP_BYTES:
                     reached(token.end())
-    return texts if texts and depth == 0 else None
+    if texts and depth > 0:
+        return [*texts, (start, len(content))], False
+    return texts, bool(texts) and depth == 0
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, int]]:

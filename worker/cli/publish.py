@@ -85,10 +85,12 @@ def publish(
     """
     settings = command_settings()
     messages = read_messages(files, "publish")
-    bad = rejected(judge(messages, settings.max_message_bytes)) if check else []
-    valid = _valid(messages, bad, keep_going=keep_going, as_json=as_json)
+    judged = judge(messages, settings.max_message_bytes) if check else []
+    bad = rejected(judged)
+    if bad:
+        messages = _valid(judged, bad, keep_going=keep_going, as_json=as_json)
     # All are made before the first one is sent: what cannot be sent must not be found out halfway.
-    made = [outgoing(message.body) for message in valid] * repeat
+    made = [outgoing(message.body) for message in messages] * repeat
     state = _state(resume, made)
     account = asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state)))
     account.left_out = len(bad)
@@ -162,8 +164,8 @@ def _report(account: _Account, bad: Sequence[Judged], *, as_json: bool) -> None:
         return
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in account.counts.items())
     print_line(f"{counted(account.total + account.left_out, 'message')}: {counts}")
-    if told is not None:
-        print_table(None, ("outcome", "why", "messages"), told.rows())
+    if told is not None and (rows := told.rows()):
+        print_table(None, ("outcome", "why", "messages"), rows)
 
 
 def outgoing(body: bytes) -> Outgoing:
@@ -201,7 +203,7 @@ async def _publish(settings: Settings, messages: Sequence[Outgoing], manner: _Ma
             publisher = await _publisher(connection, settings, manner, account)
             await _send(publisher, messages, left, manner, account)
             if account.told is not None:
-                await account.told.wait(account.confirmations["confirmed"], manner.timeout or 0.0, publisher.closed)
+                await account.told.wait(manner.timeout or 0.0, publisher.closed)
     except CommandError as error:
         if not account.confirmations:
             raise  # nothing was sent, so there is nothing to account for
@@ -230,17 +232,20 @@ async def _send(
     """Publish window by window and count in *account*. Raises the `BrokerError` that ended it."""
     loop = asyncio.get_running_loop()
     started = loop.time()
-    asks = account.told is not None
+    told = account.told
     with progress() as bar:
         task = bar.add_task("publishing", total=len(left))
         for start, places in _windows(left, manner.rate):
             if manner.rate is not None:
                 await asyncio.sleep(started + start / manner.rate - loop.time())
-            window = [_asking(messages[place], place) if asks else messages[place] for place in places]
+            window = [messages[place] if told is None else _asking(messages[place], place) for place in places]
             confirmations = list(map(str, await publisher.publish(window)))
             account.confirmations.update(confirmations)
+            confirmed = [place for place, end in zip(places, confirmations, strict=True) if end == "confirmed"]
             if manner.state is not None:
-                manner.state.note(place for place, end in zip(places, confirmations, strict=True) if end == "confirmed")
+                manner.state.note(confirmed)
+            if told is not None:
+                told.ask(len(confirmed))
             if account.confirmations["unknown"]:
                 raise await publisher.closed
             bar.advance(task, len(window))
@@ -261,24 +266,20 @@ def _asking(message: Outgoing, place: int) -> Outgoing:
     )
 
 
-def _valid(
-    messages: Sequence[FileMessage], bad: Sequence[Judged], *, keep_going: bool, as_json: bool
-) -> Sequence[FileMessage]:
-    """Return those of *messages* that are not *bad*, which are reported. Raises `CommandError` if there are to be none.
+def _valid(judged: Sequence[Judged], bad: Sequence[Judged], *, keep_going: bool, as_json: bool) -> list[FileMessage]:
+    """Return the messages that are not *bad*; those are reported. Raises `CommandError` if none is to be published.
 
     With *as_json* they are part of the one document that is printed: of the account, or where nothing is sent of this.
     """
-    if not bad:
-        return messages
-    goes_on = keep_going and len(bad) < len(messages)
+    valid = [one.message for one in judged if not one.is_rejected()]
+    goes_on = keep_going and bool(valid)
     if not as_json:
         print_judged(bad)
     elif not goes_on:
-        _report(_Account(len(messages) - len(bad), left_out=len(bad)), bad, as_json=True)
+        _report(_Account(len(valid), left_out=len(bad)), bad, as_json=True)
     if goes_on:
-        invalid = {id(one.message) for one in bad}
-        return [one for one in messages if id(one) not in invalid]
-    text = f"{len(bad)} of {counted(len(messages), 'message')} would be rejected; nothing was published"
+        return valid
+    text = f"{len(bad)} of {counted(len(judged), 'message')} would be rejected; nothing was published"
     raise CommandError(ExitCode.REJECTED, f"{text} (--keep-going leaves them out)" if not keep_going else text)
 
 

@@ -30,12 +30,15 @@ class Told:
         self._receipts.setdefault(correlation_id, (str(receipt.get("outcome")), str(why)))
         self._came.set()
 
-    async def wait(self, asked: int, seconds: float, closed: asyncio.Future[BrokerError]) -> None:
-        """Wait for *asked* receipts, until none came for *seconds*. Raises why the broker's channel *closed*."""
-        self._asked = asked
+    def ask(self, count: int) -> None:
+        """Note that the broker has *count* messages more that receipts are expected for."""
+        self._asked += count
+
+    async def wait(self, seconds: float, closed: asyncio.Future[BrokerError]) -> None:
+        """Wait for the receipts, until none came for *seconds*. Raises why the broker's channel *closed*."""
         with progress() as bar:
-            task = bar.add_task("receipts", total=asked)
-            while len(self._receipts) < asked:
+            task = bar.add_task("receipts", total=self._asked)
+            while self._missing:
                 bar.update(task, completed=len(self._receipts))
                 self._came.clear()
                 coming = asyncio.ensure_future(self._came.wait())
@@ -72,4 +75,4 @@ class Told:
 
     @property
     def _missing(self) -> int:
-        return self._asked - len(self._receipts)
+        return max(0, self._asked - len(self._receipts))  # what was not confirmed may have arrived all the same

@@ -162,7 +162,7 @@ def _copy(delivery: Delivery, exchange: str, routing_key: str, headers: Mapping[
         exchange,
         routing_key,
         # As the broker will give it back: a return is matched by it, and a longer one would be cut on the wire.
-        _bounded(properties.message_id or copy_id, _MAX_SHORT_BYTES),
+        shortened(properties.message_id or copy_id, _MAX_SHORT_BYTES),
         delivery.body,
         correlation_id=properties.correlation_id,
         type=properties.type,
@@ -199,10 +199,10 @@ def carried_headers(delivery: Delivery) -> dict[str, str | int]:
         for name in (contract.TRACEPARENT, contract.TRACESTATE):
             value = properties.headers.get(name)
             if isinstance(value, str):
-                carried[name] = _bounded(value)
+                carried[name] = shortened(value)
     user = published_by(delivery)
     if user:
-        carried[contract.USER_ID] = _bounded(user)
+        carried[contract.USER_ID] = shortened(user)
     return carried
 
 
@@ -211,14 +211,14 @@ def _bounded_headers(headers: Mapping[str, object]) -> dict[str, str | int]:
     bounded: dict[str, str | int] = {}
     for name, value in headers.items():
         if isinstance(value, str):  # our own list of problems is shorter than its limit: it is cut by whole problems
-            bounded[name] = _bounded(value, _MAX_PROBLEMS_BYTES if name == contract.PROBLEMS else _MAX_TEXT_BYTES)
+            bounded[name] = shortened(value, _MAX_PROBLEMS_BYTES if name == contract.PROBLEMS else _MAX_TEXT_BYTES)
         elif type(value) is int and -(2**63) <= value < 2**63:
             bounded[name] = value
     return bounded
 
 
-def _bounded(text: str, limit: int = _MAX_TEXT_BYTES) -> str:
-    """Cut a text to what a header may hold, at a character boundary."""
+def shortened(text: str, limit: int = _MAX_TEXT_BYTES) -> str:
+    """Cut a text to what a header may hold, at a character boundary; message and sender ids have no limit."""
     if len(text) * 4 <= limit:
         return text
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
@@ -227,7 +227,7 @@ def _bounded(text: str, limit: int = _MAX_TEXT_BYTES) -> str:
 def problem_entries(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Return *problems* as JSON, each text cut to what a header may hold."""
     return [
-        {"code": problem.code.value, "pointer": _bounded(problem.pointer), "expected": _bounded(problem.expected)}
+        {"code": problem.code.value, "pointer": shortened(problem.pointer), "expected": shortened(problem.expected)}
         for problem in problems
     ]
 

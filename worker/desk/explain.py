@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from worker.dead_letters.envelope import shortened
 from worker.desk.journal import Coverage, Entry, read_journal
 from worker.desk.story import StoredActivity, Story, place, tell
 from worker.desk.wording import why_not
@@ -106,7 +107,9 @@ class Found:
 
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
-        self.ids = {wanted}
+        self.names = {wanted, shortened(wanted)}
+        """What is asked for: letters and journal have no more of a long id than a header holds."""
+        self.ids = set(self.names)
         self.activities: dict[str, StoredActivity] = {}
         self.letters: dict[str, LetterRecord] = {}
         self.entries: list[Entry] = []
@@ -258,11 +261,11 @@ class _Search:
 
 
 def _meanings(found: Found) -> tuple[str, ...]:
-    wanted = found.wanted
     of_messages = {entry.message_id for entry in found.entries}
     of_messages |= {one.message_id for one in found.activities.values()}
     of_messages |= {one.message_id for one in found.letters.values()}
-    is_message = wanted in of_messages
+    wanted = found.wanted
+    is_message = not found.names.isdisjoint(of_messages)
     is_event = wanted in found.activities or any(entry.event_id == wanted for entry in found.entries)
     is_letter = wanted in found.letters or any(wanted in {one.letter_id, one.replay_of} for one in found.entries)
     is_letters_amqp = any(dict(letter.properties).get("message_id") == wanted for letter in found.letters.values())

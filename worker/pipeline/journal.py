@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ except ModuleNotFoundError:  # there is none for this machine
 
 from worker import contract
 from worker.codes import Code
+from worker.dead_letters.envelope import shortened
 from worker.dead_letters.provenance import replay_job, replay_of
 from worker.failure import Dependency, Failure
 from worker.ports import Confirmation, Outgoing
@@ -36,9 +38,14 @@ if TYPE_CHECKING:
     from worker.outcome import Outcome
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
-_CONFIRM_SECONDS: Final = 1.0
+_JOIN_SECONDS: Final = 0.1
+"""So long, at most, outcomes wait for the message before theirs to arrive, to share the next one."""
+_CONFIRM_SECONDS: Final = 1.0 - _JOIN_SECONDS
+"""So long a message may take then: an acknowledgement waits for a second at most."""
 _ENTRIES_PER_MESSAGE: Final = 1000
-"""Some 300 kB before compression: below every broker's message limit."""
+"""Some 300 kB before compression, 50 kB after it. A broker that takes less gets them in several messages."""
+_LONG_ENTRY: Final = 1500
+"""Bytes of an entry, on average: with ids that are ids it has 300 to 1,200. Where it is more, long ones are cut."""
 _WORTH_A_MESSAGE: Final = 200
 """So many are not kept waiting for others: by then a message's own cost is nothing to theirs."""
 _FEW: Final = 10
@@ -82,6 +89,10 @@ class Entry(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 
 
 _ENCODER: Final = msgspec.json.Encoder()
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_GapDocument = dict[str, int]
+_Part = tuple[Sequence[bytes], "_GapDocument | None"]
+"""Entries as JSON, and the gap that their message names."""
 
 
 class Gap:
@@ -96,7 +107,7 @@ class Gap:
         self._last = max(self._last, last)
         self._count += count
 
-    def take(self) -> dict[str, int] | None:
+    def take(self) -> _GapDocument | None:
         """Return what the next entry says, None when nothing is missing; give it back with `add` if that fails."""
         if not self._count:
             return None
@@ -157,6 +168,8 @@ class Journal:
         self._written: dict[asyncio.Task[None], _Gathered] = {}
         """What is on its way to the stream."""
         self._scheduled: asyncio.Handle | None = None
+        self._numbers = count()
+        """Of messages, for their ids."""
         self._next_at = 0.0
         """When the next message may be written, in the event loop's time."""
         self._try_again_at = 0.0
@@ -189,7 +202,7 @@ class Journal:
             self._gather(run, now, monotonic)
         if self._gathered.count >= _WORTH_A_MESSAGE:
             self._flush()
-        elif self._scheduled is None and not self._written:
+        elif self._scheduled is None:
             self._schedule()
 
     def release_all(self) -> None:
@@ -205,7 +218,7 @@ class Journal:
     def _gather(self, run: Sequence[Noted], now: int, monotonic: float) -> None:
         waiting = self._let_go([one[0] for one in run])
         try:
-            text = _ENCODER.encode(_entries(run, now, monotonic))[1:-1]
+            text = _text(_entries(run, now, monotonic))
         except Exception as error:  # noqa: BLE001 - as in `_publish`
             lost = _Gathered(count=len(run), first_at=now, waiting=[*waiting])
             lost.release()
@@ -222,10 +235,13 @@ class Journal:
     def _schedule(self) -> None:
         """Write what is noted soon: in this round of the event loop's, or when enough time has passed since the last.
 
-        So small batches share a message under load: most of its cost is the message's own.
+        So small batches share a message under load: most of its cost is the message's own. Those that are noted while
+        one is on its way wait for it, but not long.
         """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._next_at:
+        if self._written:
+            self._scheduled = loop.call_later(_JOIN_SECONDS, self._flush)
+        elif loop.time() < self._next_at:
             self._scheduled = loop.call_at(self._next_at, self._flush)
         else:
             self._scheduled = loop.call_soon(self._flush)
@@ -256,11 +272,14 @@ class Journal:
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._written.pop(task).release()
-        if self._gathered.count and self._scheduled is None and not self._written:
+        if self._gathered.count and not self._written:
+            if self._scheduled is not None:
+                self._scheduled.cancel()
             self._schedule()
 
     async def _publish(self, gathered: _Gathered, now: int) -> None:
         gap = None if gathered.is_counted else self._gap.take()  # it would be in it
+        is_second_try = self._is_doubtful
         problem, is_answered = "no confirm within a second", False
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -276,7 +295,8 @@ class Journal:
         if problem:
             if self._is_connected():  # otherwise the outage is the broker's
                 # The end of its connection may be the first news of the broker's: the next try shows whose it is.
-                self._down(problem, is_sure=self._is_doubtful or is_answered)
+                # What was on its way together with one that failed is no other try.
+                self._down(problem, is_sure=is_second_try or is_answered)
             if gap is not None:
                 self._gap.add(gap["from"], gap["to"], gap["count"])
             if not gathered.is_counted:
@@ -286,23 +306,34 @@ class Journal:
             self._backoff.reset()
             self._outage.ended()
 
-    async def _publish_once(self, gathered: _Gathered, now: int, gap: dict[str, int] | None) -> Confirmation:
+    async def _publish_once(self, gathered: _Gathered, now: int, gap: _GapDocument | None) -> Confirmation:
+        """Publish in one message, or in as many as it takes where the broker's message limit is small."""
         if self._publisher is None:
             self._publisher = await self._open_publisher()
-        started = self._clock.monotonic()
-        (confirmation,) = await self._publisher.publish([self._message(gathered, now, gap)])
-        self._reporter.published("journal", [confirmation], self._clock.monotonic() - started)
-        return confirmation
+        parts: Sequence[_Part] = [(gathered.texts, gap)]
+        while parts:
+            started = self._clock.monotonic()
+            confirmations = await self._publisher.publish([self._message(*part, now) for part in parts])
+            self._reporter.published("journal", confirmations, self._clock.monotonic() - started)
+            for confirmation in confirmations:
+                if confirmation not in {Confirmation.CONFIRMED, Confirmation.TOO_LARGE}:
+                    return confirmation
+            answered = zip(parts, confirmations, strict=True)
+            halves = [_halves(*part) for part, confirmation in answered if confirmation is Confirmation.TOO_LARGE]
+            if not all(halves):
+                return Confirmation.TOO_LARGE
+            parts = list(chain.from_iterable(halves))
+        return Confirmation.CONFIRMED
 
-    def _message(self, gathered: _Gathered, now: int, gap: dict[str, int] | None) -> Outgoing:
+    def _message(self, texts: Sequence[bytes], gap: _GapDocument | None, now: int) -> Outgoing:
         about: dict[str, Any] = {"worker": self._worker, "at": now}
         if gap is not None:
             about["gap"] = gap
-        document = b'%b,"outcomes":[%b]}' % (_ENCODER.encode(about)[:-1], b",".join(gathered.texts))
+        document = b'%b,"outcomes":[%b]}' % (_ENCODER.encode(about)[:-1], b",".join(texts))
         return Outgoing(
             "",
             contract.OUTCOMES,
-            f"{self._worker}-{now}-{id(gathered):x}",
+            f"{self._worker}-{now}-{next(self._numbers):x}",
             compress(document, _COMPRESSION, _GZIP),
             type="cim.outcomes",
             app_id=contract.APP_ID,
@@ -322,6 +353,30 @@ class Journal:
     def _miss(self, gathered: _Gathered, now: int) -> None:
         self._reporter.journal_missed(gathered.count)
         self._gap.add(gathered.first_at, now, gathered.count)
+
+
+def _text(entries: list[Entry]) -> bytes:
+    """Return *entries* as JSON, separated by commas; where they are longer than with any usual id, with ids cut.
+
+    Otherwise one message with a megabyte for its id would make its neighbours' message too large for broker and reader.
+    """
+    text = _ENCODER.encode(entries)
+    if len(text) > _LONG_ENTRY * len(entries):
+        text = _ENCODER.encode([*map(_cut, entries)])
+    return text[1:-1]
+
+
+def _cut(entry: Entry) -> Entry:
+    ids = (entry.message_id, entry.sender_id, entry.conversation_id)
+    message_id, sender_id, conversation_id = (None if one is None else shortened(one) for one in ids)
+    return msgspec.structs.replace(entry, message_id=message_id, sender_id=sender_id, conversation_id=conversation_id)
+
+
+def _halves(texts: Sequence[bytes], gap: _GapDocument | None) -> list[_Part]:
+    """Return the same as two messages; none for a single entry."""
+    entries = [bytes(one) for one in _LIST.decode(b"[%b]" % b",".join(texts))]
+    middle = len(entries) // 2
+    return [(entries[:middle], gap), (entries[middle:], None)] if middle else []
 
 
 def _entries(noted: Sequence[Noted], now: int, monotonic: float) -> list[Entry]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from worker import contract
-from worker.dead_letters.envelope import problem_entries
+from worker.dead_letters.envelope import problem_entries, shortened
 from worker.dead_letters.provenance import reply_to
 from worker.failure import AdapterError
 from worker.flow.tasks import cancel_and_wait
@@ -35,6 +35,9 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of receipts that wait for a broker that takes none: some ten thousand."""
 _MAX_NAME_BYTES: Final = 255
 """A longer one is no name: bytes that are no UTF-8 were replaced in it."""
+_LONG: Final = 4096
+"""Bytes of a receipt, seldom more. In a longer one long ids are cut to what a header holds: as long as a message, they
+would make the broker end the channel of everybody's receipts, or leave no room in the buffer for those of others."""
 _KNOWN_ADDRESSES: Final = 2000
 """Publishers ask again and again at the same address: what may go there is decided once for so many."""
 _AT_ONCE: Final = 1000
@@ -243,13 +246,21 @@ def _receipt(settled: Settled, properties: Properties, address: str, outcome: st
         () if failure is None else problem_entries(failure.problems),
         now,
     )
+    body = _encode(document)
+    if len(body) > _LONG:
+        document.message_id, document.conversation_id = _cut(document.message_id), _cut(document.conversation_id)
+        body = _encode(document)
     return Outgoing(
         "",
         address,
         f"{event_id or properties.message_id or ''}.{outcome}",
-        _encode(document),
+        body,
         properties.correlation_id or properties.message_id,
         contract.RECEIPT,
         contract.APP_ID,
         now // 1000,
     )
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else shortened(text)

@@ -11,14 +11,17 @@ from worker.failure import AdapterError, Dependency, Failure
 
 
 class BrokerError(AdapterError):
-    """Root of everything the broker adapter raises. Its text is the broker's own reason, which holds no secret."""
+    """Root of everything the broker adapter raises.
+
+    Its text is the broker's own reason, which holds no secret, without a full stop: what to do follows it.
+    """
 
     code: ClassVar[Code] = Code.BROKER_UNAVAILABLE
 
     def __init__(self, text: str, *, code: Code | None = None, number: int | None = None) -> None:
         failure = Failure.of(code or self.code, type(self).__name__, number=number, dependency=Dependency.BROKER)
         super().__init__(failure)
-        self.text = text
+        self.text = text.rstrip(".")
 
     def __str__(self) -> str:
         """Return what the broker said."""

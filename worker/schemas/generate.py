@@ -45,6 +45,7 @@ SHARED: Final[dict[str, JsonSchema]] = {
 
 ReasonCode = Annotated[str, WithJsonSchema(SHARED["ReasonCode"])]
 Reason = Annotated[str, WithJsonSchema(SHARED["StoredBecause"])]
+OWN_ID: Final = "The publisher's own id, as far as it could be read. Of one beyond 512 bytes that much may be all."
 EpochMs = Annotated[int, Field(description="Epoch milliseconds.")]
 EventId = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{24}$"})]
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from worker.outcome import Outcome
-from worker.schemas.generate import Document, EpochMs, EventId, Reason, ReasonCode, definitions, document, one_of
+from worker.schemas.generate import (
+    OWN_ID,
+    Document,
+    EpochMs,
+    EventId,
+    Reason,
+    ReasonCode,
+    definitions,
+    document,
+    one_of,
+)
 from worker.schemas.samples import journal
 
 if TYPE_CHECKING:
@@ -26,7 +36,7 @@ class JournalEntry(Document):
     """What became of one delivery."""
 
     eventId: EventId | None
-    messageId: str | None = Field(description="The publisher's own id, as far as it could be read.")
+    messageId: str | None = Field(description=OWN_ID)
     senderId: str | None
     conversationId: str | None
     outcome: Annotated[str, one_of(_OUTCOMES, "How this delivery ended; `retry` and `waiting` come again.")]

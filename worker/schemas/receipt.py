@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from worker.outcome import Outcome
-from worker.schemas.generate import Document, EpochMs, EventId, Reason, ReasonCode, definitions, document, one_of
+from worker.schemas.generate import (
+    OWN_ID,
+    Document,
+    EpochMs,
+    EventId,
+    Reason,
+    ReasonCode,
+    definitions,
+    document,
+    one_of,
+)
 from worker.schemas.samples import receipts
 
 if TYPE_CHECKING:
@@ -37,7 +47,7 @@ class OutcomeReceipt(Document):
 
     outcome: Annotated[str, one_of(_OUTCOMES, "The final one; `delayed` only where `cim-receipts: all` asks for it.")]
     eventId: EventId | None
-    messageId: str | None = Field(description="The publisher's own id, as far as it could be read.")
+    messageId: str | None = Field(description=OWN_ID)
     conversationId: str | None
     reason: Reason | None
     code: ReasonCode | None
