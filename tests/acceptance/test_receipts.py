@@ -116,6 +116,10 @@ def test_nothing_goes_where_receipts_may_not_go_and_what_does_not_arrive_is_coun
         channel.basic_publish("", "cim.receipts.full", b"taken")
     with world.pool() as pool:
         pool.wait_for("consuming")
+        # Three nodes may take more than a second to confirm the first entry of a new stream.
+        world.publish(customers("first"))
+        eventually(world.stored_ids, "the first outcome")
+        missed_at_first = pool.metrics_now()["cim_journal_missed_total"]
         for address in ("cim.ingress", "cim.dead-letters", "orders"):
             world.publish(customers(f"to {address}"), reply_to=address)
         world.publish(customers("forged"), headers={"cim-reply-to": "cim.receipts.app", "cim-receipts": "all"})
@@ -127,12 +131,12 @@ def test_nothing_goes_where_receipts_may_not_go_and_what_does_not_arrive_is_coun
             for number in range(1000):
                 properties = pika.BasicProperties(reply_to=f"cim.receipts.asker-{number}")
                 channel.basic_publish("", "cim.ingress", customers(f"asker {number}"), properties)
-        eventually(lambda: len(world.stored_ids()) == 1009, "every message has its outcome", 60)
+        eventually(lambda: len(world.stored_ids()) == 1010, "every message has its outcome", 60)
         expected = {"sent": 3, "address_refused": 3, "queue_gone": 1000, "queue_refused": 1}
         eventually(lambda: known(counted(pool)) == expected, "every receipt is counted")
         eventually(lambda: pool.ready()[0], "ready: the pool says so once a second")
         assert world.depth("orders") == world.depth("cim.dead-letters") == world.depth("cim.ingress") == 0
-        assert pool.metrics()["cim_journal_missed_total"] == 0
+        assert pool.metrics()["cim_journal_missed_total"] == missed_at_first
     receipts = world.received("cim.receipts.app")
     assert {json.loads(body)["messageId"] for *_, body in receipts} == {"named 0", "named 1", "named 2"}
     down = [one["dependency"] for one in pool.lines("dependency_down")]
