@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.cli import main as run_worker
-from worker.process import supervisor
-from worker.process.supervisor import run_child
+from worker.process import member
+from worker.process.member import run_child
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -54,4 +54,4 @@ def run_sampled(*arguments: Any) -> None:
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":
-    supervisor.run_child = run_sampled  # type: ignore[assignment]
+    member.run_child = run_sampled  # type: ignore[assignment]

@@ -11,8 +11,8 @@ import asyncio
 from typing import Any
 
 from worker.cli import main as run_worker
-from worker.process import supervisor
-from worker.process.supervisor import run_child
+from worker.process import member
+from worker.process.member import run_child
 
 
 def run_uncounted(*arguments: Any) -> None:
@@ -45,4 +45,4 @@ async def _for_ever(_observer: object) -> None:
 if __name__ == "__main__":
     run_worker()
 elif __name__ == "__mp_main__":
-    supervisor.run_child = run_uncounted  # type: ignore[assignment]
+    member.run_child = run_uncounted  # type: ignore[assignment]

@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from worker.cli import main
-from worker.process import observing, supervisor
+from worker.process import member, observing, supervisor
 from worker.rabbit.consumer import Consumer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _QUEUES = {"cim.ingress", "cim.ingress.waiting"}
 """Where messages are read; the same body as a dead letter is only moved."""
-_run_child = supervisor.run_child
+_run_child = member.run_child
 
 
 def poisonable_child(*arguments: Any) -> None:
@@ -44,6 +44,6 @@ def die_of_poison(poison: bytes) -> None:
 
 
 if __name__ == "__main__":
-    supervisor.run_child = poisonable_child  # type: ignore[assignment]
+    member.run_child = poisonable_child  # type: ignore[assignment]
     supervisor._SILENT_SECONDS = float(os.environ.get("SILENT_SECONDS", "30"))  # type: ignore[misc]
     main()

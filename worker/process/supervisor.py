@@ -6,47 +6,30 @@ It is thin, so that whatever goes wrong with messages, broker or store cannot ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import multiprocessing
-import os
-import random
-import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from worker.failure import OperatorFault
-from worker.flow.backoff import Backoff
 from worker.ops.checks import Check, of_pool
 from worker.ops.logging import configure_logging
+from worker.ops.pool_metrics import PoolMetrics
 from worker.ops.structured import structlog
-from worker.process.reports import ReportReader
+from worker.process.member import MISCONFIGURED, Member
 from worker.process.signals import StopSignals, end_at_once
-from worker.settings import ConfigurationError, refreshed
+from worker.settings import ConfigurationError
 from worker.web.listening import ListenError, listen
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection as Pipe
-    from multiprocessing.context import SpawnContext, SpawnProcess
+    from multiprocessing.context import SpawnProcess
     from socket import socket
 
     from worker.flow.pause import PauseState
-    from worker.process.reports import ProcessReport
     from worker.settings import Settings
 
-_PAUSE_SECONDS: Final = (0.5, 5.0)
-"""First and longest pause before a process is started again, before jitter."""
-_STEADY_SECONDS: Final = 30.0
-"""A process that lived this long was a success: the next pause is the shortest again."""
 _SILENT_SECONDS: Final = 30.0
 """A process that did not report for this long is replaced."""
-_LATE_SECONDS: Final = 5.0
-"""A process that did not report for this long is not ready."""
 _STUCK_SECONDS: Final = 8.0
 """A process that was told to stop has so long beyond its time for draining; what runs pools gives them ten."""
-_MISCONFIGURED: Final = 2
-"""Exit code of a process that cannot work with its settings, and of the pool."""
 _TICK_SECONDS: Final = 0.2
 _FROZEN_SECONDS: Final = 5.0
 """When the supervisor itself was stopped for this long, its processes may have been, too: none is silent for that."""
@@ -76,100 +59,14 @@ def open_http_port(settings: Settings) -> socket | None:
         return None
 
 
-class _Member:
-    """One place in the pool, and the process that has it."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.process: SpawnProcess | None = None
-        self.checks: list[Check] = []
-        self.heard_at = 0.0
-        """When the process last reported, or was started."""
-        self.was_replaced = False
-        """Whether it is being ended because it was silent."""
-        self.was_stuck = False
-        """Whether it was ended because it did not end by itself."""
-        self.start_at = 0.0
-        """When the next process is to be started, if there is none."""
-        self.why_not = "is being started"
-        self.not_started_said = False
-        self.backoff = Backoff(*_PAUSE_SECONDS, random=random.random)
-        self._started_at = 0.0
-        self._pipe: Pipe | None = None
-        self._reader: ReportReader | None = None
-
-    def start(self, context: SpawnContext, settings: Settings, pause: PauseState | None) -> None:
-        """Start a process that begins with *pause*. Raises OSError when the machine has no room for it."""
-        pipe, its_end = context.Pipe(duplex=False)
-        try:
-            process = context.Process(
-                target=run_child,
-                args=(settings, self.index, os.getpid(), its_end, pause),
-                name=f"cim-worker-{self.index}",
-            )
-            process.start()
-        except BaseException:
-            pipe.close()
-            raise
-        finally:
-            its_end.close()
-        self.process, self._pipe, self._reader = process, pipe, ReportReader(pipe.fileno())
-        self.heard_at = self._started_at = time.monotonic()
-        self.checks, self.was_replaced, self.not_started_said = [], False, False
-
-    def read(self) -> ProcessReport | None:
-        """Return what the process reported since the last call."""
-        report = self._reader.read() if self._reader is not None else None
-        if report is not None:
-            self.heard_at = time.monotonic()
-            self.checks = list(report.checks)
-        return report
-
-    def end(self) -> SpawnProcess:
-        """Forget the process, which has ended, and return it."""
-        process, self.process, self._reader, self.checks = self.process, None, None, []
-        if process is None or self._pipe is None:
-            msg = "there is no process to forget"
-            raise AssertionError(msg)
-        process.join()
-        self._pipe.close()
-        return process
-
-    def plan_restart(self) -> float:
-        """Return after how many seconds the next process is started."""
-        now = time.monotonic()
-        if now - self._started_at > _STEADY_SECONDS:
-            self.backoff.reset()
-        pause = self.backoff.next()
-        self.start_at = now + pause
-        return pause
-
-    @property
-    def silent_seconds(self) -> float:
-        """How long the process has not reported; 0 when there is none."""
-        return 0.0 if self.process is None else time.monotonic() - self.heard_at
-
-    def check(self) -> str | None:
-        """Return what is wrong with the process, in words, or None."""
-        if self.process is None:
-            return f"process {self.index} {self.why_not}"
-        is_late = self.silent_seconds > _LATE_SECONDS
-        if not self.checks:
-            since = f", for {self.silent_seconds:.0f} s now" if is_late else ""
-            return f"process {self.index} is starting{since}"
-        return f"process {self.index} has not reported for {self.silent_seconds:.0f} s" if is_late else None
-
-
 class _Pool:
     def __init__(self, settings: Settings, signals: StopSignals, listener: socket | None) -> None:
         self._settings = settings
         self._signals = signals
-        from worker.ops.pool_metrics import PoolMetrics  # noqa: PLC0415 - its processes load this file, and do without
-
         self._listener = listener
         self._context = multiprocessing.get_context("spawn")
         self._log = structlog.get_logger()
-        self._members = [_Member(index) for index in range(settings.processes)]
+        self._members = [Member(index) for index in range(settings.processes)]
         self._metrics = PoolMetrics()
         self._metrics.configured = settings.processes
         self._pause: PauseState | None = None
@@ -204,7 +101,7 @@ class _Pool:
         await asyncio.wait([serving])
         self._log.info("supervisor_stopped")
         if self._is_misconfigured:
-            return _MISCONFIGURED
+            return MISCONFIGURED
         return 1 if any(member.was_stuck for member in self._members) else 0
 
     @property
@@ -268,7 +165,7 @@ class _Pool:
             if member.process is None and member.start_at <= time.monotonic():
                 self._start(member)
 
-    def _start(self, member: _Member) -> None:
+    def _start(self, member: Member) -> None:
         """Start a process. When that fails, say so once, and try again later for as long as it takes."""
         try:
             member.start(self._context, self._settings, self._pause)
@@ -326,13 +223,13 @@ class _Pool:
             self._read_reports()  # the last one was written before the end
             process = member.end()
             self._metrics.ended(member.index)
-            if process.exitcode == _MISCONFIGURED and not self._has_reported:
+            if process.exitcode == MISCONFIGURED and not self._has_reported:
                 self._is_misconfigured = True
                 self._stop_all()
             elif not self._is_over:
                 self._plan_restart(member, process)
 
-    def _plan_restart(self, member: _Member, process: SpawnProcess) -> None:
+    def _plan_restart(self, member: Member, process: SpawnProcess) -> None:
         pause = member.plan_restart()
         why = "silent" if member.was_replaced else "died" if process.exitcode else "ended"
         self._metrics.restarts[why] = self._metrics.restarts.get(why, 0) + 1
@@ -359,25 +256,3 @@ class _Pool:
             if member.process is not None:
                 member.process.kill()
         end_at_once(number)
-
-
-def run_child(settings: Settings, index: int, parent: int, reports: Pipe, pause: PauseState | None) -> None:
-    """Run in the spawned process. What a terminal sends reaches the whole group: only the supervisor acts on it."""
-    signals = StopSignals(signal.SIGTERM)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    configure_logging(settings.log_format, settings.log_level, in_background=True)
-    with contextlib.suppress(ConfigurationError):  # as they were when the pool began
-        settings = refreshed(settings)
-    from worker.process.entry import run_process  # noqa: PLC0415 - what the supervisor does without
-
-    code = 0
-    try:
-        run_process(settings, index, signals, parent=parent, reports=reports.fileno(), pause=pause)
-    except OperatorFault as error:  # nothing is connected yet
-        structlog.get_logger().error(
-            "store_address_unusable", reason=error.failure.detail, fix="correct CIM_MONGODB_URI"
-        )
-        code = _MISCONFIGURED
-    logging.shutdown()  # a spawned process ends without the handlers of `atexit`
-    sys.exit(code)

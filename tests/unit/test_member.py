@@ -1,4 +1,4 @@
-"""What the supervisor says of a process that says nothing."""
+"""What is said of a process that says nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from worker.ops.checks import Check
-from worker.process.supervisor import _Member
+from worker.process.member import Member
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from worker.process.supervisor import _Member
 def test_a_process_that_never_reported_is_starting_and_one_that_did_is_silent(
     *, silent_seconds: float, has_reported: bool, said: str | None
 ) -> None:
-    member = _Member(0)
+    member = Member(0)
     assert member.check() == "process 0 is being started"
     member.process = multiprocessing.get_context("spawn").Process()  # it need not run
     member.heard_at = time.monotonic() - silent_seconds
