@@ -300,6 +300,8 @@ def _time(document: JsonObject, name: str) -> int:
 
 
 def _whole_number(value: object, name: str) -> int:
+    if type(value) is int and 0 <= value <= LAST_MS:  # as we write them: this runs a dozen times for each record
+        return value
     # A shell writes every number as a double.
     if value is None:
         return UNHEARD_OF
@@ -342,7 +344,7 @@ def _object_field(value: object, name: str) -> JsonObject | None:
     if not isinstance(value, dict):
         raise _wrong(name, value, "an object")
     try:
-        _json(value)
+        orjson.dumps(value, default=str)
     except (TypeError, ValueError, RecursionError):
         msg = f"{name} cannot be written as JSON"
         raise _Unreadable(msg) from None
