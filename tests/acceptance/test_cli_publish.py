@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,9 @@ import pika
 import pytest
 
 from tests.acceptance.test_cli_offline import INVALID, VALID
-from tests.support.command import COMMAND, cim_worker, printed_json, running
+from tests.support.amqp import depth
+from tests.support.command import COMMAND, cim_worker, environment, printed_json, running
+from tests.support.eventually import eventually
 from worker.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -205,6 +209,29 @@ def test_repeat_sends_all_of_it_so_often_and_rate_no_faster_than_asked(ingress_u
     assert finished.returncode == ExitCode.OK
     assert time.monotonic() - started > 3.5, "twenty at five a second; the start of the process is far shorter"
     assert len(taken(ingress_url)) == 20
+
+
+def test_what_was_published_is_counted_though_it_is_interrupted(ingress_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "many.jsonl"
+    file.write_text("\n".join(json.dumps({**VALID, "id": f"m-{number}"}) for number in range(600)))
+    command = [COMMAND, "publish", "--rate", "50", "--json", str(file)]
+    with subprocess.Popen(
+        command,
+        env=environment(CIM_RABBITMQ_URL=ingress_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            eventually(lambda: depth(ingress_url, "cim.ingress") > 0, "the first messages")
+            process.send_signal(signal.SIGINT)
+            said, problem = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    counts = json.loads(said)
+    assert sum(counts.values()) == 600
+    assert 0 < counts["confirmed"] <= len(taken(ingress_url)) <= counts["confirmed"] + counts["unknown"]
+    assert (process.returncode, "publish again" in problem) == (130, True)
 
 
 def test_wait_counts_what_became_of_the_messages_and_says_when_nobody_tells(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from worker.cli.errors import CommandError
+from worker.cli.errors import CommandError, say
 from worker.cli.exit_codes import ExitCode
 from worker.cli.findings import message_document
 from worker.cli.messages import FileMessage, read_messages
@@ -32,6 +32,8 @@ _MESSAGES_PER_WINDOW = 500
 _WINDOWS_PER_SECOND = 10
 """With --rate: in so many parts the messages of a second are sent."""
 _SHORT_STRING_BYTES = 255
+_SEND_AGAIN: Final = "publish again: the same message twice does no harm"
+_GO_ON: Final = "the same command goes on there"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -92,8 +94,14 @@ def publish(
     # All are made before the first one is sent: what cannot be sent must not be found out halfway.
     made = [outgoing(message.body) for message in messages] * repeat
     state = _state(resume, made)
-    account = asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state)))
-    account.left_out = len(bad)
+    account = _Account(len(made), left_out=len(bad))
+    try:
+        asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state), account))
+    except KeyboardInterrupt:
+        if account.confirmations:
+            _report(account, bad, as_json=as_json)
+            say(f"interrupted; {_GO_ON if state else _SEND_AGAIN}")
+        raise
     _report(account, bad, as_json=as_json)
     if problem := account.problem():
         raise problem
@@ -149,7 +157,7 @@ class _Account:
 _PROBLEMS: Final = (
     ("returned", ExitCode.CONFIGURATION, "reached no queue; run `cim-worker topology apply` and publish again"),
     ("too_large", ExitCode.REJECTED, "larger than the broker's max_message_size: send links instead of contents"),
-    ("nacked", ExitCode.BROKER_UNREACHABLE, "not accepted; publish again: the same message twice does no harm"),
+    ("nacked", ExitCode.BROKER_UNREACHABLE, f"not accepted; {_SEND_AGAIN}"),
     ("left_out", ExitCode.REJECTED, "left out as invalid; the others were published"),
 )
 """What can become of a message besides its confirm, what it means for the exit code, and what to do."""
@@ -193,11 +201,12 @@ def _state(file: str | None, messages: Sequence[Outgoing]) -> PublishState | Non
     return None if file is None else PublishState.read(file, [message.body for message in messages])
 
 
-async def _publish(settings: Settings, messages: Sequence[Outgoing], manner: _Manner) -> _Account:
+async def _publish(settings: Settings, messages: Sequence[Outgoing], manner: _Manner, account: _Account) -> None:
+    """Publish what is left of *messages*, and count it in *account*, however it ends."""
     left = range(len(messages)) if manner.state is None else manner.state.left
-    account = _Account(len(messages), done_before=len(messages) - len(left))
+    account.done_before = len(messages) - len(left)
     if not left:
-        return account
+        return
     try:
         async with open_broker(settings) as connection:
             publisher = await _publisher(connection, settings, manner, account)
@@ -208,7 +217,6 @@ async def _publish(settings: Settings, messages: Sequence[Outgoing], manner: _Ma
         if not account.confirmations:
             raise  # nothing was sent, so there is nothing to account for
         account.failure = error
-    return account
 
 
 async def _publisher(connection: Connection, settings: Settings, manner: _Manner, account: _Account) -> Publisher:
@@ -239,7 +247,11 @@ async def _send(
             if manner.rate is not None:
                 await asyncio.sleep(started + start / manner.rate - loop.time())
             window = [messages[place] if told is None else _asking(messages[place], place) for place in places]
-            confirmations = list(map(str, await publisher.publish(window)))
+            try:
+                confirmations = list(map(str, await publisher.publish(window)))
+            except asyncio.CancelledError:
+                account.confirmations["unknown"] += len(window)
+                raise
             account.confirmations.update(confirmations)
             confirmed = [place for place, end in zip(places, confirmations, strict=True) if end == "confirmed"]
             if manner.state is not None:

@@ -87,12 +87,13 @@ async def find_routes(settings: Settings, judged: Sequence[Judged]) -> Mapping[i
         async with open_store(settings) as store:
             registry = Registry(store)
             for start in range(0, len(judged), _MESSAGES_PER_QUERY):
-                messages = _valid(settings, start, judged[start : start + _MESSAGES_PER_QUERY])
+                some = judged[start : start + _MESSAGES_PER_QUERY]
+                messages = _valid(settings, start, some)
                 conversations = {one.conversation_id for one in messages.values() if one.conversation_id is not None}
                 sessions = {one.channel_session_id for one in messages.values() if one.channel_session_id is not None}
                 found = await registry.lookup(conversations, sessions)
                 routes |= {place: _route(one, found, settings.event_names) for place, one in messages.items()}
-                bar.advance(task, _MESSAGES_PER_QUERY)
+                bar.advance(task, len(some))
     return routes
 
 
