@@ -97,3 +97,15 @@ class FakeRegistry:
             {key: record for key, record in self.records.items() if key in conversation_ids},
             {key: record for key, record in by_session.items() if key in session_ids},
         )
+
+
+class SilentRegistry(FakeRegistry):
+    """Answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+
+    async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
+        await self.answers.wait()
+        return await super().lookup(conversation_ids, session_ids)

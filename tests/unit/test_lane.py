@@ -74,6 +74,23 @@ async def test_no_more_bundles_are_in_work_than_it_has_hands() -> None:
     assert hands.most_at_once == 2
 
 
+async def test_no_more_items_are_in_work_than_it_may_have_however_large_its_bundles() -> None:
+    hands = Hands()
+    hands.free.clear()
+    made = lane(hands, at_once=5)
+    made.most_in_work = 4
+    made.add("abcdefghi")
+    await settle()
+    assert hands.bundles == [["a", "b", "c"], ["d"]]
+    made.most_in_work = 5
+    made.add("j")
+    await settle()
+    assert hands.bundles == [["a", "b", "c"], ["d"], ["e"]]
+    hands.free.set()
+    await settle()
+    assert [item for bundle in hands.bundles for item in bundle] == list("abcdefghij")
+
+
 async def test_what_nobody_has_begun_can_be_taken_back() -> None:
     hands = Hands()
     hands.free.clear()

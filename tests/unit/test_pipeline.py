@@ -11,7 +11,7 @@ import pytest
 from tests.contract.store.examples import activity
 from tests.support.deliveries import FakeDelivery, delivery
 from tests.support.eventually import eventually_async
-from tests.support.fakes import FakeRegistry
+from tests.support.fakes import SilentRegistry
 from tests.support.identity import event_id_of
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
@@ -19,15 +19,14 @@ from worker.codes import Code, Stage
 from worker.conversations.conversation import ConversationRecord, ConversationState, Fact, SessionFact
 from worker.failure import Failure, store_silent
 from worker.flow import confirmed
-from worker.pipeline import reading
+from worker.pipeline import reading, store_share
 from worker.pipeline.ports import Written
 from worker.pipeline.senders import Senders
 from worker.ports import Confirmation, Outgoing, Properties
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from worker.conversations.ports import Lookup
     from worker.pipeline.ports import StoreResult
     from worker.pipeline.translate import Activity
 
@@ -643,7 +642,10 @@ async def test_a_bug_when_a_late_registry_is_asked_again_is_that_of_the_next_mes
     assert harness.outcomes == {"published": 2, "retry": 1}
 
 
-async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits_in_the_broker() -> None:
+async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits_in_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_share, "_LOOK_SECONDS", 60)  # on a busy machine it would look in the middle
     harness = pipeline_harness(window=8, bundle=1)
     answered, real = asyncio.Event(), harness.store.store
 
@@ -663,18 +665,6 @@ async def test_a_store_that_falls_behind_gets_half_the_window_and_the_rest_waits
     assert harness.storing.room == 2
     await harness.process(came_back(harness.waiting[0]))
     assert harness.outcomes == {"waiting": 6, "published": 1, "stored": 7}
-
-
-class SilentRegistry(FakeRegistry):
-    """Answers nothing until it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers = asyncio.Event()
-
-    async def lookup(self, conversation_ids: Collection[str], session_ids: Collection[str]) -> Lookup:
-        await self.answers.wait()
-        return await super().lookup(conversation_ids, session_ids)
 
 
 async def test_lookups_that_stay_unanswered_take_half_the_window_and_what_comes_later_goes_on_without() -> None:
@@ -706,6 +696,20 @@ async def test_a_window_full_of_writes_that_stay_unanswered_is_half_free_again_t
     await eventually_async(lambda: harness.outcomes == {"waiting": 12}, seconds=5)
 
 
+async def test_a_window_smaller_than_a_bundle_is_half_free_again_when_neither_lookups_nor_writes_are_answered() -> None:
+    """As that of a process that has just begun: what is asked for cannot be given back."""
+    harness = pipeline_harness(window=32, bundle=200, registry=SilentRegistry())
+    harness.store.store = lambda _activities, _now_ms: asyncio.Event().wait()
+    await harness.process(*(customers(number) for number in range(16)))
+    await harness.process(*(delivery(message(number, conversationId="nobody-asked")) for number in range(16, 32)))
+    assert not harness.settled
+    harness.clock.ms += 1100
+    await eventually_async(lambda: len(harness.settled) == 16, seconds=5)
+    harness.clock.ms += 1000
+    await harness.process(*(delivery(message(number, conversationId="nobody-asked")) for number in range(32, 48)))
+    assert harness.outcomes["published"] >= 16
+
+
 async def test_what_waited_in_the_broker_stays_in_hand_however_long_its_lookup_takes() -> None:
     harness = pipeline_harness(window=8, bundle=1, registry=SilentRegistry())
     again = [FakeDelivery(of_session(f"s-{number}", number).body, queue=contract.WAITING) for number in range(12)]
@@ -719,7 +723,7 @@ async def test_what_waited_in_the_broker_stays_in_hand_however_long_its_lookup_t
 
 
 async def test_a_slow_store_gets_smaller_bundles_and_larger_ones_when_it_is_quick_again() -> None:
-    harness = pipeline_harness(bundle=100)
+    harness = pipeline_harness(bundle=100, window=800)
     sizes: list[int] = []
     real = harness.store.store
     seconds = 2

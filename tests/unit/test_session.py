@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.deliveries import FakeClock, FakeDelivery
 from tests.support.eventually import eventually_async
+from tests.support.fakes import SilentRegistry
 from tests.support.pipeline_harness import PipelineHarness
 from worker import contract
 from worker.conversations.conversation import Conversation
@@ -200,6 +201,23 @@ async def test_what_a_stuck_store_had_in_hand_when_the_broker_was_lost_holds_up_
         await eventually_async(lambda: made.harness.outcomes["published"] == 10, "behind those", seconds=5)
         answers.set()
         await eventually_async(lambda: made.harness.outcomes["stored"] == 300, seconds=5)
+
+
+async def test_a_new_process_whose_registry_is_silent_takes_few_deliveries_and_lets_live_events_go_on() -> None:
+    made = SessionHarness(registry=SilentRegistry(), bundle=200)
+    made.ingress.ready.extend(arriving(number, conversationId="c-1") for number in range(300))
+
+    def most_are_published() -> bool:
+        made.harness.clock.ms += 50
+        return made.harness.outcomes["published"] >= 280
+
+    async with made.running():
+        await eventually_async(most_are_published, "but for what was asked for", seconds=10)
+        assert max(made.ingress.prefetches) == 32, "others may have what is left"
+        made.harness.registry.answers.set()
+        await eventually_async(lambda: made.harness.outcomes == {"published": 300}, seconds=5)
+        made.ingress.ready.append(arriving(301, conversationId="c-1"))
+        await eventually_async(lambda: max(made.ingress.prefetches) > 32, "it keeps up", seconds=5)
 
 
 async def test_what_waits_is_brought_back_with_a_window_that_grows() -> None:

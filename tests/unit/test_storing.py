@@ -136,6 +136,19 @@ async def test_an_end_between_proof_and_resumption_leaves_the_others_unsettled()
     assert len(harness.settled) == settled
 
 
+async def test_what_is_parsed_is_counted_no_more_when_an_outage_begins_between_two_writes() -> None:
+    store = SlowStore()
+    store.answers.clear()
+    harness = PipelineHarness(store=store, bundle=1)
+    await harness.process(customers(1))
+    store.away = True
+    store.answers.set()
+    await harness.pipeline.process([customers(2), customers(3), customers(4)])  # begun, and not yet written
+    await eventually_async(lambda: not harness.store_gate.is_open)
+    await asyncio.sleep(0)
+    assert harness.storing._parsed_bytes == 0
+
+
 # -- proof ------------------------------------------------------------------------------------------------------------
 
 

@@ -104,3 +104,14 @@ def test_it_stays_between_one_and_full_and_says_when_it_changes(
         before = made.size
         assert made.observe(*taken(batch)) == (made.size != before)
         assert 1 <= made.size <= full
+
+
+def test_it_stays_as_it_is_while_more_would_only_wait() -> None:
+    made = window()
+    made.observe(*taken([FRESH]))
+    assert not made.observe(*taken([FRESH] * 100), may_grow=False)
+    assert made.size == 32
+    assert made.observe(*taken([FRESH]), may_grow=True)
+    assert made.size == 1000
+    assert not made.observe(*taken([FRESH]), may_grow=False)
+    assert made.observe(*taken([(1, 1000)]), may_grow=False), "it may shrink"

@@ -36,6 +36,8 @@ class Lane(Generic[T]):
         self._handle = handle
         self.bundle = bundle
         """Most items in one bundle; may be changed at any time."""
+        self.most_in_work: int | None = None
+        """Most items that handlers have at once, None for as many as their bundles hold; may be changed at any time."""
         self._at_once = at_once
         self._size_of = size_of
         self._bundle_bytes = bundle_bytes
@@ -43,7 +45,8 @@ class Lane(Generic[T]):
         self._waiting: deque[T] = deque()
         self._in_hand = 0
         self._cancelled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], list[T]] = {}
+        """What is in work, in the order in which it was begun."""
 
     def __len__(self) -> int:
         """Items that wait or are in work."""
@@ -54,12 +57,17 @@ class Lane(Generic[T]):
         """The item that has waited longest, or None when none waits."""
         return self._waiting[0] if self._waiting else None
 
+    @property
+    def first_in_work(self) -> T | None:
+        """The first item of the bundle that has been in work longest, or None when none is."""
+        return next((bundle[0] for bundle in self._tasks.values()), None)
+
     def add(self, items: Iterable[T]) -> None:
         """Add work. Starts it at once if the lane has a hand free. Once cancelled, the lane takes nothing more."""
         if self._cancelled:
             return
         self._waiting.extend(items)
-        while self._waiting and len(self._tasks) < self._at_once:
+        while self._waiting and len(self._tasks) < self._at_once and self._may_begin:
             self._start()
 
     def take_waiting(self) -> list[T]:
@@ -78,16 +86,20 @@ class Lane(Generic[T]):
         self._waiting.clear()
         await cancel_and_wait(self._tasks)
 
+    @property
+    def _may_begin(self) -> bool:
+        return self.most_in_work is None or self._in_hand < self.most_in_work
+
     def _start(self) -> None:
         bundle = self._next_bundle()
         size = len(bundle)
         self._in_hand += size
         task = asyncio.create_task(self._handle(bundle), name=f"lane {self.name}")
-        self._tasks.add(task)
+        self._tasks[task] = bundle
         task.add_done_callback(lambda done: self._done(done, size))
 
     def _done(self, task: asyncio.Task[None], size: int) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         self._in_hand -= size
         if task.cancelled():
             return
@@ -99,7 +111,8 @@ class Lane(Generic[T]):
     def _next_bundle(self) -> list[T]:
         bundle: list[T] = []
         size = 0
-        while self._waiting and len(bundle) < self.bundle:
+        most = self.bundle if self.most_in_work is None else min(self.bundle, self.most_in_work - self._in_hand)
+        while self._waiting and len(bundle) < most:
             size += self._size_of(self._waiting[0])
             if bundle and size > self._bundle_bytes:
                 break

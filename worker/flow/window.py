@@ -45,13 +45,16 @@ class Window:
         self.size = 1
         """The prefetch to use now."""
 
-    def observe(self, count: int, size: int, worst: int) -> bool:
-        """Take note of one delivery or several, as `facts_of` has them; return whether `size` changed."""
+    def observe(self, count: int, size: int, worst: int, *, may_grow: bool = True) -> bool:
+        """Take note of one delivery or several, as `facts_of` has them; return whether `size` changed.
+
+        It does not grow unless it *may_grow*: more would only wait behind what does not go on.
+        """
         worst = max(0, worst - self._forgiven)
         self._calm = 0 if worst else self._calm + count
         weight = 1 - (1 - _WEIGHT) ** count if self._average_bytes else 1
         self._average_bytes += (size / count - self._average_bytes) * weight
-        wanted = min(self._cautious(worst), self._affordable(), self._full)
+        wanted = min(self._cautious(worst), self._affordable(), self._full if may_grow else self.size)
         if self.size // 2 < wanted < self.size * 2:
             return False  # a new consumer costs three round trips; small corrections are not worth them
         self.size = wanted

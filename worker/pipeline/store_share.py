@@ -1,7 +1,9 @@
 """How much of the window what needs the store may take: half, so that a silent store leaves room for live traffic.
 
 It waits in two lanes, for a lookup and for a write. A lane that keeps up may hold as much as it likes; one that does
-not gives back what is beyond the half, also when the window is full and nothing comes that would make it look.
+not gives back what is beyond the half, also when the window is full and nothing comes that would make it look. What the
+store was asked for cannot be given back before it answers: each lane asks for its part of the half at once and no more,
+for a window may be smaller than a bundle.
 """
 
 from __future__ import annotations
@@ -51,15 +53,23 @@ class StoreShare:
         return sum(len(member.lane) for member in self._members)
 
     def join(self, lane: Lane[Inbound], *, patience: float, let_go: Callable[[list[Inbound]], None]) -> None:
-        """Count what is in *lane*. Behind is what lets one wait longer than *patience* seconds while the half is taken.
+        """Count what is in *lane*, and take back what is too many when it is behind while the half is taken.
 
-        *let_go* then gets the newest of those that wait, as many as are too many; it may add some again.
+        Behind is what lets one wait longer than *patience* seconds, or has one in work twice as long. *let_go* gets the
+        newest of those that wait, as many as are too many; it may add some again.
         """
         self._members.append(_Member(lane, patience, let_go))
+        self._divide()
 
     def set_window(self, window: int) -> None:
         """Know how many deliveries the session may hold."""
         self.most = max(1, window // 2)
+        self._divide()
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the store does with what it is asked for, or there is room for more."""
+        return not (self._is_taken and any(map(self._is_late, self._members)))
 
     def is_behind(self, lane: Lane[Inbound]) -> bool:
         """Tell whether the half is taken and *lane* does not keep up: nothing more should wait there."""
@@ -76,13 +86,20 @@ class StoreShare:
             self._timer.cancel()
             self._timer = None
 
+    def _divide(self) -> None:
+        for member in self._members:
+            member.lane.most_in_work = max(1, self.most // len(self._members))
+
     @property
     def _is_taken(self) -> bool:
         return len(self) >= self.most
 
     def _is_late(self, member: _Member) -> bool:
-        oldest = member.lane.first_waiting
-        return oldest is not None and self._clock.monotonic() - oldest.queued_at > member.patience
+        lane, now = member.lane, self._clock.monotonic()
+        for oldest, patience in ((lane.first_waiting, member.patience), (lane.first_in_work, 2 * member.patience)):
+            if oldest is not None and now - oldest.queued_at > patience:
+                return True
+        return False
 
     def _look(self) -> None:
         self._timer = None

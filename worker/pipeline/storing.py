@@ -158,7 +158,7 @@ class Storing:
         """Let *inbounds*, taken out of the lane, wait in the broker; those that waited there stay."""
         for inbound in inbounds:
             if not inbound.has_waited:
-                self._parsed_bytes -= inbound.size if inbound.activity is not None else 0
+                self._forget_parsed([inbound])
                 self._wait(inbound, BEHIND)
         self._lane.add([inbound for inbound in inbounds if inbound.has_waited])
 
@@ -166,7 +166,7 @@ class Storing:
 
     async def _write(self, inbounds: list[Inbound]) -> None:
         """Store a bundle; when the store cannot be used, all of it is held, and no attempt is spent."""
-        self._parsed_bytes -= sum(inbound.size for inbound in inbounds if inbound.activity is not None)
+        self._forget_parsed(inbounds)
         if not self._gate.is_open:
             self._hold(inbounds)
             return
@@ -177,8 +177,9 @@ class Storing:
             if self._gate.holds(error.failure):
                 self._shrink()
                 self._gate.close(error.failure, self._probe)
-                self._hold([*inbounds, *self._lane.take_waiting()])
-                self._parsed_bytes = 0
+                waiting = self._lane.take_waiting()
+                self._forget_parsed(waiting)
+                self._hold([*inbounds, *waiting])
             else:
                 self._fail_all(inbounds, error.failure)
             return
@@ -361,6 +362,10 @@ class Storing:
             inbound.drop_parsed()
         else:
             self._parsed_bytes += inbound.size
+
+    def _forget_parsed(self, inbounds: Sequence[Inbound]) -> None:
+        """Count the parsed messages of *inbounds* no more: they have left the lane."""
+        self._parsed_bytes -= sum(inbound.size for inbound in inbounds if inbound.activity is not None)
 
     def _adapt(self, size: int, seconds: float) -> None:
         if seconds > _SLOW_SECONDS:

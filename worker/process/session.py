@@ -94,7 +94,7 @@ class IngressSession:
             batch = self._take(self._ingress)
             if batch:
                 self._begin(batch, self._batches)
-                is_resized = self._window.observe(*facts_of(batch))
+                is_resized = self._window.observe(*facts_of(batch), may_grow=self._share.keeps_up)
                 if is_resized and self._order is None:
                     self._set_share()
                     if self._is_taking:
