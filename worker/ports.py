@@ -240,5 +240,5 @@ class Reporter(Protocol):
     ) -> None:
         """An outage began (None), or has lasted *outage_seconds* and goes on."""
 
-    def dependency_up(self, name: str, outage_seconds: float) -> None:
-        """An outage is over."""
+    def dependency_up(self, name: str, outage_seconds: float, times: int) -> None:
+        """An outage is over in which the dependency failed so many *times*, each time soon after it had come back."""

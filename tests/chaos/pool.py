@@ -221,7 +221,8 @@ class LogFacts:
     """Final counts that do not add up."""
     outages: dict[str, int] = field(default_factory=dict)
     flaps: int = 0
-    """How often a process said that an outage of the store is over, and at once that another begins."""
+    """How often a process said that an outage of the store is over, and at once that another begins; or that it came
+    back, and failed again."""
     given_up: list[GivenUp] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     """Lines that are not JSON: tracebacks and warnings do not belong there."""
@@ -245,6 +246,7 @@ def read_log(log: Path) -> LogFacts:
                 facts.flaps += _seconds(entry) - over.get(entry["pid"], 0.0) < _AT_ONCE_SECONDS
         elif what == "dependency_up" and entry.get("dependency") == "store":
             over[entry["pid"]] = _seconds(entry)
+            facts.flaps += entry.get("times", 1) - 1
         elif what == "order_given_up":
             at = _seconds(entry)
             given_up[entry["pid"], entry["reason"]].append(GivenUp(entry["key"], at, at))

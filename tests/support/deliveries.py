@@ -139,6 +139,7 @@ class RecordingReporter:
         if outage_seconds is None:
             self.down.append(f"{name} {failure.code.value}")
 
-    def dependency_up(self, name: str, outage_seconds: float) -> None:
+    def dependency_up(self, name: str, outage_seconds: float, times: int) -> None:
         assert outage_seconds >= 0
+        assert times > 0
         self.up.append(name)

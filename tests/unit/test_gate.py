@@ -24,7 +24,8 @@ class Work:
         self.errors = list(errors)
         self.tries = 0
         self.reported = RecordingReporter()
-        self.outage = Outage("store", address="here", reporter=self.reported, clock=FakeClock())
+        self.clock = FakeClock()
+        self.outage = Outage("store", address="here", reporter=self.reported, clock=self.clock)
         self.gate = self.made_gate("writes")
 
     def made_gate(self, work: str) -> Gate:
@@ -71,6 +72,7 @@ async def test_it_closes_again_after_it_opened() -> None:
     for _ in range(2):
         work.gate.close(AWAY, work.do)
         await asyncio.wait_for(work.gate.wait(), 5)
+        work.clock.ms += 10_000
     assert work.tries == 2
     assert len(work.reported.down) == len(work.reported.up) == 2
 

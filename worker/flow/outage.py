@@ -1,7 +1,11 @@
-"""One outage of one dependency: reported when it begins, once a minute while it lasts, and when it is over."""
+"""One outage of one dependency: reported when it begins, once a minute while it lasts, and when it is over.
+
+A dependency that comes and goes is one outage: when it fails again at once, its end is said only when it has held.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.codes import FailureClass
@@ -11,6 +15,8 @@ if TYPE_CHECKING:
     from worker.ports import Clock, Reporter
 
 _REMINDER_SECONDS = 60.0
+_STEADY_SECONDS = 5.0
+"""What fails again sooner than this had not come back."""
 
 
 class Cause(NamedTuple):
@@ -33,6 +39,12 @@ class Outage:
         self._failing: dict[str, Cause] = {}
         self._since = self._said_at = 0.0
         self._said_operator = False
+        self._up_at = float("-inf")
+        self._comes_and_goes = False
+        self._times = 0
+        """How often it began since that was said."""
+        self._holding: asyncio.TimerHandle | None = None
+        """While nothing fails and its end is not said yet."""
         self.reason = ""
         """Why, in words, as last heard."""
 
@@ -56,13 +68,14 @@ class Outage:
         Reports the first failure, the first that only an operator can end, and those after it once a minute.
         """
         now = self._clock.monotonic()
-        begins = not self._failing
+        begins = not self._failing and not self._goes_on()
         needs_operator = failure.failure_class is FailureClass.OPERATOR
         self.reason = reason or failure.detail
         since = self._failing[work].since if work in self._failing else now
         self._failing[work] = Cause(failure, self.reason, since)
         if begins:
-            self._since, self._said_operator = now, False
+            self._comes_and_goes = now - self._up_at < _STEADY_SECONDS
+            self._since, self._said_operator, self._times = now, False, 1
         elif now - self._said_at < _REMINDER_SECONDS and self._said_operator >= needs_operator:
             return
         self._said_operator |= needs_operator
@@ -78,8 +91,26 @@ class Outage:
     def ended(self, *, work: str = "") -> None:
         """Note that *work* of this kind can be done; reports it when no other kind still fails."""
         seconds = self.seconds
-        if self._failing.pop(work, None) is not None and not self._failing:
-            self._reporter.dependency_up(self._dependency, seconds)
+        if self._failing.pop(work, None) is None or self._failing:
+            return
+        if self._comes_and_goes:
+            self._holding = asyncio.get_running_loop().call_later(_STEADY_SECONDS, self._is_up, seconds)
+        else:
+            self._is_up(seconds)
+
+    def _goes_on(self) -> bool:
+        """Tell whether what begins is the outage that ended a moment ago, whose end is not said then."""
+        if self._holding is None:
+            return False
+        self._holding.cancel()
+        self._holding = None
+        self._times += 1
+        return True
+
+    def _is_up(self, seconds: float) -> None:
+        self._holding = None
+        self._up_at = self._clock.monotonic()
+        self._reporter.dependency_up(self._dependency, seconds, self._times)
 
     def cause(self, work: str) -> Cause | None:
         """Return why *work* of this kind fails; None while it does not."""

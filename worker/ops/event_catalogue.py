@@ -291,7 +291,13 @@ EVENTS: Final = (
         "The outage lasts; once a minute.",
         (*_OUTAGE, "outage_seconds"),
     ),
-    LogEvent("dependency_up", "info", "The outage is over.", ("dependency", "outage_seconds")),
+    LogEvent(
+        "dependency_up",
+        "info",
+        "The outage is over. After one that began within five seconds of the last one's end it is said when the "
+        "dependency has held for five seconds; times is how often it failed meanwhile, if more than once.",
+        ("dependency", "outage_seconds", "times"),
+    ),
     LogEvent(
         "topology_differs",
         "warning",

@@ -131,10 +131,11 @@ class LoggingReporter:
         self._metrics.outages[name, failure.code.value] += 1
         self._log.error("dependency_down", **facts)
 
-    def dependency_up(self, name: str, outage_seconds: float) -> None:
+    def dependency_up(self, name: str, outage_seconds: float, times: int) -> None:
         """Log the end of an outage."""
         self._metrics.dependency_up[name] = True
-        self._log.info("dependency_up", dependency=name, outage_seconds=round(outage_seconds, 2))
+        often = {} if times == 1 else {"times": times}
+        self._log.info("dependency_up", dependency=name, outage_seconds=round(outage_seconds, 2), **often)
 
 
 def _all_log_safe(facts: dict[str, object]) -> dict[str, object]:
