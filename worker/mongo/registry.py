@@ -168,8 +168,10 @@ class Registry:
         async with self._store.operation():
             cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
             page = [self._read(document) async for document in cursor]
-        # An id of bytes that are no UTF-8 reads as one that stands before itself: it must not come again for ever.
-        return [record for record in page if record.id != after]
+        if after is None:
+            return page
+        # An id of bytes that are no UTF-8 reads as one that may stand before itself: it must not come again for ever.
+        return [record for record in page if record.id.encode() > after.encode()]
 
     async def _find(self, field: str, ids: Collection[str]) -> Sequence[ConversationRecord]:
         records: list[ConversationRecord] = []

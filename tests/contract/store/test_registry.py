@@ -6,14 +6,18 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import bson
 import pytest
+from bson.raw_bson import RawBSONDocument
 
 from tests.contract.store.examples import NOW, change
+from tests.support import wire_proxy as wire
 from worker.codes import Code
 from worker.conversations.conversation import ConversationRecord, SessionFact, UnreadableRecord
 from worker.conversations.lifecycle import LifecycleChange
 from worker.conversations.ports import Applied
 from worker.failure import Failure, StoreRefused
+from worker.mongo.client import connect
 from worker.mongo.registry import COLLECTION, Registry
 
 if TYPE_CHECKING:
@@ -248,6 +252,35 @@ async def test_conversations_are_listed_by_state_in_pages(open_store: OpenStore)
     assert [record.id for record in closed] == ["c-2"]
     assert nothing == []
     assert [record.id for record in page] == ["c-3", "c-4"]
+
+
+async def test_pages_come_to_an_end_though_ids_are_no_utf_8(store_uri: str, database: str) -> None:
+    """They read as ids that stand before themselves. Answered for the server, for not every one keeps such bytes."""
+    ids = [b"c-1", b"\xfe1", b"\xff2"]  # in the order of a server
+
+    async def answer(exchange: wire.Exchange) -> None:
+        command = exchange.command.body
+        after = command["filter"]["_id"]["$gt"].encode()
+        page = [_record_of(one) for one in ids if one > after][: command["limit"]]
+        exchange.reply({"ok": 1, "cursor": {"id": 0, "ns": f"{database}.{COLLECTION}", "firstBatch": page}})
+
+    with wire.wire_proxy(store_uri) as proxy:
+        proxy.on("find", collection=COLLECTION, answer=answer)
+        store = connect(proxy.uri, database)
+        found: list[str] = []
+        after = ""
+        for _ in range(5):
+            page = [record.id for record in await Registry(store).list(limit=3, after=after)]
+            if not page:
+                break
+            found, after = found + page, page[-1]
+        await store.close()
+
+    assert found == ["c-1", "\ufffd1", "\ufffd2"]
+
+
+def _record_of(raw_id: bytes) -> RawBSONDocument:
+    return RawBSONDocument(bson.encode({"_id": "x" * len(raw_id)}).replace(b"x" * len(raw_id), raw_id))
 
 
 async def test_a_change_that_cannot_be_encoded_is_refused(open_store: OpenStore) -> None:
