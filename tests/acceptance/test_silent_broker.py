@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.eventually import eventually
 from tests.support.worker_pool import World
+from worker.process.signals import STUCK_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.services.broker import LocalBroker
     from tests.services.services import Store
 
+GRACE_SECONDS = 1.0
 NUMBERS = [str(number) for number in range(100)]
 FROZEN_SECONDS = 8.0
 
@@ -63,4 +65,23 @@ def test_a_frozen_broker_is_reported_within_seconds_and_the_session_goes_on_when
         assert len(pool.lines("consuming")) == 1, "the session was not ended"
         for event in ("dependency_down", "dependency_up"):
             assert len(of_the_broker(pool.lines(event))) == 1
+    breakable_broker.delete_vhost(vhost)
+
+
+def test_who_is_told_to_stop_while_the_broker_is_frozen_ends_in_order_and_in_time(
+    breakable_broker: LocalBroker, store: Store, database: str, tmp_path: Path
+) -> None:
+    vhost = f"frozen-{uuid.uuid4().hex}"
+    world = World(breakable_broker.create_vhost(vhost), store.uri, database, tmp_path)
+    world.apply_topology()
+    with world.pool(CIM_DRAIN_GRACE_MS=f"{GRACE_SECONDS * 1000:.0f}") as pool:
+        eventually(lambda: pool.ready()[0])
+        breakable_broker.freeze()
+        try:
+            pool.signal()
+            assert pool.wait(GRACE_SECONDS + STUCK_SECONDS) == 0
+        finally:
+            breakable_broker.thaw()
+        assert len(pool.lines("drained")) == len(pool.lines("worker_stopped")) == 1
+        assert pool.lines("worker_process_stuck") == []
     breakable_broker.delete_vhost(vhost)

@@ -18,9 +18,10 @@ from worker.settings import load_settings
 class LeavesATask:
     def __init__(self, *_arguments, **_options): ...
     def report(self): raise OSError
+    def stop(self): ...
     async def run(self):
         self.task = asyncio.create_task(self.stubborn(int(sys.argv[1])))
-        await asyncio.sleep(0)
+        await asyncio.sleep(60 if sys.argv[3] == "orphan" else 0)
     async def stubborn(self, times):
         while times:
             try:
@@ -29,24 +30,29 @@ class LeavesATask:
                 times -= 1
 
 entry.Worker = LeavesATask
-entry._END_SECONDS = float(sys.argv[2])
+entry._END_SECONDS = entry.STUCK_SECONDS = float(sys.argv[2])
 signals, reports = StopSignals(signal.SIGTERM), os.pipe()[1]
-entry.run_process(load_settings(), 0, signals, parent=os.getppid(), reports=reports, pause=None)
+settings = load_settings(drain_grace_ms=0)
+parent = 1_000_000_000 if sys.argv[3] == "orphan" else os.getppid()
+entry.run_process(settings, 0, signals, parent=parent, reports=reports, pause=None)
 print("ended in order")
 """
 
 
 @pytest.mark.parametrize(
-    ("swallowed", "longest", "code", "said"),
+    ("swallowed", "longest", "state", "code", "said"),
     [
         pytest.param(
-            2, 60, 0, "ended in order", id="one that swallows its cancellation, as wait_for of Python 3.11 does"
+            *(2, 60, "", 0, "ended in order"), id="one that swallows its cancellation, as wait_for of Python 3.11 does"
         ),
-        pytest.param(1_000_000, 0.5, 1, "worker_end_forced", id="one that never ends"),
+        pytest.param(1_000_000, 0.5, "", 1, "worker_end_forced", id="one that never ends"),
+        pytest.param(0, 0.5, "orphan", 1, "worker_end_forced", id="work that does not end, and no supervisor"),
     ],
 )
-def test_a_process_ends_though_a_task_was_left_behind(swallowed: int, longest: float, code: int, said: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(swallowed), str(longest)]
+def test_a_process_ends_though_a_task_was_left_behind(
+    swallowed: int, longest: float, state: str, code: int, said: str
+) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(swallowed), str(longest), state]
     began = time.monotonic()
     ended = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=50, check=False)
 

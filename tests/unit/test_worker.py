@@ -69,6 +69,21 @@ async def test_a_report_carries_the_pause_to_the_process_that_comes_next_and_not
     await worker._app.store.close()
 
 
+async def test_a_store_that_fails_to_be_closed_is_a_line_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(load_settings())
+    monkeypatch.setattr(worker._app, "reporter", reported := RecordingReporter())
+    store = worker._app.store
+    really_close = store.close
+
+    async def close() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "close", close)
+    await worker._close_store()
+    await really_close()
+    assert [what for what, _ in reported.warnings] == ["store_not_closed"]
+
+
 async def test_a_new_address_of_the_store_that_cannot_be_used_moves_nothing_and_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

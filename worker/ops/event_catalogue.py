@@ -74,7 +74,8 @@ EVENTS: Final = (
     LogEvent(
         "worker_end_forced",
         "error",
-        "A worker process whose work was done did not end, for something it uses does not; it has ended itself.",
+        "A worker process did not end when its work was done, for something it uses does not, or did not end in time "
+        "after it had lost its supervisor; it has ended itself.",
         ("seconds",),
     ),
     LogEvent("http_listening", "info", "The pool's HTTP port is open.", ("host", "port")),
@@ -157,6 +158,12 @@ EVENTS: Final = (
         "pool_refused",
         "warning",
         "The store refuses to have the collection pools read or written: nobody can pause this process. Said once.",
+        ("reason",),
+    ),
+    LogEvent(
+        "store_not_closed",
+        "warning",
+        "Closing the connections to the store failed at the end of a process; nothing is lost by it.",
         ("reason",),
     ),
     LogEvent(

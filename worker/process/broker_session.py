@@ -41,6 +41,8 @@ _LONGEST_BLOCKED_SECONDS = 300.0
 _BLOCKED_CHECK_SECONDS = 1.0
 _CHECK_AGAIN_SECONDS = 2.0
 """Pause before the checks that go on beside the work begin again on another connection."""
+_CLOSE_SECONDS = 2.0
+"""Longest the broker may take to confirm that it has what a clean stop gave back."""
 _MOVE_SECONDS = 2.0
 """Longest a clean stop waits for what is being moved to its partition."""
 
@@ -66,6 +68,8 @@ class BrokerSession:
         self._stopping = stopping
         self._log = structlog.get_logger()
         self._consuming_since: float | None = None
+        self._is_silent = False
+        """Whether the broker did not answer at the end of a clean stop: then no more is waited for."""
 
     @property
     def lasted_seconds(self) -> float:
@@ -223,7 +227,7 @@ class BrokerSession:
         return await self._unless_stopping(self._connector.open(purpose, max_bytes_in_hand=max_bytes_in_hand))
 
     async def _close_connections(self) -> None:
-        await self._connector.close_all(failed=not self._stopping.is_set())
+        await self._connector.close_all(failed=not self._stopping.is_set() or self._is_silent)
 
     async def _unless_stopping(self, step: Coroutine[Any, Any, T]) -> T:
         """Return the result of *step*; drop it and raise `BrokerUnreachable` when we are told to stop meanwhile."""
@@ -246,7 +250,10 @@ class BrokerSession:
                 self._log.info("session_ended", redelivered_later=back)
             return
         finished, back = await session.drain(self._app.settings.drain_grace_ms / 1000)
-        await ingress.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await ingress.close()
+        self._is_silent = ingress.is_open
         self._log.info("drained", finished=finished, handed_back=back)
 
     async def _until_an_end(self, tasks: list[asyncio.Future[None]], *ends: asyncio.Future[BrokerError]) -> None:

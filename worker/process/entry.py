@@ -13,6 +13,7 @@ import structlog
 
 from worker.flow.tasks import cancel_and_wait
 from worker.process.reports import ReportWriter
+from worker.process.signals import STUCK_SECONDS
 from worker.process.worker import Worker
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def run_process(
 
         signals.attach(stop, _as_the_first)
         writer = ReportWriter(reports, worker.report)
+        longest = settings.drain_grace_ms / 1000 + STUCK_SECONDS
         beside = [
-            asyncio.create_task(_stop_when_orphaned(worker, parent), name="watch for the supervisor"),
+            asyncio.create_task(_stop_when_orphaned(worker, parent, longest), name="watch for the supervisor"),
             asyncio.create_task(writer.run(), name="reports"),
         ]
         try:
@@ -58,7 +60,7 @@ def run_process(
             await cancel_and_wait(beside)
             writer.close()
             signals.attach(lambda: None, _as_the_first)
-            _end_in_time()
+            _end_in_time(_END_SECONDS)
             # What libraries left running is cancelled until it ends: asyncio.run cancels it once, and waits for ever.
             await cancel_and_wait(asyncio.all_tasks() - {asyncio.current_task()})
 
@@ -68,15 +70,15 @@ def run_process(
     asyncio.run(main())
 
 
-def _end_in_time() -> None:
-    """End the process soon, whatever it still waits for."""
+def _end_in_time(seconds: float) -> None:
+    """End the process after so many *seconds*, whatever it still waits for then."""
 
     def end_at_once() -> None:
-        structlog.get_logger().error("worker_end_forced", seconds=_END_SECONDS)
+        structlog.get_logger().error("worker_end_forced", seconds=seconds)
         logging.shutdown()
         os._exit(1)
 
-    timer = threading.Timer(_END_SECONDS, end_at_once)
+    timer = threading.Timer(seconds, end_at_once)
     timer.daemon = True
     timer.start()
 
@@ -85,7 +87,9 @@ def _as_the_first(_number: int) -> None:
     """Nothing more is to be done."""
 
 
-async def _stop_when_orphaned(worker: Worker, parent: int) -> None:
+async def _stop_when_orphaned(worker: Worker, parent: int, longest: float) -> None:
+    """Stop *worker* when its supervisor is gone, and end the process *longest* seconds later as that would have."""
     while os.getppid() == parent:  # noqa: ASYNC110 - becoming an orphan sends no event
         await asyncio.sleep(_PARENT_CHECK_SECONDS)
+    _end_in_time(longest)
     worker.stop()

@@ -173,16 +173,15 @@ class IngressSession:
 
         Returns how many were finished and how many were handed back.
         """
-        in_hand = self._unsettled
+        in_hand, deadline = self._unsettled, self._clock.monotonic() + grace_seconds
         await self._stop_consuming()
         if self._order is not None:
             self._order.end()
         self._storing.keep_nothing()
-        now = self._clock.monotonic()
         if self._order is not None:
-            await self._end_in_order(now + grace_seconds)
-            grace_seconds = 0
-        deadline, silent_at = now + grace_seconds, now + _STOP_SECONDS
+            await self._end_in_order(deadline)
+            deadline = 0
+        silent_at = self._clock.monotonic() + _STOP_SECONDS
         while self._ingress.is_open and (now := self._clock.monotonic()) < deadline:
             if self._unsettled:
                 silent_at = now + _STOP_SECONDS
@@ -259,10 +258,12 @@ class IngressSession:
         return consumer.take(self._settings.batch_size, self._settings.max_bytes_in_flight)
 
     async def _stop_consuming(self) -> None:
-        for consumer in (self._ingress, self._waiting_room) if self._order is None else ():
-            with contextlib.suppress(Exception):  # a dying channel, or a silent broker, must not keep us from the rest
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await consumer.stop()
+        if self._order is not None:
+            return
+        with contextlib.suppress(TimeoutError):  # a dying channel, or a silent broker, must not keep us from the rest
+            async with asyncio.timeout(_STOP_SECONDS):
+                stops = (self._ingress.stop(), self._waiting_room.stop())
+                await asyncio.gather(*stops, return_exceptions=True)
 
     async def _linger(self) -> None:
         """Let a batch fill while others are in progress; go at once when nothing is.

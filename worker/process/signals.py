@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+STUCK_SECONDS = 8.0
+"""A process that was told to stop has so long beyond its time for draining; what runs pools gives them ten."""
+
 
 def end_at_once(number: int) -> None:
     """End this process as signal *number* does by default; process 1, which has no default, exits with 128 + number."""

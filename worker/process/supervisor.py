@@ -15,7 +15,7 @@ from worker.ops.logging import configure_logging
 from worker.ops.pool_metrics import PoolMetrics
 from worker.ops.structured import structlog
 from worker.process.member import MISCONFIGURED, Member
-from worker.process.signals import StopSignals, end_at_once
+from worker.process.signals import STUCK_SECONDS, StopSignals, end_at_once
 from worker.settings import ConfigurationError
 from worker.web.listening import ListenError, listen
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _SILENT_SECONDS: Final = 30.0
 """A process that did not report for this long is replaced."""
-_STUCK_SECONDS: Final = 8.0
-"""A process that was told to stop has so long beyond its time for draining; what runs pools gives them ten."""
 _TICK_SECONDS: Final = 0.2
 _FROZEN_SECONDS: Final = 5.0
 """When the supervisor itself was stopped for this long, its processes may have been, too: none is silent for that."""
@@ -203,7 +201,7 @@ class _Pool:
     def _end_stuck(self) -> None:
         """End what has not ended long after it was told to. What it held goes to others, as after a crash."""
         since = self._metrics.stopping_since
-        if since is None or time.monotonic() - since < self._settings.drain_grace_ms / 1000 + _STUCK_SECONDS:
+        if since is None or time.monotonic() - since < self._settings.drain_grace_ms / 1000 + STUCK_SECONDS:
             return
         for member in self._members:
             if member.process is not None and not member.was_stuck:

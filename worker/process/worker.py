@@ -98,7 +98,12 @@ class Worker:
     async def _close_store(self) -> None:
         """Close the store's client within seconds: the driver waits for whatever it has begun, however long."""
         closing = asyncio.create_task(self._app.store.close(), name="close store")
+        closing.add_done_callback(self._store_closed)
         await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
+
+    def _store_closed(self, closing: asyncio.Task[None]) -> None:
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self._app.reporter.warn("store_not_closed", reason=classify(error, Stage.STORE).detail)
 
     async def _summarise(self) -> None:
         """Log what was done, every ten seconds in which something was."""

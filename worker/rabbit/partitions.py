@@ -146,5 +146,4 @@ class PartitionConsumer:
 
     async def close(self) -> None:
         """Close the channels after the acknowledgements have gone out; what is unsettled is handed back."""
-        for part in self._parts:
-            await part.close()
+        await asyncio.gather(*[part.close() for part in self._parts])
