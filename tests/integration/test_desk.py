@@ -737,6 +737,7 @@ async def test_a_slow_replay_is_not_taken_for_one_that_was_killed(store: Store, 
 
     times = sorted({*written, job.document["updatedAt"]})
     assert max(later - at for at, later in pairwise(times)) < 3_500
+    assert job.document["endedAt"] - job.document["startedAt"] > 4_900, "the second letter is due after five seconds"
 
 
 async def test_an_edit_of_what_somebody_else_has_edited_meanwhile_is_refused(store: Store, database: str) -> None:

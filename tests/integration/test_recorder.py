@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -104,13 +105,21 @@ async def test_at_its_limit_the_recorder_leaves_letters_in_their_queue_and_says_
     vhost_url: str, store: Store, database: str
 ) -> None:
     async with workbench(vhost_url, store.uri, database) as bench:
-        letters = DeadLetterStore(bench.store)
+        letters, looked = DeadLetterStore(bench.store), Counter[str]()
+
+        async def count_letters() -> int:
+            looked["for letters"] += 1
+            return await letters.count()
+
         await put_ours(bench, b"one", b"two")
-        async with running(recorder(bench, letters, count_letters=letters.count, max_letters=2).run()):
+        async with running(recorder(bench, letters, count_letters=count_letters, max_letters=2).run()):
             await eventually_async(lambda: bench.reported.warnings)  # the round that filled it is over
             assert bench.reported.warnings == [("letters_full", {"letters": 2, "limit": 2})]
             await put_ours(bench, b"three")
             await eventually_async(lambda: depth(vhost_url, QUEUE) == 1)
+            looked.clear()
+            await eventually_async(lambda: looked["for letters"] > 2)
+            assert depth(vhost_url, QUEUE) == 1
             await bench.store.collection("dead_letters").delete_many({})
             await eventually_async(lambda: depth(vhost_url, QUEUE) == 0)
 

@@ -211,5 +211,11 @@ def test_a_filter_that_names_no_letter_says_when_its_code_may_be_misspelt() -> N
     assert parse_filter({}, now=NOW).none_found == "no letters: all open letters"
 
 
+def test_a_filter_is_written_so_that_a_shell_takes_it_back() -> None:
+    made = parse_filter({"sender": "my app; exit", "where": "body.a!=b"}, now=NOW)
+
+    assert shlex.split(str(made)) == made.words()
+
+
 def test_only_a_line_feed_ends_a_line_of_a_message_that_is_shown() -> None:
     assert text_lines('{\n "a\u2028b\x85c": 1\r\n}\n') == ["{", ' "a\u2028b\x85c": 1', "}"]

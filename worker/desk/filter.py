@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -128,7 +129,7 @@ class Filter:
         return "; ".join([f"no letters: {self}", *unknown])
 
     def __str__(self) -> str:
-        return " ".join(self.words()) or "all open letters"
+        return shlex.join(self.words()) or "all open letters"
 
 
 def parse_filter(words: Mapping[str, str | Sequence[str] | None], *, now: int) -> Filter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from worker.cli.dead_letters.opening import open_desk
@@ -77,7 +78,8 @@ def _print_details(told: Details, *, reveal: bool) -> None:
         print_line(f"  lineage     {chain}")
     print_line(f"  replayed now {forecast_sentence(told.forecast)}")
     if letter.message_id:
-        print_line(f"  every attempt and outcome: cim-worker explain {letter.message_id}")
+        wanted = letter.message_id if letter.message_id.isprintable() else letter.id
+        print_line(f"  every attempt and outcome: cim-worker explain {shlex.quote(wanted)}")
     print_line()
     shown = "values shown, which is in the audit" if reveal else "values masked; --reveal shows them and is audited"
     print_line(f"payload, {counted(len(letter.body), 'byte')} ({shown}):")
