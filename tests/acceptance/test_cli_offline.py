@@ -95,6 +95,25 @@ def test_wrong_usage_ends_with_its_own_code(arguments: tuple[str, ...]) -> None:
     assert cim_worker(*arguments).returncode == ExitCode.CONFIGURATION
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("publish", "--timeout", "5"), "--wait"),
+        (("publish", "--keep-going", "--no-check"), "--no-check"),
+        (("publish", "--resume", "/nowhere/state.json"), "another folder"),
+        (("validate", "--json", "--format", "github"), "--format github"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_would_be_ignored_or_cannot_be_kept_is_refused_with_its_fix(
+    arguments: tuple[str, ...], named: str
+) -> None:
+    finished = cim_worker(*arguments, "-", stdin=json.dumps(VALID), CIM_RABBITMQ_URL="amqp://127.0.0.1:9/")
+    assert finished.returncode == ExitCode.CONFIGURATION
+    assert named in finished.stderr
+    assert finished.stdout == ""
+
+
 def test_every_published_example_is_valid() -> None:
     finished = cim_worker("validate", *EXAMPLES, "--json")
 

@@ -32,6 +32,7 @@ _MESSAGES_PER_WINDOW = 500
 _WINDOWS_PER_SECOND = 10
 """With --rate: in so many parts the messages of a second are sent."""
 _SHORT_STRING_BYTES = 255
+_WAIT_SECONDS: Final = 60.0
 _SEND_AGAIN: Final = "publish again: the same message twice does no harm"
 _GO_ON: Final = "the same command goes on there"
 
@@ -65,8 +66,9 @@ def publish(
         bool, typer.Option("--wait", help="Ask for receipts, and count what became of the messages.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="With --wait: seconds after the last confirm or receipt.")
-    ] = 60.0,
+        float | None,
+        typer.Option(min=0.1, help="With --wait: seconds after the last confirm or receipt (default: 60)."),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +87,12 @@ def publish(
     Exit code 0: all confirmed, and with --wait none dead. 6: a message is invalid, too large or dead. 2: topology,
     rights or usage. 3: the broker is away, or refused messages. 5: --wait, and not all receipts came in time.
     """
+    if timeout is not None and not wait:
+        raise CommandError(
+            ExitCode.CONFIGURATION, "--timeout is how long --wait waits for receipts: give both, or none"
+        )
+    if keep_going and not check:
+        raise CommandError(ExitCode.CONFIGURATION, "--no-check leaves nothing out: give it or --keep-going, not both")
     settings = command_settings()
     messages = read_messages(files, "publish")
     judged = judge(messages, settings.max_message_bytes) if check else []
@@ -96,7 +104,9 @@ def publish(
     state = _state(resume, made)
     account = _Account(len(made), left_out=len(bad))
     try:
-        asyncio.run(_publish(settings, made, _Manner(rate, timeout if wait else None, state), account))
+        asyncio.run(
+            _publish(settings, made, _Manner(rate, (timeout or _WAIT_SECONDS) if wait else None, state), account)
+        )
     except KeyboardInterrupt:
         if account.confirmations:
             _report(account, bad, as_json=as_json)

@@ -7,7 +7,7 @@ import json
 from bisect import bisect_left, bisect_right
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
@@ -15,6 +15,7 @@ from worker.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_FIX: Final = "name another file, or one in another folder, with --resume"
 _Run = tuple[int, int]
 """The first of places in a row, and the one behind the last."""
 
@@ -46,7 +47,7 @@ class PublishState:
         except FileNotFoundError:
             left = list(range(len(bodies)))
         except OSError as error:
-            raise CommandError(ExitCode.CONFIGURATION, f"cannot read {file}: {error.strerror}") from None
+            raise CommandError(ExitCode.CONFIGURATION, f"cannot read {file}: {error.strerror}; {_FIX}") from None
         except (ValueError, KeyError, TypeError):
             text = f"{file} is no state of an earlier `publish --resume`; name another file"
             raise CommandError(ExitCode.CONFIGURATION, text) from None
@@ -64,7 +65,8 @@ class PublishState:
             beside.write_text(json.dumps(document))
             beside.replace(self._file)
         except OSError as error:
-            raise CommandError(ExitCode.CONFIGURATION, f"cannot write {self._file}: {error.strerror}") from None
+            text = f"cannot write {self._file}: {error.strerror}; {_FIX}"
+            raise CommandError(ExitCode.CONFIGURATION, text) from None
 
 
 def _digest(bodies: Iterable[bytes]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from worker.cli.errors import CommandError
 from worker.cli.exit_codes import ExitCode
 from worker.cli.findings import Format, print_document, print_github, print_text, rows
 from worker.cli.messages import read_messages
@@ -80,6 +81,8 @@ def validate(
     Exit code 0: all valid. 6: a message is rejected. 2: a file cannot be read, or holds no message. 4: --route, and the
     store does not answer.
     """
+    if as_json and form not in {None, Format.JSON}:
+        raise CommandError(ExitCode.CONFIGURATION, f"--json is --format json: give it or --format {form}, not both")
     settings = command_settings()
     judged = judge(read_messages(files, "validate"), settings.max_message_bytes)
     routes: Mapping[int, Route] = {}
