@@ -123,13 +123,18 @@ def test_letters_are_found_fixed_planned_and_replayed_in_the_browser(  # noqa: P
         assert (alone.path, alone.form("/replay")["name"]) == (f"/letters/{letter}", letter)
         edit = f"/letters/{letter}/edit"
         clumsy = {**browser.get(edit).form(edit), "text": "{", "reason": "typed in the dark"}
-        assert "that is no JSON" in browser.send(edit, clumsy).words
+        again = browser.send(edit, clumsy)
+        assert (again.status, "that is no JSON" in again.words, "{</textarea>" in again.text) == (400, True, True)
+        assert again.form(edit) == {name: value for name, value in clumsy.items() if name != "text"}
         assert [one["kind"] for one in world.collection("operator_actions")].count("reveal") == 2
 
         plan = browser.ended(browser.send("/plan", cause.form("/plan")))
         assert "Of 12 letters, 0 would not die again, 12 would" in plan.words
 
         fix = browser.get(f"/fix?name={handle}&rename=header.customer.id%3Dheader.customer._id")
+        misspelt = browser.send("/fix/preview", {**fix.form("/fix/preview"), "set": "body.x=y"})
+        assert "the value 'y' is no JSON" in misspelt.words
+        assert "body.x=y</textarea>" in misspelt.text
         rules = {"rename": "header.customer.id=header.customer._id", "set": 'body.markdownText="it\'s  mended"'}
         fields = {**fix.form("/fix/preview"), **rules}
         preview = browser.ended(browser.send("/fix/preview", fields))

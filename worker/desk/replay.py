@@ -70,7 +70,7 @@ async def resume(
     desk.check_may_change("", needs_reason=False)
     document = await jobs.job(desk, job_id)
     if document["kind"] != "replay":
-        raise usage(f"{job_id} is a {document['kind']}, not a replay: there is nothing to resume")
+        raise usage(f"{job_id} is a {document['kind']}, not a replay: begin it again for the letters that are left")
     action = Action(desk, document)
     if document["state"] == "done":
         return await _look_up(desk, journal, action)

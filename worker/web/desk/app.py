@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from worker.desk.errors import DeskError, Kind
+from worker.desk.errors import DeskError
 from worker.desk.wording import why_not
 from worker.failure import AdapterError
 from worker.web.desk import causes, explained, jobs, letters, operations
-from worker.web.desk.asked import Asked, read_form
+from worker.web.desk.asked import STATUS, Asked, read_form
 from worker.web.desk.door import SESSION, VISIT, Caller, set_cookie
 from worker.web.desk.render import Page, render
 
@@ -50,7 +50,6 @@ _ASSETS: Final = {
     "htmx-2.0.11.min.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-_STATUS: Final = {Kind.USAGE: 400, Kind.NOT_FOUND: 404, Kind.REJECTED: 409}
 _UNAVAILABLE: Final = 503
 _SMALL_BYTES: Final = 16 * 1024
 
@@ -170,7 +169,7 @@ class _Entrance:
         try:
             answer = await handler(asked)
         except DeskError as error:
-            answer = Page("problem.html", "That did not work", _STATUS[error.kind], problem=str(error))
+            answer = Page("problem.html", "That did not work", STATUS[error.kind], problem=str(error))
         except AdapterError as error:
             text = f"store or broker cannot be asked: {why_not(error)}"
             answer = Page("problem.html", "Not now", _UNAVAILABLE, problem=text)

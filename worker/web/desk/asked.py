@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from worker.dead_letters.letter import DECIDED
-from worker.desk.errors import usage
+from worker.desk.errors import Kind, usage
 from worker.desk.filter import NAMES, parse_filter
 from worker.desk.query import resolve
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _MOST_FIELDS: Final = 50
+STATUS: Final = {Kind.USAGE: 400, Kind.NOT_FOUND: 404, Kind.REJECTED: 409}
+"""Of the answer that says what could not be done."""
 PROGRAM: Final = ("cim-worker", "dead-letters")
 
 

@@ -10,11 +10,11 @@ from worker.dead_letters.letter import LetterRecord, Status
 from worker.desk.audit import revealed
 from worker.desk.details import details
 from worker.desk.edit import edit, unpacked
-from worker.desk.errors import rejected
+from worker.desk.errors import DeskError, rejected
 from worker.desk.masking import unmasked_text
 from worker.desk.numbers import whole_number
 from worker.desk.query import get, list_letters
-from worker.web.desk.asked import choose
+from worker.web.desk.asked import STATUS, choose
 from worker.web.desk.payload import payload
 from worker.web.desk.render import Page
 
@@ -60,16 +60,25 @@ async def edit_form(asked: Asked) -> Page:
     if len(body) > _MOST_EDITED_BYTES:
         raise rejected(f"its message has {len(body)} bytes; use cim-worker dead-letters edit {letter.id}")
     await revealed(desk, letter.id)
-    return Page("edit.html", f"Edit {letter.id}", letter=letter, text=unmasked_text(body), problem="", reason="")
+    return _edit_page(letter.id, letter.revision, unmasked_text(body), "")
+
+
+def _edit_page(letter_id: str, revision: int | None, text: str, reason: str, error: DeskError | None = None) -> Page:
+    status, problem = (200, "") if error is None else (STATUS[error.kind], str(error))
+    facts = {"letter_id": letter_id, "revision": revision, "text": text, "reason": reason, "problem": problem}
+    return Page("edit.html", f"Edit {letter_id}", status, **facts)
 
 
 async def save(asked: Asked) -> Page | Response:
-    """Save the message of a letter, if today's code takes it."""
+    """Save the message of a letter, if today's code takes it; else return the form again, with what was typed."""
     desk, letter_id = asked.desk, asked.path("letter_id")
     text, reason = asked.form.get("text", ""), asked.text("reason")
     desk.check_may_change(reason)
     revision = whole_number(asked.form.get("revision", ""))
-    await edit(desk, letter_id, text.encode("utf-8", "surrogatepass"), reason, revision=revision)
+    try:
+        await edit(desk, letter_id, text.encode("utf-8", "surrogatepass"), reason, revision=revision)
+    except DeskError as error:
+        return _edit_page(letter_id, revision, text, reason, error)
     asked.office.fresh.clear()
     return RedirectResponse(f"/letters/{letter_id}", 303)
 

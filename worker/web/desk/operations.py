@@ -9,12 +9,13 @@ from starlette.responses import RedirectResponse, Response
 from worker.desk.audit import Action
 from worker.desk.decide import discard, restorable, restore
 from worker.desk.edit import FixPreview, diff, fix, parse_rules, preview
-from worker.desk.errors import not_found, usage
+from worker.desk.errors import DeskError, not_found, usage
 from worker.desk.numbers import whole_number
 from worker.desk.options import Options, parse_allowed, parse_ramp
 from worker.desk.plan import Plan, plan
 from worker.desk.query import count
 from worker.desk.steps import Control
+from worker.web.desk.asked import STATUS
 from worker.web.desk.render import Page
 from worker.web.desk.tasks import Task
 
@@ -65,13 +66,22 @@ async def fix_form(asked: Asked) -> Page:
     """Return the form for rules that change messages."""
     chosen = await asked.open_letters("fixed")
     asked.desk.check_may_change("", needs_reason=False)
-    rename = asked.text("rename")
-    return Page("fix.html", "Fix", chosen=chosen, set_="", unset="", rename=rename, number=await _number(asked, chosen))
+    return await _fix_page(asked, chosen)
 
 
-async def preview_fix(asked: Asked) -> Response:
-    """Begin to work out what rules would do."""
-    chosen, desk, rules = await asked.open_letters("fixed"), asked.desk, _rules(asked)
+async def _fix_page(asked: Asked, chosen: Chosen, problem: str = "", status: int = 200) -> Page:
+    written = {"set_": asked.text("set"), "unset": asked.text("unset"), "rename": asked.text("rename")}
+    number = await _number(asked, chosen)
+    return Page("fix.html", "Fix", status, chosen=chosen, number=number, problem=problem, **written)
+
+
+async def preview_fix(asked: Asked) -> Page | Response:
+    """Begin to work out what rules would do; of rules that cannot be read, return the form again."""
+    chosen, desk = await asked.open_letters("fixed"), asked.desk
+    try:
+        rules = _rules(asked)
+    except DeskError as error:
+        return await _fix_page(asked, chosen, str(error), STATUS[error.kind])
     written = {name: asked.text(name) for name in ("set", "unset", "rename")}
     command = chosen.command("fix", *rules.words())
     facts = {"chosen": chosen, "rules": rules, "written": written}
