@@ -58,4 +58,5 @@ def why_not(error: AdapterError) -> str:
     if not isinstance(error, StoreUnavailable):
         return str(error)
     _, _, cause = str(error).partition("(")
-    return f"it does not answer ({cause}" if cause else "it does not answer"
+    does = "answers with an error" if cause.startswith("OperationFailure") else "does not answer"
+    return f"it {does} ({cause}" if cause else f"it {does}"
