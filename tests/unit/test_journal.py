@@ -307,20 +307,26 @@ async def test_what_was_released_at_the_end_of_a_session_is_counted_once_though_
 
 
 class SlowPublisher(FakePublisher):
-    """Confirms when it is told to."""
+    """Confirms when it is told to; *gives_up*: is silent until then, as if the time for its confirm were over."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gives_up: bool = False) -> None:
         super().__init__()
         self.may_confirm = asyncio.Event()
+        self.gives_up = gives_up
         self.asked = 0
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[Confirmation]:
         self.asked += 1
         await self.may_confirm.wait()
+        if self.gives_up:
+            raise TimeoutError
         return await super().publish(messages)
 
 
-async def test_an_acknowledgement_waits_for_its_own_message_and_not_for_the_one_before_as_well() -> None:
+async def test_an_acknowledgement_waits_for_its_own_message_and_not_for_the_one_before_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 60)
     slow = SlowPublisher()
     harness = Harness(slow)
     harness.note(1)
@@ -335,12 +341,14 @@ async def test_an_acknowledgement_waits_for_its_own_message_and_not_for_the_one_
 
 async def test_messages_that_are_silent_together_are_one_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_JOIN_SECONDS", 0.01)
-    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 0.3)
-    slow = SlowPublisher()
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 60)
+    slow = SlowPublisher(gives_up=True)
     harness = Harness(slow)
-    for count in (1, 2):
-        harness.note(1)
-        await eventually_async(lambda count=count: slow.asked == count, "on its way")  # type: ignore[misc]
+    harness.note(1)
+    await eventually_async(lambda: slow.asked == 1, "the first message is on its way")
+    harness.note(1)
+    await eventually_async(lambda: slow.asked == 2, "and the second")
+    slow.may_confirm.set()
     await harness.settled(2)
     await eventually_async(lambda: not harness.journal._written, "both have failed")
     assert harness.reported.missed == 2
@@ -351,6 +359,7 @@ async def test_outcomes_of_batches_that_end_while_a_message_is_on_its_way_share_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_JOIN_SECONDS", 60)
+    monkeypatch.setattr(module, "_CONFIRM_SECONDS", 60)
     slow = SlowPublisher()
     harness = Harness(slow)
     for _ in range(4):
