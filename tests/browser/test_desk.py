@@ -249,7 +249,7 @@ def test_it_works_without_scripts(browser: Browser, desk: str) -> None:
         page.goto(desk)
         page.get_by_role("link", name="malformed_json").click()
         page.get_by_role("button", name="Plan", exact=True).click()
-        page.goto(page.url)
+        eventually(lambda: page.reload() and "0 would not die again" in page.locator("#task").inner_text())
         expect(page.locator("#task")).to_contain_text("Of 2 letters, 0 would not die again")
 
 
