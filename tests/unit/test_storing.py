@@ -149,6 +149,21 @@ async def test_what_is_parsed_is_counted_no_more_when_an_outage_begins_between_t
     assert harness.storing._parsed_bytes == 0
 
 
+async def test_what_fails_twice_just_after_another_was_stored_comes_back_later_and_closes_the_store_to_nobody() -> None:
+    harness = PipelineHarness()
+    harness.store.unproven["m-bad"] = PERHAPS
+    await harness.process(customers("good"))
+    harness.clock.ms += 1
+    await harness.process(customers("bad"))
+    await harness.process(came_back(harness.waiting[0]))
+    assert (harness.outcomes, harness.store_gate.is_open) == ({"stored": 1, "waiting": 1, "retry": 1}, True)
+    again = harness.at(contract.retry_queue("10s"), "")[0]
+    assert (again.headers or {})[contract.ATTEMPT] == 1, "no attempt is spent"
+    harness.clock.ms += 1000
+    await harness.process(came_back(harness.waiting[0]))
+    assert not harness.store_gate.is_open, "none was stored for a second"
+
+
 # -- proof ------------------------------------------------------------------------------------------------------------
 
 

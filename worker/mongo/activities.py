@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COLLECTION: Final = "ConversationActivities"
 _READ_BACK_IDS: Final = 500
+_JUST_MS: Final = 1000
+"""What was stored so short a while ago proves that the store can write: documents that fail alike now are at fault."""
 
 
 class ActivityStore:
@@ -32,6 +34,8 @@ class ActivityStore:
         """Write through *store*."""
         self._store = store
         self._collection = store.collection(COLLECTION)
+        self._stored_at = 0
+        """When (epoch ms) something was newly stored last."""
 
     async def store(self, activities: Sequence[Activity], now_ms: int) -> list[StoreResult]:
         """Store *activities* and return what became of each, in the same order.
@@ -67,7 +71,11 @@ class ActivityStore:
         """Store activities of different event ids; return what became of each."""
         encoded = [encode(activity, now_ms) for activity in activities]
         good = [item for item in encoded if isinstance(item, Encoded)]
-        answers = iter(await insert_each(self._store, self._collection, good))
+        just_stored = 0 <= now_ms - self._stored_at < _JUST_MS
+        results = await insert_each(self._store, self._collection, good, just_stored=just_stored)
+        if Inserted.NEW in results:
+            self._stored_at = now_ms
+        answers = iter(results)
         inserted = [next(answers) if isinstance(item, Encoded) else item for item in encoded]
         taken = [a.event_id for a, answer in zip(activities, inserted, strict=True) if answer is Inserted.KEY_TAKEN]
         held = await self._held(taken)

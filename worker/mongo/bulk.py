@@ -61,9 +61,11 @@ def ready(data: bytes) -> Encoded | Failure:
 
 
 async def insert_each(
-    store: Store, collection: AsyncCollection[Document], documents: Sequence[Encoded]
+    store: Store, collection: AsyncCollection[Document], documents: Sequence[Encoded], *, just_stored: bool = False
 ) -> list[InsertResult]:
     """Insert *documents* in calls of bounded size and return one result for each, in order.
+
+    *just_stored* says that another call has newly stored something a moment ago.
 
     Everything reported as `NEW` or `KEY_TAKEN` is known to be on a majority. A failure is the document's own
     (`evidence.is_own`) or unproven.
@@ -74,7 +76,7 @@ async def insert_each(
     """
     results: list[InsertResult] = []
     for chunk in chunks(documents):
-        results += await _insert_chunk(store, collection, chunk)
+        results += await _insert_chunk(store, collection, chunk, just_stored=just_stored)
     return results
 
 
@@ -91,7 +93,7 @@ def chunks(documents: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
 
 
 async def _insert_chunk(
-    store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded]
+    store: Store, collection: AsyncCollection[Document], chunk: Sequence[Encoded], *, just_stored: bool
 ) -> list[InsertResult]:
     """Insert what fits one call, and judge by all of its results whether the store is at fault."""
     try:
@@ -103,7 +105,7 @@ async def _insert_chunk(
         if len(chunk) == 1:
             raise
         results = await _but_for_one(store, collection, chunk)
-    failure = against_the_store(results)
+    failure = against_the_store(results, just_stored=just_stored)
     if failure is not None:
         raise store_error(failure)
     return results

@@ -4,7 +4,7 @@
 |---|---|---|
 | a number listed as the document's own | whatever | the document's, at once |
 | a number listed as the store's | none was newly stored | the store's |
-| a number nobody listed | none was newly stored, and others failed like it | the store's |
+| a number nobody listed | none was newly stored, nor by a call just before, and others failed like it | the store's |
 | a number nobody listed | it was alone, or the others have answers of their own | unproven |
 | any of the store's or nobody's | another was newly stored | unproven |
 
@@ -41,12 +41,15 @@ def is_own(failure: Failure) -> bool:
     return failure.failure_class.disposition is Disposition.DEAD
 
 
-def against_the_store(results: Sequence[InsertResult]) -> Failure | None:
-    """Return the store's failure that the *results* of one call prove, or None: then each result stands for itself."""
+def against_the_store(results: Sequence[InsertResult], *, just_stored: bool = False) -> Failure | None:
+    """Return the store's failure that the *results* of one call prove, or None: then each result stands for itself.
+
+    *just_stored* says that another call has newly stored something a moment ago.
+    """
     doubtful = [result for result in results if isinstance(result, Failure) and not is_own(result)]
     if not doubtful or Inserted.NEW in results:
         return None
     listed = next((failure for failure in doubtful if failure.dependency is not None), None)
     if listed is not None:
         return listed
-    return all_alike(doubtful[0]) if len(doubtful) > 1 else None
+    return all_alike(doubtful[0]) if len(doubtful) > 1 and not just_stored else None

@@ -42,6 +42,8 @@ _SLOW_SECONDS: Final = 1.0
 _CANDIDATES: Final = 8
 """Messages kept in hand to probe with; another one each time, so that none of them can hold the gate."""
 _LONGEST_IN_HAND_SECONDS: Final = 300.0
+_JUST_MS: Final = 1000
+"""What was stored so short a while ago shows that the store can write."""
 _OUTCOMES: Final = {Written.STORED: Outcome.STORED, Written.DUPLICATE: Outcome.DUPLICATE}
 _ASK_SECONDS: Final = 2.0
 """How long a message to probe with is waited for before it is sure that none waits in the broker."""
@@ -215,14 +217,17 @@ class Storing:
     def _suspect(self, inbound: Inbound, failure: Failure) -> None:
         """Find out whose fault a failure is that nobody knows: the message's, or the store's.
 
-        It waits once. Fails it again and another was stored meanwhile, the fault is its own. Was none stored, the store
-        is suspected: the gate closes, and the next message that is stored opens it.
+        It waits once. Fails it again and another was stored meanwhile, the fault is its own. Was none stored meanwhile,
+        but one just before, it comes back later at no cost: until then there is evidence. Otherwise the store is
+        suspected: the gate closes, and the next message that is stored opens it.
         """
         failed_before = inbound.suspected_since
         if failed_before is None:
             self._wait(inbound, failure, suspected=True)
         elif self._last_stored_at > failed_before:
             self._end_failed(inbound, failure)
+        elif 0 <= self._clock.now_ms() - self._last_stored_at < _JUST_MS:
+            self._copies.come_back_later(inbound.delivery, inbound.identity, failure)
         else:
             suspected = Failure.of(Code.STORE_UNAVAILABLE, failure.detail, dependency=Dependency.STORE)
             self._gate.close(suspected, self._probe)

@@ -96,6 +96,22 @@ async def test_a_number_said_of_every_document_is_the_stores_unless_it_is_listed
             assert str(number) in failure.detail
 
 
+async def test_documents_that_fail_alike_right_after_another_was_stored_prove_nothing_against_the_store(
+    open_sick: OpenSick,
+) -> None:
+    """Who sends many documents that it fails for must not close it to everybody else."""
+    bad = [activity("bad-1"), activity("bad-2")]
+    async with open_sick() as (store, proxy):
+        activities = ActivityStore(store)
+        answer = wire.write_error(365, lambda document: document["messageId"].startswith("bad"))
+        proxy.on("insert", collection=COLLECTION, answer=answer)
+        assert await activities.store([activity("good")], NOW) == [Written.STORED]
+        assert [type(one) for one in await activities.store(bad, NOW + 900)] == [Unproven, Unproven]
+        for later in (1000, -1):  # the clock may be set back
+            with pytest.raises(StoreUnavailable):
+                await activities.store(bad, NOW + later)
+
+
 async def test_a_number_said_of_the_only_document_of_a_call_is_unproven_unless_it_is_listed(
     open_sick: OpenSick,
 ) -> None:
