@@ -274,13 +274,18 @@ def test_a_customer_is_erased_and_the_audit_does_not_name_them(world: World) -> 
         pool.wait_for("consuming")
         kept = message("kept")
         dead = message("dead", customer={"_id": customer}, timestamp="never")
-        world.publish(*encoded(message("stored", customer={"_id": customer}), dead, kept))
-        eventually(lambda: on_call.statuses().get("open") == 1 and world.stored_ids() == {"stored", "kept"})
+        other = message("other", customer={"_id": "another"}, timestamp="never")
+        world.publish(*encoded(message("stored", customer={"_id": customer}), dead, kept, other))
+        eventually(lambda: on_call.statuses().get("open") == 2 and world.stored_ids() == {"stored", "kept"})
     assert on_call.json("list", "--customer", customer)[0]["messageId"] == "dead"
     done = on_call.run("purge", "--customer", customer, "--activities", "--yes", "--reason", "request 17")
     assert "1 letter and 1 activity would be deleted for good" in done.stdout
     assert "The journal cim.outcomes holds ids only" in done.stdout
-    assert (world.stored_ids(), on_call.statuses()) == ({"kept"}, {})
+    assert (world.stored_ids(), on_call.statuses()) == ({"kept"}, {"open": 1})
+    done = on_call.run("purge", "--customer", "another", "--activities", "--yes", "--reason", "request 18", "--json")
+    assert json.loads(done.stdout)["kind"] == "purge"
+    assert "The journal cim.outcomes holds ids only" in done.stderr
+    assert on_call.statuses() == {}
     assert customer not in repr(world.collection("operator_actions"))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from pymongo.errors import OperationFailure
 
 if TYPE_CHECKING:
     from worker.mongo.client import Store
+
+_COMMAND_NOT_FOUND: Final = 59
 
 
 class ServerFacts(NamedTuple):
@@ -26,7 +30,7 @@ async def describe(store: Store) -> ServerFacts:
     """Ask the server. Raises `StoreUnavailable` or `OperatorFault`."""
     async with store.operation():
         build = await store.database.command("buildInfo")
-        hello = await store.database.command("hello")
+        hello = await _hello(store)
     at = hello.get("localTime")
     return ServerFacts(
         version=tuple(int(part) for part in str(build.get("version", "0")).split(".")[:3] if part.isdecimal()),
@@ -35,3 +39,13 @@ async def describe(store: Store) -> ServerFacts:
         arbiters=len(hello.get("arbiters", ())),
         at=int(at.replace(tzinfo=UTC).timestamp() * 1000) if isinstance(at, datetime) else None,
     )
+
+
+async def _hello(store: Store) -> dict[str, Any]:
+    """Ask as servers have been asked since MongoDB 4.4.2, and those that do not know it by the name it had before."""
+    try:
+        return await store.database.command("hello")
+    except OperationFailure as error:
+        if error.code != _COMMAND_NOT_FOUND:
+            raise
+    return await store.database.command("isMaster")

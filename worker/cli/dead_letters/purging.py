@@ -72,8 +72,8 @@ async def _purge(
                 desk, chosen, reason, activities=activities, progress=lambda done: bar.advance(task, done)
             )
     print_action(action, as_json=as_json)
-    if activities and not as_json:
-        print_line(decide.JOURNAL_NOTE)
+    if activities:
+        typer.echo(decide.JOURNAL_NOTE, err=as_json)  # in JSON there is only the action
 
 
 def _ask_typed(words: str, *, yes: bool) -> None:
