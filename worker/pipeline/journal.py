@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from worker.outcome import Outcome
     from worker.ports import Clock, Delivery, EventPublisher, Reporter
 
-_JOIN_SECONDS: Final = 0.1
+_JOIN_SECONDS: Final = 0.02
 """So long, at most, outcomes wait for the message before theirs to arrive, to share the next one."""
 _CONFIRM_SECONDS: Final = 1.0 - _JOIN_SECONDS
 """So long a message may take then: an acknowledgement waits for a second at most."""
