@@ -158,7 +158,7 @@ def test_a_packed_body_is_unpacked(served: Served) -> None:
         (changed(sender={"id": "x"}), {}, 400, "missing_sender_type", "/header/sender/type"),
         (changed(intent=1, language="en"), {}, 400, "wrong_type", "(1 more in `problems`.)"),
         (b"{", {}, 400, "malformed_json", "JSON; at line 1"),
-        ([WIDGET], {}, 400, "not_an_object", "not an object"),
+        ([WIDGET], {}, 400, "not_an_object", "has to be one JSON object"),
         (b"", {}, 400, "malformed_json", "JSON"),
         (b"\xff", {}, 400, "invalid_utf8", "UTF-8"),
         (WIDGET, {"Content-Type": "text/plain"}, 415, None, "Content-Type: application/json"),

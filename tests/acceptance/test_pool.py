@@ -151,7 +151,7 @@ def test_hanging_and_half_open_scrapes_and_a_wrong_probe_are_a_line_each_and_the
         eventually(lambda: pool.ask("/livez")[0] == 200, "live", 15)
         for _ in range(5):
             assert pool.ask("/health/ready")[0] == 404
-        (line,) = pool.lines("http_path_unknown")
+        (line,) = pool.wait_for("http_path_unknown")
         assert (line["path"], line["fix"]) == ("/health/ready", "there are /livez, /readyz, /metrics")
         assert len(pool.wait_for("http_clients_cut_off")) == 1
 

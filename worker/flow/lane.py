@@ -27,10 +27,12 @@ class Lane(Generic[T]):
         size_of: Callable[[T], int],
         bundle_bytes: int,
         on_bug: Callable[[BaseException], None],
+        queued_at: Callable[[T], float] = lambda _item: 0.0,
     ) -> None:
         """Give bundles of at most *bundle* items and *bundle_bytes* (but at least one item) to *handle*.
 
-        A handler settles, or adds again, what it was given; *on_bug* is told of one that raises instead.
+        A handler settles, or adds again, what it was given; *on_bug* is told of one that raises instead. *queued_at*
+        tells since when an item waits, in seconds of whatever clock.
         """
         self.name = name
         self._handle = handle
@@ -42,11 +44,13 @@ class Lane(Generic[T]):
         self._size_of = size_of
         self._bundle_bytes = bundle_bytes
         self._on_bug = on_bug
+        self._queued_at = queued_at
         self._waiting: deque[T] = deque()
         self._in_hand = 0
         self._cancelled = False
-        self._tasks: dict[asyncio.Task[None], list[T]] = {}
-        """What is in work, in the order in which it was begun."""
+        self._tasks: dict[asyncio.Task[None], float] = {}
+        """By bundle in work, in the order of their beginning, since when its first item waits; items are the handler's
+        alone, for what it has done with is to be forgotten."""
 
     def __len__(self) -> int:
         """Items that wait or are in work."""
@@ -58,9 +62,9 @@ class Lane(Generic[T]):
         return self._waiting[0] if self._waiting else None
 
     @property
-    def first_in_work(self) -> T | None:
-        """The first item of the bundle that has been in work longest, or None when none is."""
-        return next((bundle[0] for bundle in self._tasks.values()), None)
+    def in_work_since(self) -> float | None:
+        """When the first item of the bundle that has been in work longest was queued, or None when none is."""
+        return next(iter(self._tasks.values()), None)
 
     def add(self, items: Iterable[T]) -> None:
         """Add work. Starts it at once if the lane has a hand free. Once cancelled, the lane takes nothing more."""
@@ -92,10 +96,10 @@ class Lane(Generic[T]):
 
     def _start(self) -> None:
         bundle = self._next_bundle()
-        size = len(bundle)
+        size, queued_at = len(bundle), self._queued_at(bundle[0])
         self._in_hand += size
         task = asyncio.create_task(self._handle(bundle), name=f"lane {self.name}")
-        self._tasks[task] = bundle
+        self._tasks[task] = queued_at
         task.add_done_callback(lambda done: self._done(done, size))
 
     def _done(self, task: asyncio.Task[None], size: int) -> None:

@@ -86,6 +86,7 @@ class Pipeline:
             size_of=lambda inbound: len(inbound.delivery.body),
             bundle_bytes=_LOOKUP_BYTES,
             on_bug=crash.report,
+            queued_at=lambda inbound: inbound.queued_at,
         )
 
     async def process(self, batch: Sequence[Delivery]) -> None:

@@ -96,10 +96,10 @@ class StoreShare:
 
     def _is_late(self, member: _Member) -> bool:
         lane, now = member.lane, self._clock.monotonic()
-        for oldest, patience in ((lane.first_waiting, member.patience), (lane.first_in_work, 2 * member.patience)):
-            if oldest is not None and now - oldest.queued_at > patience:
-                return True
-        return False
+        waiting, in_work_since = lane.first_waiting, lane.in_work_since
+        if waiting is not None and now - waiting.queued_at > member.patience:
+            return True
+        return in_work_since is not None and now - in_work_since > 2 * member.patience
 
     def _look(self) -> None:
         self._timer = None

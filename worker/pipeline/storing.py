@@ -93,6 +93,7 @@ class Storing:
             size_of=lambda inbound: inbound.size,
             bundle_bytes=_BUNDLE_BYTES,
             on_bug=crash.report,
+            queued_at=lambda inbound: inbound.queued_at,
         )
         share.join(self._lane, patience=_BEHIND_SECONDS, let_go=self._let_wait)
 
